@@ -1,0 +1,386 @@
+"""The image sets that the defense and its benchmarks run on, read without torchvision."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import os
+import tarfile
+import urllib.request
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+__all__ = ["ImageData", "load"]
+
+DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
+
+FASHION_CLASSES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+CIFAR_CLASSES = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
+
+# MD5 sums as the authors publish them, beside the data.
+FASHION_URL = "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/"
+FASHION_FILES = {
+    "train-images-idx3-ubyte": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+    "train-labels-idx1-ubyte": "25c81989df183df01b3e8a0aad5dffbe",
+    "t10k-images-idx3-ubyte": "bef4ecab320f06d8554ea6380940ec79",
+    "t10k-labels-idx1-ubyte": "bb300cfdad3c16e7a12a480ee83cd310",
+}
+CIFAR_URL = "https://www.cs.toronto.edu/~kriz/"
+CIFAR_BINARY = ("cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530")
+CIFAR_PYTHON = "cifar-10-python.tar.gz"
+CIFAR_BATCHES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
+CIFAR_BATCH_SIZE = 10_000
+CIFAR_IMAGE = (3, 32, 32)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageData:
+    """An image set, split into training and test.
+
+    Attributes
+    ----------
+    name : str
+    train_images, test_images : uint8 arrays (n, channels, height, width)
+    train_labels, test_labels : int64 arrays (n,), 0 .. len(classes) - 1
+    classes : tuple of str
+    mean, std : float32 arrays (channels,), of the training images scaled to [0, 1]
+    """
+
+    name: str
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    classes: tuple[str, ...]
+    mean: np.ndarray
+    std: np.ndarray
+
+
+def load(
+    name: str, data_dir: str | os.PathLike[str] | None = None, *, download: bool = False
+) -> ImageData:
+    """Read an image set by name.
+
+    Parameters
+    ----------
+    name : {"fashion-mnist", "cifar10", "digits"}
+        ``digits`` is scikit-learn's embedded set: 1797 images of 8 x 8, split once and for all
+        into 1397 for training and 400 for testing.
+    data_dir : path, optional
+        The folder with the files: for ``fashion-mnist`` the four IDX files, gzipped or not; for
+        ``cifar10`` the binary or the python archive, packed (``.tar.gz``) or unpacked. If given,
+        nowhere else is looked. By default ``fashion-mnist`` is looked for where the Debian and
+        Ubuntu package ``dataset-fashion-mnist`` puts it, and then both in the user's cache,
+        ``$XDG_CACHE_HOME/subsel/<name>`` (``~/.cache/subsel/<name>``).
+    download : bool, default False
+        Fetch what is not there from its authors into ``data_dir`` or the cache; each file is
+        checked against its published MD5 sum before it gets its name.
+
+    Returns
+    -------
+    ImageData
+
+    Raises
+    ------
+    FileNotFoundError
+        The data are not there (and could not be downloaded); the message says where was looked
+        and how to get them.
+    ValueError
+        The name is unknown, or a file is corrupt, truncated or of another kind.
+    ImportError
+        ``digits`` without scikit-learn.
+    """
+    if name not in _READERS:
+        raise ValueError(f"name must be one of {', '.join(sorted(_READERS))}; got {name!r}")
+    return _READERS[name](None if data_dir is None else Path(data_dir), download)
+
+
+def _load_fashion_mnist(data_dir: Path | None, download: bool) -> ImageData:
+    folders = [data_dir] if data_dir else [DEBIAN_FOLDER, _cache("fashion-mnist")]
+    found = next(filter(None, map(_idx_files, folders)), None)
+    if found is None:
+        cure = "install it (Debian, Ubuntu: apt-get install dataset-fashion-mnist), " + _CURE
+        if not download:
+            raise _missing("Fashion-MNIST", folders, cure)
+        for stem, md5 in FASHION_FILES.items():
+            _download(FASHION_URL, f"{stem}.gz", md5, folders[-1], cure)
+        found = _idx_files(folders[-1])
+    assert found is not None
+    train_images, train_labels, test_images, test_labels = map(_read_idx, found)
+    for images, labels, path in (
+        (train_images, train_labels, found[1]),
+        (test_images, test_labels, found[3]),
+    ):
+        if images.ndim != 3 or labels.shape != (len(images),):
+            raise ValueError(f"{path}: {labels.shape} labels do not fit {images.shape} images")
+        _check_labels(labels, len(FASHION_CLASSES), path)
+    return _image_data(
+        "fashion-mnist",
+        train_images[:, None],
+        train_labels,
+        test_images[:, None],
+        test_labels,
+        FASHION_CLASSES,
+    )
+
+
+def _load_cifar10(data_dir: Path | None, download: bool) -> ImageData:
+    folders = [data_dir] if data_dir else [_cache("cifar10")]
+    found = next(filter(None, map(_cifar_source, folders)), None)
+    if found is None:
+        if not download:
+            raise _missing("CIFAR-10", folders, _CURE)
+        found = _download(CIFAR_URL, *CIFAR_BINARY, folders[-1], _CURE)
+    batches = [_read_cifar_batch(name, raw) for name, raw in _cifar_files(found)]
+    images, labels = (np.concatenate(part) for part in zip(*batches, strict=True))
+    n_train = 5 * CIFAR_BATCH_SIZE
+    return _image_data(
+        "cifar10",
+        images[:n_train],
+        labels[:n_train],
+        images[n_train:],
+        labels[n_train:],
+        CIFAR_CLASSES,
+    )
+
+
+def _load_digits(data_dir: Path | None, download: bool) -> ImageData:
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ImportError("digits comes with scikit-learn: pip install scikit-learn") from error
+    bunch = load_digits()
+    images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[:, None]
+    order = np.random.default_rng(0).permutation(len(images))
+    test, train = order[:400], order[400:]
+    return _image_data(
+        "digits",
+        images[train],
+        bunch.target[train],
+        images[test],
+        bunch.target[test],
+        tuple(map(str, range(10))),
+    )
+
+
+_READERS: dict[str, Callable[[Path | None, bool], ImageData]] = {
+    "fashion-mnist": _load_fashion_mnist,
+    "cifar10": _load_cifar10,
+    "digits": _load_digits,
+}
+
+
+def _image_data(
+    name: str,
+    train_images: np.ndarray,
+    train_labels: np.ndarray,
+    test_images: np.ndarray,
+    test_labels: np.ndarray,
+    classes: tuple[str, ...],
+) -> ImageData:
+    # Moments from counts of the 256 levels: exact, and no float copy of the set.
+    levels = np.arange(256) / 255
+    counts = np.stack(
+        [np.bincount(channel.ravel(), minlength=256) for channel in train_images.swapaxes(0, 1)]
+    )
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    mean = shares @ levels
+    std = np.sqrt(shares @ levels**2 - mean**2)
+    return ImageData(
+        name,
+        np.ascontiguousarray(train_images),
+        train_labels.astype(np.int64),
+        np.ascontiguousarray(test_images),
+        test_labels.astype(np.int64),
+        classes,
+        mean.astype(np.float32),
+        std.astype(np.float32),
+    )
+
+
+# Finding and fetching
+
+
+_CURE = "say where it is (data_dir, --data-dir), or allow the download (download=True, --download)"
+
+
+def _cache(name: str) -> Path:
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "subsel" / name
+
+
+def _missing(title: str, folders: list[Path], cure: str) -> FileNotFoundError:
+    return FileNotFoundError(f"{title} is not in {' or '.join(map(str, folders))}: {cure}.")
+
+
+def _download(base: str, filename: str, md5: str, folder: Path, cure: str) -> Path:
+    """Fetch one file into `folder`, under its name only once its checksum is right."""
+    path, part = folder / filename, folder / f".{filename}.{os.getpid()}.part"
+    digest = hashlib.md5(usedforsecurity=False)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (
+            urllib.request.urlopen(base + filename, timeout=30) as response,
+            part.open("wb") as out,
+        ):
+            size = int(response.headers.get("Content-Length") or 0) or None
+            with tqdm(total=size, desc=filename, unit="B", unit_scale=True) as bar:
+                while chunk := response.read(1 << 16):
+                    out.write(chunk)
+                    digest.update(chunk)
+                    bar.update(len(chunk))
+        if digest.hexdigest() != md5:
+            raise OSError(f"its MD5 sum is {digest.hexdigest()}, not the published {md5}")
+        os.replace(part, path)
+    except OSError as error:
+        raise FileNotFoundError(f"{base}{filename} could not be had ({error}): {cure}.") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+# Fashion-MNIST: IDX files
+
+
+def _idx_files(folder: Path) -> list[Path] | None:
+    """The four files in `FASHION_FILES`' order, plain before gzipped, or None if one is missing."""
+    found = []
+    for stem in FASHION_FILES:
+        path = next((p for p in (folder / stem, folder / f"{stem}.gz") if p.is_file()), None)
+        if path is None:
+            return None
+        found.append(path)
+    return found
+
+
+def _read_idx(path: Path) -> np.ndarray:
+    """Read an IDX file of unsigned bytes: 0, 0, 8, ndim, big-endian sizes, then the values."""
+    raw = path.read_bytes()
+    if path.suffix == ".gz":
+        try:
+            raw = gzip.decompress(raw)
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(f"{path} is corrupt or truncated: {error}") from error
+    if len(raw) < 4 or raw[:3] != b"\0\0\x08" or len(raw) < 4 + 4 * raw[3]:
+        raise ValueError(f"{path} is not an IDX file of unsigned bytes")
+    header = 4 + 4 * raw[3]
+    shape = tuple(int(size) for size in np.frombuffer(raw[4:header], dtype=">u4"))
+    if len(raw) - header != np.prod(shape, dtype=object):
+        raise ValueError(
+            f"{path} is corrupt or truncated: its header says {shape}, "
+            f"but {len(raw) - header} values follow"
+        )
+    return np.frombuffer(raw, dtype=np.uint8, offset=header).reshape(shape)
+
+
+def _check_labels(labels: np.ndarray, n_classes: int, path: Path | str) -> None:
+    outside = labels[(labels < 0) | (labels >= n_classes)]
+    if outside.size:
+        raise ValueError(f"{path}: label {outside[0]} is outside 0..{n_classes - 1}")
+
+
+# CIFAR-10: binary or pickled batches, in a folder or a tar archive
+
+
+def _cifar_source(folder: Path) -> Path | None:
+    inside = [
+        folder,
+        folder / "cifar-10-batches-bin",
+        folder / "cifar-10-batches-py",
+        folder / CIFAR_BINARY[0],
+        folder / CIFAR_PYTHON,
+    ]
+    return next((path for path in inside if path.is_file() or _holds_batches(path)), None)
+
+
+def _holds_batches(folder: Path) -> bool:
+    return any((folder / f"{CIFAR_BATCHES[0]}{suffix}").is_file() for suffix in (".bin", ""))
+
+
+def _cifar_files(source: Path) -> list[tuple[str, bytes]]:
+    """Name and content of the six batches; those of an archive are never written to disk."""
+    if source.is_dir():
+        files = {path.name: path.read_bytes for path in source.iterdir() if path.is_file()}
+        return _batches_of(files, source)
+    try:
+        with tarfile.open(source) as archive:
+            files = {
+                Path(member.name).name: lambda member=member: _extract(archive, member)
+                for member in archive
+                if member.isfile()
+            }
+            return _batches_of(files, source)
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        raise ValueError(f"{source} is corrupt or truncated: {error}") from error
+
+
+def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    stream = archive.extractfile(member)
+    assert stream is not None
+    return stream.read()
+
+
+def _batches_of(files: dict[str, Callable[[], bytes]], source: Path) -> list[tuple[str, bytes]]:
+    suffix = ".bin" if f"{CIFAR_BATCHES[0]}.bin" in files else ""
+    names = [f"{stem}{suffix}" for stem in CIFAR_BATCHES]
+    if absent := [name for name in names if name not in files]:
+        raise ValueError(f"{source} lacks {', '.join(absent)}")
+    return [(str(source / name), files[name]()) for name in names]
+
+
+def _read_cifar_batch(name: str, raw: bytes) -> tuple[np.ndarray, np.ndarray]:
+    size = int(np.prod(CIFAR_IMAGE))
+    if name.endswith(".bin"):
+        if len(raw) != CIFAR_BATCH_SIZE * (1 + size):
+            raise ValueError(
+                f"{name} is corrupt or truncated: {len(raw)} bytes instead of "
+                f"{CIFAR_BATCH_SIZE} records of {1 + size}"
+            )
+        records = np.frombuffer(raw, dtype=np.uint8).reshape(CIFAR_BATCH_SIZE, 1 + size)
+        labels, pixels = records[:, 0], records[:, 1:]
+    else:
+        from subsel.defense.poisons import restricted_load
+
+        batch = restricted_load(io.BytesIO(raw), name=name, encoding="bytes")
+        if not isinstance(batch, dict) or not {b"data", b"labels"} <= batch.keys():
+            raise ValueError(
+                f"{name} is not a CIFAR-10 batch: a dict with data and labels is wanted"
+            )
+        pixels, labels = np.asarray(batch[b"data"]), np.asarray(batch[b"labels"])
+        if pixels.dtype != np.uint8 or pixels.shape != (CIFAR_BATCH_SIZE, size):
+            raise ValueError(
+                f"{name}: data is {pixels.dtype} {pixels.shape}, "
+                f"wanted uint8 {(CIFAR_BATCH_SIZE, size)}"
+            )
+        if labels.shape != (CIFAR_BATCH_SIZE,):
+            raise ValueError(f"{name}: {labels.shape} labels for {CIFAR_BATCH_SIZE} images")
+    _check_labels(labels, len(CIFAR_CLASSES), name)
+    return pixels.reshape(-1, *CIFAR_IMAGE), labels
