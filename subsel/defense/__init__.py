@@ -1,0 +1,29 @@
+"""Training that resists targeted data poisoning: EPIC on top of subsel's selection core.
+
+EPIC (Yang, Liu and Mirzasoleiman, ICML 2022) drops, every few epochs, the examples that stand
+alone in gradient space.  In a training loop of your own it is five lines::
+
+    epic = EPIC(len(data), subset_size=0.2, warmup=1, interval=1, stop=10)
+    for epoch in range(epochs):
+        if epic.due(epoch):
+            epic.prune(*last_layer_gradients(model, data), epoch)
+        for x, y in DataLoader(Subset(data, epic.kept), batch_size=128, shuffle=True):
+            ...
+
+and `train` is such a loop, complete with checkpoints; ``python -m subsel.defense.train`` is
+the same from the shell.
+"""
+
+try:
+    import torch as _torch  # noqa: F401
+except ModuleNotFoundError as error:
+    if error.name != "torch":
+        raise
+    raise ImportError(
+        'subsel.defense needs PyTorch, which is not installed: pip install "subsel[defense]"'
+    ) from None
+
+from subsel.defense.epic import EPIC, Round
+from subsel.defense.gradients import last_layer_gradients
+
+__all__ = ["EPIC", "Round", "last_layer_gradients"]

@@ -1,0 +1,326 @@
+"""EPIC: every few epochs, drop the examples that stand alone in gradient space."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from subsel import select
+
+__all__ = ["EPIC", "Round"]
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round of EPIC found and dropped.  Indices point into the whole training set.
+
+    Attributes
+    ----------
+    epoch : int
+        The epoch before which the round took place, counted from 0.
+    dropped : ndarray of int64
+        The examples that this round dropped, ascending.
+    n_kept : int
+        How many are left.
+    medoids, sizes : ndarrays of int64
+        The medoids of all classes, in order of selection within each class, and how many
+        examples are assigned to each, itself included.
+    kept_per_class : dict of int to int
+        How many examples of each class are left.
+    skipped : dict of int to str
+        Classes of which nothing was dropped because it could not be, and why.
+    """
+
+    epoch: int
+    dropped: np.ndarray
+    n_kept: int
+    medoids: np.ndarray
+    sizes: np.ndarray
+    kept_per_class: dict[int, int]
+    skipped: dict[int, str] = field(default_factory=dict)
+
+
+class EPIC:
+    """Effective Poison Identification (Yang, Liu and Mirzasoleiman, ICML 2022, algorithm 1).
+
+    A round picks medoids of each class in gradient space, assigns every example of the class to
+    its nearest medoid, and drops the medoids that nobody else was assigned to.
+
+    Parameters
+    ----------
+    n : int, optional
+        Size of the training set.  If not given, the first round's gradients tell (and `train`
+        fills it in).
+    subset_size : float, default 0.1
+        Medoids as a fraction of each class, in (0, 1): ceil(subset_size * n_c) of a class with
+        n_c examples, but at most n_c - 1.
+    warmup : int
+        Epochs that train on everything: the first round comes before epoch `warmup` (epochs
+        count from 0).
+    interval : int
+        Epochs from one round to the next.
+    stop : int, optional
+        No round before epoch `stop` or a later one; by default the rounds go on to the end.
+    ground_set : {"active", "full"}
+        "active": medoids and neighbours come from what is still kept, as in the paper.  "full":
+        from all examples, of which the kept ones among the isolated are then dropped, as in the
+        authors' code.
+    metric : {"euclidean", "cosine", "dot", "rbf"}
+        As in `subsel.select`.  The paper's is euclidean.
+    min_cluster_size : int, default 2
+        Clusters with fewer examples than this are dropped whole.
+
+    Attributes
+    ----------
+    kept : ndarray of int64
+        The examples that are still in, ascending.
+    history : list of Round
+
+    Notes
+    -----
+    *Duplicates.*  When both of two examples with equal gradients are medoids, the first one
+    selected owns them both.  That is a cluster of two, and so neither is dropped: a point that
+    has its like is not isolated.
+
+    *Small classes.*  A class with one example left is skipped.  So is a class that the round
+    would empty.  Both are recorded in the round.
+
+    A round costs one facility-location selection per class: for n_c examples and k medoids about
+    5 to 7 n_c exact gain evaluations of n_c distances each.
+    """
+
+    def __init__(
+        self,
+        n: int | None = None,
+        *,
+        subset_size: float = 0.1,
+        warmup: int,
+        interval: int,
+        stop: int | None = None,
+        ground_set: str = "active",
+        metric: str = "euclidean",
+        min_cluster_size: int = 2,
+    ) -> None:
+        if not isinstance(subset_size, float | np.floating) or not 0 < subset_size < 1:
+            raise ValueError(f"subset_size must be a fraction in (0, 1), got {subset_size!r}")
+        if ground_set not in ("active", "full"):
+            raise ValueError(f'ground_set must be "active" or "full", got {ground_set!r}')
+        if metric not in ("euclidean", "cosine", "dot", "rbf"):
+            raise ValueError(f"metric must be euclidean, cosine, dot or rbf, got {metric!r}")
+        self.subset_size = float(subset_size)
+        self.warmup = _count("warmup", warmup, least=0)
+        self.interval = _count("interval", interval, least=1)
+        self.stop = None if stop is None else _count("stop", stop, least=self.warmup + 1)
+        self.ground_set = ground_set
+        self.metric = metric
+        self.min_cluster_size = _count("min_cluster_size", min_cluster_size, least=2)
+        self.history: list[Round] = []
+        # Of every example; empty until n is known.  Label -1: not yet seen.
+        self._kept = np.empty(0, np.int64)
+        self._labels = np.empty(0, np.int64)
+        if n is not None:
+            self.start(n)
+
+    def start(self, n: int) -> None:
+        """Say how large the training set is.  Harmless when it is known and the same.
+
+        Raises
+        ------
+        ValueError
+            `n` differs from what was said before.
+        """
+        n = _count("n", n, least=1)
+        if self.n is None:
+            self._kept = np.arange(n)
+            self._labels = np.full(n, -1)
+        elif n != self.n:
+            raise ValueError(f"this EPIC keeps track of {self.n} examples, got n={n}")
+
+    @property
+    def n(self) -> int | None:
+        """Size of the training set, None until it is known."""
+        return len(self._labels) or None
+
+    @property
+    def kept(self) -> np.ndarray:
+        """The examples that are still in, ascending."""
+        if self.n is None:
+            raise ValueError("n is not known yet: give it, EPIC(n, ...), or call start(n)")
+        return self._kept.copy()
+
+    def due(self, epoch: int) -> bool:
+        """Whether a round is to take place before `epoch` (counted from 0) is trained."""
+        return (
+            epoch >= self.warmup
+            and (epoch - self.warmup) % self.interval == 0
+            and (self.stop is None or epoch < self.stop)
+        )
+
+    def prune(self, gradients: Any, labels: Any, epoch: int) -> Round:
+        """Drop the isolated medoids of each class.
+
+        Parameters
+        ----------
+        gradients : array or tensor, (n, d) or, with the active ground set, (len(kept), d)
+            Last-layer gradients of all examples in dataset order, or of the kept ones in the
+            order of `kept`.
+        labels : array or tensor of integers, (n,) or (len(kept),)
+            Their classes.  Any integers from 0; a class without examples is no class.
+        epoch : int
+            The epoch that comes next.  Rounds have to come in order of their epochs.
+
+        Returns
+        -------
+        Round
+
+        Raises
+        ------
+        TypeError, ValueError
+            Shapes, types or values that do not fit; labels that are not those of the rounds
+            before, which means that the dataset's order changed.
+        """
+        epoch = _count("epoch", epoch, least=0)
+        if self.history and epoch <= self.history[-1].epoch:
+            raise ValueError(
+                f"epoch must be after the last round's, {self.history[-1].epoch}; got {epoch}"
+            )
+        gradients, labels = _checked_arrays(gradients, labels)
+        if self.n is None:
+            self.start(len(labels))
+        ground, gradients, labels = self._ground(gradients, labels)
+
+        kept = np.isin(np.arange(len(self._labels)), self._kept)
+        drop = np.zeros_like(kept)
+        medoids, sizes, kept_per_class, skipped = [], [], {}, {}
+        for label in np.unique(labels).tolist():
+            members = ground[labels == label]
+            k = min(math.ceil(self.subset_size * len(members) - 1e-9), len(members) - 1)
+            if k == 0:
+                skipped[label] = "one example left"
+            else:
+                chosen = select(gradients[labels == label], k, metric=self.metric)
+                isolated = chosen.sizes[chosen.assignment] < self.min_cluster_size
+                medoids.append(members[chosen.indices])
+                sizes.append(chosen.sizes)
+                if kept[members[~isolated]].any():
+                    drop[members[isolated]] = True
+                else:
+                    skipped[label] = "all that is left of it is isolated"
+            kept_per_class[label] = int(np.sum(kept[members] & ~drop[members]))
+
+        self._kept = np.flatnonzero(kept & ~drop)
+        self.history.append(
+            Round(
+                epoch=epoch,
+                dropped=np.flatnonzero(kept & drop),
+                n_kept=len(self._kept),
+                medoids=np.concatenate([np.empty(0, np.int64), *medoids]),
+                sizes=np.concatenate([np.empty(0, np.int64), *sizes]),
+                kept_per_class=kept_per_class,
+                skipped=skipped,
+            )
+        )
+        return self.history[-1]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything `load_state_dict` needs to go on exactly, as plain values and tensors."""
+        return {
+            "settings": self._settings(),
+            "kept": torch.tensor(self._kept),
+            "labels": torch.tensor(self._labels),
+            "history": [_mapped(asdict(r), np.ndarray, torch.tensor) for r in self.history],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` saved.
+
+        Raises
+        ------
+        ValueError
+            It was saved with other settings, or for a training set of another size.
+        """
+        changed = [
+            f"{name}={state['settings'][name]!r}, now {value!r}"
+            for name, value in self._settings().items()
+            if value != state["settings"][name]
+        ]
+        if changed:
+            raise ValueError(f"the state was saved with {'; '.join(changed)}")
+        if self.n is not None and len(state["labels"]) != self.n:
+            raise ValueError(
+                f"the state is of {len(state['labels'])} examples, this EPIC is of {self.n}"
+            )
+        state = _mapped(dict(state), torch.Tensor, lambda tensor: tensor.numpy().copy())
+        self._kept, self._labels = state["kept"], state["labels"]
+        self.history = [Round(**saved) for saved in state["history"]]
+
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{name}={value!r}" for name, value in self._settings().items())
+        return f"EPIC(n={self.n}, {settings})"
+
+    def _settings(self) -> dict[str, Any]:
+        names = ("subset_size", "warmup", "interval", "stop", "ground_set", "metric")
+        return {name: getattr(self, name) for name in (*names, "min_cluster_size")}
+
+    def _ground(
+        self, gradients: np.ndarray, labels: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The ground set with its gradients and labels, once they are seen to fit this EPIC."""
+        n, active = len(self._labels), self.ground_set == "active"
+        if len(labels) != n and not (active and len(labels) == len(self._kept)):
+            raise ValueError(
+                f"gradients must be of all {n} examples"
+                + (f" or of the {len(self._kept)} kept" if active else "")
+                + f", got {len(labels)}"
+            )
+        given = np.arange(n) if len(labels) == n else self._kept
+        changed = given[(self._labels[given] >= 0) & (self._labels[given] != labels)]
+        if len(changed):
+            raise ValueError(
+                f"labels differ from the rounds before for {len(changed)} examples, "
+                f"{changed[0]} the first: the dataset's order has changed"
+            )
+        self._labels[given] = labels
+        chosen = np.isin(given, self._kept) if active else np.ones(len(given), bool)
+        return given[chosen], gradients[chosen], labels[chosen]
+
+
+def _checked_arrays(gradients: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
+    gradients, labels = (
+        a.detach().cpu().numpy() if isinstance(a, torch.Tensor) else np.asarray(a)
+        for a in (gradients, labels)
+    )
+    if gradients.ndim != 2 or gradients.shape[1] == 0:
+        raise ValueError(f"gradients must be (n, d), got {gradients.shape}")
+    if gradients.dtype not in (np.float32, np.float64):
+        raise TypeError(f"gradients must be float32 or float64, got {gradients.dtype}")
+    bad = np.flatnonzero(~np.isfinite(gradients).all(axis=1))
+    if len(bad):
+        raise ValueError(f"gradients are not finite in {len(bad)} rows, {bad[0]} the first")
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise TypeError(f"labels must be integers, got {labels.dtype}")
+    if labels.shape != gradients.shape[:1]:
+        raise ValueError(f"labels must be ({len(gradients)},) as gradients, got {labels.shape}")
+    if len(labels) and labels.min() < 0:
+        raise ValueError(f"labels must be 0 or greater, got {labels.min()}")
+    return gradients, labels.astype(np.int64)
+
+
+def _count(name: str, value: Any, *, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    return int(value)
+
+
+def _mapped(value: Any, kind: type, convert: Any) -> Any:
+    """`value` with every instance of `kind` in its dicts and lists converted."""
+    if isinstance(value, dict):
+        return {key: _mapped(part, kind, convert) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_mapped(part, kind, convert) for part in value]
+    return convert(value) if isinstance(value, kind) else value

@@ -1,0 +1,321 @@
+"""Per-example gradients of the cross-entropy at a classifier's last layer."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset, default_collate
+
+__all__ = ["last_layer_gradients"]
+
+
+def last_layer_gradients(
+    model: nn.Module,
+    data: Any,
+    *,
+    wrt: str = "logits",
+    layer: str | None = None,
+    batch_size: int | None = None,
+    device: torch.device | str | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Gradient of each example's cross-entropy at the last linear layer, in dataset order.
+
+    The model is read through a forward hook and left as it was.  It runs in eval mode, without
+    a gradient graph; afterwards, also after an error, every submodule is back in its own mode.
+    No random state is touched.
+
+    Parameters
+    ----------
+    model
+        A classifier that ends in a linear layer: logits (n, C), trained with the softmax
+        cross-entropy.
+    data
+        A map-style dataset of (input, label); a DataLoader, of which only the dataset, batch
+        size, ``collate_fn`` and number of workers are used, never its order; or a pair of
+        tensors (inputs (n, ...), labels (n,)).  Labels are integers in 0..C-1.  The dataset must
+        give the same examples each time: no augmentation.  A few of them are read a second time
+        to make sure.
+    wrt
+        "logits": softmax(z) - onehot(y), (n, C).  "input": the gradient with respect to what
+        enters the last layer, (softmax(z) - onehot(y)) W, (n, embedding).
+    layer
+        Name of the last layer as in ``model.named_modules()``.  By default the `nn.Linear` that
+        the model executes last, and then the model's output must be that layer's (or its
+        log-softmax).  A named layer is taken at its word: what it puts out are the logits.
+    batch_size
+        Examples per forward pass: by default the DataLoader's own, else 512.
+    device
+        Where to compute; by default where the model's first parameter lies.  The model is not
+        moved.
+
+    Returns
+    -------
+    gradients : ndarray of float32, (n, C) or (n, embedding)
+    labels : ndarray of int64, (n,)
+
+    Raises
+    ------
+    TypeError
+        An iterable-style or unsized dataset; labels that are not integers.
+    ValueError
+        An empty dataset; outputs that are not (n, C) with C > 1; a label outside 0..C-1 or a
+        non-finite logit (the message says for which examples); a dataset that reads differently
+        the second time; no linear layer, or no layer of the given name.
+
+    Notes
+    -----
+    One forward pass over the data.  The gradient with respect to the last layer's input bounds
+    the variation of the full gradient up to a constant (Katharopoulos and Fleuret 2018; paper,
+    section 3.5).
+    """
+    if wrt not in ("logits", "input"):
+        raise ValueError(f'wrt must be "logits" or "input", got {wrt!r}')
+    device = torch.device(device) if device is not None else device_of(model)
+    gradients: list[Tensor] = []
+    labels: list[Tensor] = []
+    broken: list[int] = []
+    with evaluating(model), torch.no_grad(), LastLayerHook(model, layer) as last:
+        for x, y in batches(data, batch_size):
+            output = model(x.to(device))
+            logits = last.checked_logits(output, len(y))
+            y = y.to(device)
+            start = sum(len(part) for part in labels)
+            check_labels(y, logits.shape[1], start)
+            finite = logits.isfinite().all(dim=1)
+            if not finite.all():
+                broken += (start + torch.nonzero(~finite).flatten()).tolist()
+            residual = softmax_residual(logits.float(), y)
+            if wrt == "input":
+                residual = residual @ last.weight().float()
+            gradients.append(residual.cpu())
+            labels.append(y.cpu())
+    if broken:
+        raise ValueError(f"the model's logits are not finite for {_examples(broken)}")
+    return torch.cat(gradients).numpy(), torch.cat(labels).numpy()
+
+
+def softmax_residual(logits: Tensor, labels: Tensor) -> Tensor:
+    """softmax(logits) - onehot(labels), (n, C).
+
+    The labelled entry, p_y - 1, is taken as minus the sum of the others: no digit is lost where
+    p_y is near 1, which is where most examples are after a few epochs.
+    """
+    labels = labels[:, None]
+    residual = logits.softmax(dim=1).scatter_(1, labels, 0.0)
+    return residual.scatter_(1, labels, -residual.sum(dim=1, keepdim=True))
+
+
+def batches(data: Any, batch_size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    """(inputs, labels) batch by batch, in the order of the data."""
+    tensors = as_tensors(data)
+    if tensors is not None:
+        size = _checked_batch_size(batch_size or 512)
+        yield from zip(tensors[0].split(size), tensors[1].split(size), strict=True)
+        return
+    dataset, collate, workers = data, default_collate, 0
+    if isinstance(data, DataLoader):
+        dataset, workers, batch_size = data.dataset, data.num_workers, batch_size or data.batch_size
+        if data.batch_sampler is not None:  # else its collate_fn is for single examples
+            collate = data.collate_fn
+    size = _checked_batch_size(batch_size or 512)
+    n = _checked_length(dataset)
+    # Without a generator of its own, a DataLoader draws from the caller's global one.
+    loader: DataLoader = DataLoader(
+        dataset,
+        batch_size=size,
+        collate_fn=collate,
+        num_workers=workers,
+        generator=torch.Generator(),
+    )
+    probes = np.unique(np.linspace(0, n - 1, 8, dtype=int)).tolist()
+    seen = 0
+    first_read: dict[int, tuple[Tensor, Tensor]] = {}
+    for batch in loader:
+        x, y = _checked_batch(batch)
+        first_read |= {
+            i: (x[i - seen].clone(), y[i - seen]) for i in probes if seen <= i < seen + len(y)
+        }
+        seen += len(y)
+        yield x, y
+    if seen != n:
+        raise ValueError(f"data has length {n} but gave {seen} examples")
+    for i, (x, y) in first_read.items():
+        again, label = _checked_batch(collate([dataset[i]]))
+        if label[0] != y or not torch.equal(again[0].nan_to_num(), x.nan_to_num()):
+            raise ValueError(
+                f"data[{i}] came back different when it was read again: the dataset shuffles or "
+                "augments; pass one that gives the same examples in the same order each time"
+            )
+
+
+def as_tensors(data: Any) -> tuple[Tensor, Tensor] | None:
+    """Inputs and labels, if `data` holds them as two whole tensors."""
+    if isinstance(data, TensorDataset):
+        data = data.tensors
+    if not isinstance(data, tuple | list) or not data:
+        return None
+    if not all(isinstance(part, Tensor) for part in data):
+        return None
+    if len(data) != 2:
+        raise ValueError(f"data must be a pair (inputs, labels), got {len(data)} tensors")
+    x, y = _checked_batch(data)
+    if len(x) == 0:
+        raise ValueError("data is empty: at least one example is wanted")
+    return x, y
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device of the model's first parameter, or the CPU."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside; afterwards each submodule is back in the mode it was in."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+class LastLayerHook:
+    """Context in which the last layer's input and output are at hand after each forward pass.
+
+    Attributes
+    ----------
+    module : the named layer, or the `nn.Linear` that was executed last
+    input, output : its latest input and output
+    """
+
+    def __init__(self, model: nn.Module, layer: str | None = None) -> None:
+        modules = dict(model.named_modules())
+        self.named = layer is not None
+        if layer is not None and layer not in modules:
+            raise ValueError(f"layer {layer!r} is not in the model; it has {list(modules)}")
+        self.watched = [
+            module
+            for name, module in modules.items()
+            if (name == layer if self.named else isinstance(module, nn.Linear))
+        ]
+        if not self.watched:
+            raise ValueError(
+                "the model has no nn.Linear; name the layer that puts out the logits with layer="
+            )
+        self.module: nn.Module | None = None
+        self.input: Tensor
+        self.output: Any
+
+    def __enter__(self) -> "LastLayerHook":
+        self.handles = [module.register_forward_hook(self._record) for module in self.watched]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    def _record(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
+        self.module, self.input, self.output = module, inputs[0], output
+
+    def checked_logits(self, model_output: Any, n: int) -> Tensor:
+        """The layer's output, once it is seen to be (n, C) and what the loss is taken of."""
+        if self.module is None:
+            raise ValueError(
+                "no linear layer was executed (a compiled model hides its own: pass the original)"
+            )
+        logits = self.output
+        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != n:
+            raise ValueError(f"the last layer must put out ({n}, C) logits, got {_shape(logits)}")
+        if logits.shape[1] < 2:
+            raise ValueError("the last layer puts out one logit; a softmax needs two or more")
+        if not self.named and model_output is not logits:
+            same = (
+                isinstance(model_output, Tensor)
+                and model_output.shape == logits.shape
+                and torch.allclose(
+                    model_output.log_softmax(1),
+                    logits.log_softmax(1),
+                    rtol=1e-3,
+                    atol=1e-3,
+                    equal_nan=True,
+                )
+            )
+            if not same:
+                raise ValueError(
+                    f"the model's output, {_shape(model_output)}, is not that of the linear layer "
+                    f"it executes last, {_shape(logits)}; name the layer that puts out the "
+                    "logits with layer="
+                )
+        return logits
+
+    def weight(self) -> Tensor:
+        """The layer's weight, (C, embedding)."""
+        if not isinstance(self.module, nn.Linear):
+            raise ValueError(
+                f'wrt="input" needs an nn.Linear as last layer, got {type(self.module).__name__}'
+            )
+        return self.module.weight
+
+
+def check_labels(labels: Tensor, n_classes: int, start: int = 0) -> None:
+    """Refuse labels outside 0..n_classes-1; `start` is the first label's place in the data."""
+    outside = (labels < 0) | (labels >= n_classes)
+    if outside.any():
+        where = (start + torch.nonzero(outside).flatten()).tolist()
+        raise ValueError(
+            f"labels must lie in 0..{n_classes - 1}; label {labels[outside][0].item()} and so on "
+            f"for {_examples(where)}"
+        )
+
+
+def _checked_batch(batch: Any) -> tuple[Tensor, Tensor]:
+    if not isinstance(batch, Sequence) or len(batch) != 2:
+        raise TypeError(f"data must give pairs (input, label), got {type(batch).__name__}")
+    x, y = batch
+    if not isinstance(x, Tensor) or not isinstance(y, Tensor):
+        raise TypeError(
+            "a batch must be two tensors (inputs, labels), got "
+            f"({type(x).__name__}, {type(y).__name__}): have the dataset give tensors"
+        )
+    if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
+        raise TypeError(f"labels must be integers, got {y.dtype}")
+    if y.ndim != 1 or len(x) != len(y):
+        raise ValueError(
+            f"labels must be (n,), one for each of {len(x)} inputs, got {tuple(y.shape)}"
+        )
+    return x, y.long()
+
+
+def _checked_length(dataset: Any) -> int:
+    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__"):
+        raise TypeError(
+            f"data must be a map-style dataset (__len__ and __getitem__), "
+            f"got {type(dataset).__name__}: EPIC has to know which example is which"
+        )
+    try:
+        n = len(dataset)
+    except TypeError:
+        raise TypeError(f"data must have a length; {type(dataset).__name__} has none") from None
+    if n == 0:
+        raise ValueError("data is empty: at least one example is wanted")
+    return n
+
+
+def _checked_batch_size(batch_size: int) -> int:
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    return batch_size
+
+
+def _examples(where: list[int]) -> str:
+    some = ", ".join(map(str, where[:10])) + (", ..." if len(where) > 10 else "")
+    return f"{len(where)} example{'s' if len(where) > 1 else ''}: {some}"
+
+
+def _shape(output: Any) -> str:
+    return str(tuple(output.shape)) if isinstance(output, Tensor) else type(output).__name__
