@@ -1,0 +1,1 @@
+"""Targeted clean-label poisoning in the transfer setting: attacks, EPIC, controls, experiments."""

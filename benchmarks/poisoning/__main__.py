@@ -1,0 +1,175 @@
+"""python -m benchmarks.poisoning: poison a victim, defend it, see what happened."""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from benchmarks.poisoning.attacks import ATTACKS
+from benchmarks.poisoning.experiment import DIGITS, Lab, Settings, read_records, run
+from benchmarks.poisoning.files import write_text
+from benchmarks.poisoning.plots import draw_all
+from benchmarks.poisoning.report import by_defense, results_table, targets_table
+from subsel.defense import datasets
+
+PACKAGE = "dataset-fashion-mnist"
+DEMO_TARGETS = 5
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    args = parser().parse_args(argv)
+    try:
+        args.command(args)
+    except KeyboardInterrupt:
+        print("\nStopped. What is done is kept: the same command goes on from there.")
+        return 130
+    except (FileNotFoundError, ValueError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the command line."""
+    top = argparse.ArgumentParser(prog="python -m benchmarks.poisoning", description=__doc__)
+    commands = top.add_subparsers(required=True, metavar="command")
+
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--dataset", choices=["fashion-mnist", "digits"], default="fashion-mnist")
+    common.add_argument("--data-dir", type=Path, help="folder with the data set's files")
+    common.add_argument("--download", action="store_true", help="fetch the data if need be")
+    common.add_argument(
+        "--cache",
+        type=Path,
+        default=Path("data/poisoning"),
+        help="folder for backbones and crafted poisons (default: %(default)s)",
+    )
+    common.add_argument("--threads", type=int, help="of torch (default: torch's choice)")
+    chosen = common.add_argument_group("settings (default: those of docs/experiments.md)")
+    chosen.add_argument("--attack", choices=list(ATTACKS))
+    for name, kind, text in (
+        ("pretrain", int, "images that the backbone is trained on"),
+        ("pretrain-epochs", int, "and how often"),
+        ("victim", int, "images that the head is trained on, poisons included"),
+        ("poisons", int, "how many of them are poisons"),
+        ("epsilon", int, "largest change of a pixel, of 255"),
+        ("steps", int, "of Adam, in crafting"),
+        ("lr", float, "of Adam, in crafting"),
+        ("watermark", float, "opacity of the target laid over the bases at the start"),
+        ("seed", int, "of everything"),
+    ):
+        chosen.add_argument(f"--{name}", type=kind, help=text)
+    chosen.add_argument("--subset-sizes", type=float, nargs="+", help="of EPIC")
+    chosen.add_argument("--ground-sets", choices=["active", "full"], nargs="+", help="of EPIC")
+
+    demo = commands.add_parser("demo", parents=[common], help="a handful of targets, start to end")
+    demo.set_defaults(command=demo_command, out=Path("runs/demo"))
+    craft = commands.add_parser("craft", parents=[common], help="only craft the poisons, and keep")
+    craft.set_defaults(command=craft_command)
+    full = commands.add_parser("run", parents=[common], help="the experiment")
+    full.set_defaults(command=run_command, out=Path("runs/poisoning"))
+    for command, targets in ((demo, DEMO_TARGETS), (craft, 24), (full, 24)):
+        command.add_argument("--targets", type=int, default=targets, help="default: %(default)s")
+    for command in (demo, full):
+        command.add_argument("--out", type=Path, help="folder for results (default: %(default)s)")
+    report = commands.add_parser("report", help="tables and plots of what a run has so far")
+    report.add_argument("out", type=Path, help="the run's folder")
+    report.set_defaults(command=lambda args: report_on(args.out))
+    return top
+
+
+def craft_command(args: argparse.Namespace) -> None:
+    lab = prepared(args, Settings() if args.dataset == "fashion-mnist" else DIGITS)
+    for number in tqdm(range(args.targets), desc="targets"):
+        lab.poisons(lab.target(number))
+    print(f"{args.targets} poisoned sets in {lab.poison_folder}")
+
+
+def run_command(args: argparse.Namespace) -> None:
+    lab = prepared(args, Settings() if args.dataset == "fashion-mnist" else DIGITS)
+    run(lab, args.out, args.targets)
+    report_on(args.out)
+
+
+def demo_command(args: argparse.Namespace) -> None:
+    full = Settings() if args.dataset == "fashion-mnist" else DIGITS
+    if args.dataset == "fashion-mnist" and args.data_dir is None:
+        install_fashion_mnist()
+        args.download = True
+    lab = prepared(args, replace(full, subset_sizes=(0.2, 0.3), ground_sets=("active",)))
+    run(lab, args.out, args.targets)
+    report_on(args.out)
+
+
+def prepared(args: argparse.Namespace, defaults: Settings) -> Lab:
+    """Data, backbone and clean head, for the defaults with what the command line says."""
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    given = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key in vars(defaults)
+        if (value := getattr(args, key)) is not None
+    }
+    try:
+        data = datasets.load(args.dataset, args.data_dir, download=args.download)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{error} Or try the small embedded set: --dataset digits."
+        ) from None
+    lab = Lab(replace(defaults, **given), data, args.cache)
+    print(
+        f"{data.name}: {lab.settings.victim} images, clean test accuracy {lab.clean_accuracy:.3f}"
+    )
+    return lab
+
+
+def install_fashion_mnist() -> None:
+    """Install the system's package of the data if it is not there and this user can."""
+    try:
+        datasets.load("fashion-mnist")
+    except FileNotFoundError:
+        if os.geteuid() != 0 or shutil.which("apt-get") is None:
+            return
+        print(f"Installing {PACKAGE} with apt-get ...", flush=True)
+        install = ["apt-get", "install", "-y", "-qq", PACKAGE]
+        if subprocess.run(install, check=False).returncode:
+            subprocess.run(["apt-get", "update", "-qq"], check=False)
+            subprocess.run(install, check=False)
+
+
+def report_on(out: Path) -> None:
+    """Print the tables, and write them and the plots into the run's folder."""
+    records = read_records(out)
+    if not records:
+        raise FileNotFoundError(f"{out} holds no results: run first")
+    settings = json.loads((out / "settings.json").read_text())
+    epics = [
+        f"EPIC {size} {ground}"
+        for ground in settings["ground_sets"]
+        for size in settings["subset_sizes"]
+    ]
+    restarted = [name for name in by_defense(records) if "fresh head" in name]
+    summary = (
+        f"{settings['attack']} on {settings['dataset']}: {settings['poisons']} poisons among "
+        f"{settings['victim']}, epsilon {settings['epsilon']}/255, {settings['steps']} steps; "
+        f"accuracy without poisons {settings['clean_accuracy']:.3f}\n\n{results_table(records)}"
+    )
+    detail = targets_table(records, ["none", *epics[:3], *restarted])
+    write_text(out / "results.md", f"{summary}\n{detail}")
+    traces = [np.load(path) for path in sorted((out / "traces").glob("target-*.npz"))]
+    plots = draw_all(records, traces, out)
+    print(f"\n{summary}")
+    print(f"Each target is in {out / 'results.md'}; plots: {', '.join(map(str, plots))}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

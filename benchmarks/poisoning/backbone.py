@@ -1,0 +1,110 @@
+"""The feature extractor that attacker and victim share: trained once, then frozen."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from tqdm import tqdm
+
+from benchmarks.poisoning.files import written_whole
+from subsel.defense.datasets import ImageData
+
+WIDTHS = (16, 32, 64)
+EMBEDDING = 512
+
+
+class Normalize(nn.Module):
+    """Pixels in [0, 1] to zero mean and unit variance per channel."""
+
+    def __init__(self, mean: np.ndarray, std: np.ndarray) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.as_tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.as_tensor(std).view(1, -1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images - self.mean) / self.std
+
+
+def new_extractor(data: ImageData) -> nn.Sequential:
+    """Three blocks of convolution, BatchNorm, ReLU and pooling, then a layer of 512 features."""
+    channels, height, width = data.train_images.shape[1:]
+    layers: list[nn.Module] = [Normalize(data.mean, data.std)]
+    for inner in WIDTHS:
+        layers += [
+            nn.Conv2d(channels, inner, 3, padding=1, bias=False),
+            nn.BatchNorm2d(inner),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+        ]
+        channels, height, width = inner, height // 2, width // 2
+    layers += [nn.Flatten(), nn.Linear(channels * height * width, EMBEDDING), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+def pretrain(
+    data: ImageData, indices: np.ndarray, *, epochs: int, seed: int, lr: float = 0.05
+) -> nn.Sequential:
+    """Train an extractor (with a linear head, thrown away) on some of the training images."""
+    images = torch.from_numpy(data.train_images[indices])
+    labels = torch.from_numpy(data.train_labels[indices])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        extractor = new_extractor(data).to(memory_format=torch.channels_last)
+        model = nn.Sequential(extractor, nn.Linear(EMBEDDING, len(data.classes)))
+    order = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, nesterov=True)
+    model.train()
+    with tqdm(total=epochs * len(images), desc="pretrain backbone", unit="img") as bar:
+        for _ in range(epochs):
+            right = 0
+            for batch in torch.randperm(len(images), generator=order).split(128):
+                logits = model(to_pixels(images[batch]))
+                loss = F.cross_entropy(logits, labels[batch])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                right += int((logits.argmax(1) == labels[batch]).sum())
+                bar.update(len(batch))
+            bar.set_postfix(train_accuracy=f"{right / len(images):.3f}")
+    return extractor
+
+
+def frozen(extractor: nn.Sequential) -> nn.Sequential:
+    """Put the extractor in eval mode for good: BatchNorm folded into the convolutions."""
+    layers: list[nn.Module] = []
+    for layer in extractor.eval():
+        if isinstance(layer, nn.BatchNorm2d):
+            layers[-1] = fuse_conv_bn_eval(layers[-1], layer)
+        else:
+            layers.append(layer)
+    return nn.Sequential(*layers).to(memory_format=torch.channels_last).requires_grad_(False).eval()
+
+
+def load_or_pretrain(
+    path: Path, data: ImageData, indices: np.ndarray, *, epochs: int, seed: int
+) -> tuple[nn.Sequential, str]:
+    """Return the frozen extractor kept at `path`, trained if it is not there, and its digest."""
+    extractor = new_extractor(data)
+    if not path.exists():
+        trained = pretrain(data, indices, epochs=epochs, seed=seed)
+        with written_whole(path) as part:
+            torch.save(trained.state_dict(), part)
+    state = torch.load(path, weights_only=True)
+    extractor.load_state_dict(state)
+    digest = hashlib.sha256(b"".join(value.numpy().tobytes() for value in state.values()))
+    return frozen(extractor), digest.hexdigest()[:8]
+
+
+def to_pixels(images: Tensor) -> Tensor:
+    """uint8 images to float32 in [0, 1], laid out for fast convolutions."""
+    return (images.float() / 255).contiguous(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def extract(extractor: nn.Module, images: np.ndarray) -> Tensor:
+    """Features (n, 512) float32 of uint8 images (n, channels, height, width)."""
+    return torch.cat([extractor(to_pixels(part)) for part in torch.from_numpy(images).split(1000)])

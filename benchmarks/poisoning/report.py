@@ -1,0 +1,75 @@
+"""The records of an experiment as Markdown tables."""
+
+from collections import defaultdict
+from math import sqrt
+
+import numpy as np
+
+
+def wilson(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
+    """Score interval of a proportion, 95% by default (Wilson 1927)."""
+    share = successes / trials
+    centre = share + z * z / (2 * trials)
+    spread = z * sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    scale = 1 + z * z / trials
+    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+
+
+def by_defense(records: list[dict]) -> dict[str, list[dict]]:
+    """The records of each defense, in the order in which the defenses were run."""
+    groups = defaultdict(list)
+    for record in records:
+        groups[record["defense"]].append(record)
+    return groups
+
+
+def results_table(records: list[dict]) -> str:
+    """Attack success with its 95% interval, and means over the targets."""
+    rows = []
+    for defense, group in by_defense(records).items():
+        hits = sum(record["success"] for record in group)
+        low, high = wilson(hits, len(group))
+        means = {
+            key: np.mean([record[key] for record in group])
+            for key in ("accuracy", "kept", "poisons_left")
+        }
+        rows.append(
+            [
+                defense,
+                f"{hits}/{len(group)}",
+                f"{hits / len(group):.2f} ({low:.2f}-{high:.2f})",
+                f"{means['accuracy']:.3f}",
+                f"{means['kept']:.0f}",
+                f"{means['poisons_left']:.1f}",
+            ]
+        )
+    head = ["defense", "hits", "attack success (95%)", "accuracy", "kept", "poisons left"]
+    return markdown(head, rows)
+
+
+def targets_table(records: list[dict], defenses: list[str]) -> str:
+    """Every target: the pair of classes, and for some defenses the outcome and poisons left."""
+    lines = defaultdict(dict)
+    for record in records:
+        lines[record["target"]][record["defense"]] = record
+    rows = []
+    for number, outcomes in sorted(lines.items()):
+        first = next(iter(outcomes.values()))
+        cells = [
+            f"{'**hit**' if (o := outcomes[name])['success'] else 'miss'}, {o['poisons_left']}"
+            for name in defenses
+        ]
+        rows.append([str(number), f"{first['label']} -> {first['base']}", *cells])
+    return markdown(["target", "taken for", *defenses], rows)
+
+
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table that is also readable as plain text."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    lines = [head, ["-" * width for width in widths], *rows]
+    return "".join(
+        "| "
+        + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        + " |\n"
+        for line in lines
+    )
