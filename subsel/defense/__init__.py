@@ -25,5 +25,6 @@ except ModuleNotFoundError as error:
 
 from subsel.defense.epic import EPIC, Round
 from subsel.defense.gradients import last_layer_gradients
+from subsel.defense.poisons import PoisonedSet, read_poisons
 
-__all__ = ["EPIC", "Round", "last_layer_gradients"]
+__all__ = ["EPIC", "PoisonedSet", "Round", "last_layer_gradients", "read_poisons"]
