@@ -216,9 +216,9 @@ def _image_data(
     std = np.sqrt(shares @ levels**2 - mean**2)
     return ImageData(
         name,
-        np.ascontiguousarray(train_images),
+        np.array(train_images, order="C"),
         train_labels.astype(np.int64),
-        np.ascontiguousarray(test_images),
+        np.array(test_images, order="C"),
         test_labels.astype(np.int64),
         classes,
         mean.astype(np.float32),
