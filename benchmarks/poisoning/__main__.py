@@ -21,7 +21,8 @@ from benchmarks.poisoning.report import by_defense, results_table, targets_table
 from subsel.defense import datasets
 
 PACKAGE = "dataset-fashion-mnist"
-DEMO_TARGETS = 5
+DEMO = {"subset_sizes": (0.2, 0.3), "ground_sets": ("active",)}
+DEMO_TARGETS, DEMO_STEPS = 5, 600
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -105,7 +106,7 @@ def demo_command(args: argparse.Namespace) -> None:
     if args.dataset == "fashion-mnist" and args.data_dir is None:
         install_fashion_mnist()
         args.download = True
-    lab = prepared(args, replace(full, subset_sizes=(0.2, 0.3), ground_sets=("active",)))
+    lab = prepared(args, replace(full, steps=min(DEMO_STEPS, full.steps), **DEMO))
     run(lab, args.out, args.targets)
     report_on(args.out)
 

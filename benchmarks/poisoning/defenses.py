@@ -102,6 +102,7 @@ def train_head(
         lr=0.1,
         momentum=0.9,
         nesterov=True,
+        fused=True,
     )
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, MILESTONES)
     kept = torch.arange(len(labels))

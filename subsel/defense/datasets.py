@@ -11,6 +11,7 @@ import urllib.request
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -333,7 +334,7 @@ def _cifar_files(source: Path) -> list[tuple[str, bytes]]:
     try:
         with tarfile.open(source) as archive:
             files = {
-                Path(member.name).name: lambda member=member: _extract(archive, member)
+                Path(member.name).name: partial(_extract, archive, member)
                 for member in archive
                 if member.isfile()
             }

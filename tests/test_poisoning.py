@@ -1,0 +1,385 @@
+"""The poisoning experiment at toy scale: attacks, controls, runner, report."""
+
+import json
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("sklearn")
+pytest.importorskip("matplotlib")
+
+from benchmarks.poisoning import __main__ as cli  # noqa: E402
+from benchmarks.poisoning import attacks, backbone, defenses, experiment, report  # noqa: E402
+from subsel.defense import datasets  # noqa: E402
+
+TOY = experiment.Settings(
+    "digits",
+    pretrain=400,
+    pretrain_epochs=4,
+    victim=500,
+    poisons=12,
+    epsilon=102,
+    steps=60,
+    subset_sizes=(0.2,),
+)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return datasets.load("digits")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def lab(data, cache):
+    return experiment.Lab(TOY, data, cache)
+
+
+@pytest.fixture(scope="module")
+def bases(lab):
+    return lab.images[lab.labels.numpy() == 3][:8]
+
+
+@pytest.fixture(scope="module")
+def finished(lab, tmp_path_factory):
+    """A run of two targets."""
+    out = tmp_path_factory.mktemp("run")
+    return out, experiment.run(lab, out, 2)
+
+
+# Backbone
+
+
+def test_folding_batchnorm_changes_nothing(data):
+    extractor = backbone.pretrain(data, np.arange(200), epochs=1, seed=0)
+    images = data.test_images[:20]
+    folded = backbone.extract(backbone.frozen(extractor), images)
+    with torch.no_grad():
+        plain = extractor.eval()(backbone.to_pixels(torch.from_numpy(images)))
+    torch.testing.assert_close(folded, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_pretraining_is_reproducible_and_leaves_the_global_state_alone(data):
+    before = torch.random.get_rng_state()
+    first, second = (backbone.pretrain(data, np.arange(150), epochs=1, seed=5) for _ in range(2))
+    assert torch.equal(before, torch.random.get_rng_state())
+    for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_the_backbone_is_useful_and_kept(lab, data, cache):
+    assert lab.clean_accuracy > 0.9
+    again = experiment.Lab(TOY, data, cache)
+    assert again.digest == lab.digest
+    assert len(list(cache.glob("backbone-*"))) == 1
+    assert not any(parameter.requires_grad for parameter in lab.extractor.parameters())
+
+
+# Attacks
+
+
+def test_losses_are_those_of_the_papers():
+    rng = np.random.default_rng(0)
+    features, target = rng.random((6, 4)), rng.random(4)
+    tensors = torch.tensor(features), torch.tensor(target)
+    bullseye = np.linalg.norm(features.mean(0) - target) / np.linalg.norm(target)
+    collision = np.mean([np.sum((f - target) ** 2) for f in features]) / np.sum(target**2)
+    assert attacks.bullseye_polytope(*tensors).item() == pytest.approx(bullseye)
+    assert attacks.feature_collision(*tensors).item() == pytest.approx(collision)
+
+
+@pytest.mark.parametrize("attack", attacks.ATTACKS)
+@pytest.mark.parametrize("watermark", [0.0, 0.3])
+def test_poisons_stay_in_the_ball_and_reach_for_the_target(lab, bases, attack, watermark):
+    target = lab.data.test_images[0]
+    poisons, losses = attacks.craft(
+        lab.extractor,
+        bases,
+        target,
+        attack=attack,
+        epsilon=40,
+        steps=60,
+        watermark=watermark,
+        progress=False,
+    )
+    assert poisons.dtype == np.uint8
+    assert poisons.shape == bases.shape
+    change = np.abs(poisons.astype(int) - bases.astype(int)).max()
+    assert 30 < change <= 40
+    assert losses.shape == (61,)
+    assert losses[-1] < 0.8 * losses[0]
+
+    features = backbone.extract(lab.extractor, poisons)
+    goal = backbone.extract(lab.extractor, target[None])[0]
+    assert attacks.ATTACKS[attack](features, goal).item() == pytest.approx(losses[-1], rel=1e-5)
+
+
+def test_poisons_are_made_for_their_target(lab, bases):
+    targets = [
+        lab.data.test_images[np.flatnonzero(lab.data.test_labels == label)[0]] for label in (0, 7)
+    ]
+    poisons = [
+        attacks.craft(lab.extractor, bases, target, epsilon=80, steps=60, progress=False)[0]
+        for target in targets
+    ]
+    goals = backbone.extract(lab.extractor, np.stack(targets))
+    losses = np.array(
+        [
+            [attacks.bullseye_polytope(backbone.extract(lab.extractor, p), goal) for goal in goals]
+            for p in poisons
+        ]
+    )
+    assert losses[0, 0] < losses[0, 1]
+    assert losses[1, 1] < losses[1, 0]
+
+
+def test_crafting_is_deterministic_and_moves_only_the_poisons(lab, bases):
+    before = bases.copy()
+    first, second = (
+        attacks.craft(lab.extractor, bases, lab.data.test_images[1], steps=10, progress=False)[0]
+        for _ in range(2)
+    )
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_array_equal(bases, before)
+
+
+def test_no_room_means_no_change(lab, bases):
+    poisons, _ = attacks.craft(
+        lab.extractor, bases, lab.data.test_images[0], epsilon=0, steps=5, progress=False
+    )
+    np.testing.assert_array_equal(poisons, bases)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"attack": "polytope"}, {"epsilon": -1}, {"epsilon": 256}, {"steps": 0}]
+)
+def test_craft_refuses(lab, bases, wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        attacks.craft(lab.extractor, bases, bases[0], **wrong)
+
+
+# The victim and its defenses
+
+
+def test_a_head_is_reproducible_and_leaves_the_global_state_alone(lab):
+    before = torch.random.get_rng_state()
+    heads = [defenses.train_head(lab.features, lab.labels, 10, seed=s) for s in (1, 1, 2)]
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert torch.equal(heads[0].weight, heads[1].weight)
+    assert not torch.equal(heads[0].weight, heads[2].weight)
+
+
+def test_what_a_defense_drops_is_not_trained_on(lab):
+    """Spoiling the features of what was dropped before the first epoch changes nothing."""
+    heads = []
+    for spoil in (False, True):
+        control = defenses.MatchedDrop(len(lab.labels), {0: 100}, rule="random", seed=0)
+        gone = np.random.default_rng(0).random(len(lab.labels)).argsort(kind="stable")[:100]
+        features = lab.features.clone()
+        features[gone] *= 1 - spoil
+        heads.append(defenses.train_head(features, lab.labels, 10, seed=0, defense=control))
+        assert not np.intersect1d(control.kept, gone).size
+    assert torch.equal(heads[0].weight, heads[1].weight)
+
+
+def test_the_loss_control_drops_the_highest_losses():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 4, 50)
+    shares = rng.dirichlet(np.ones(4), 50)
+    gradients = shares - np.eye(4)[labels]
+    control = defenses.MatchedDrop(50, {2: 5, 3: 7}, rule="loss", seed=0)
+    assert [control.due(epoch) for epoch in range(5)] == [False, False, True, True, False]
+    control.prune(gradients, labels, 2)
+    control.prune(gradients, labels, 3)
+    losses = -np.log(shares[np.arange(50), labels])
+    np.testing.assert_array_equal(control.kept, np.sort(np.argsort(losses)[:38]))
+    assert [len(entry.dropped) for entry in control.history] == [5, 7]
+
+
+def test_deep_knn_drops_who_is_alone_among_another_class():
+    rng = np.random.default_rng(0)
+    features = torch.tensor(np.concatenate([rng.normal(0, 1, (40, 3)), rng.normal(9, 1, (40, 3))]))
+    labels = torch.tensor([0] * 40 + [1] * 40)
+    labels[[3, 50]] = 1 - labels[[3, 50]]
+    kept = defenses.deep_knn(features, labels, neighbours=10)
+    np.testing.assert_array_equal(kept, np.delete(np.arange(80), [3, 50]))
+
+
+# The experiment
+
+
+def test_targets_follow_the_rule(lab):
+    targets = [lab.target(number) for number in range(30)]
+    for target in targets:
+        assert lab.correct[target.index]
+        assert target.label == lab.data.test_labels[target.index] != target.base
+        assert (lab.labels[target.bases] == target.base).all()
+        assert len(np.unique(target.bases)) == TOY.poisons
+    assert len({target.index for target in targets}) > 25
+    assert len({target.base for target in targets}) > 5
+
+
+def test_the_backbone_has_not_seen_the_victims_images(lab, data):
+    order = np.random.default_rng(TOY.seed).permutation(len(data.train_images))
+    assert not np.intersect1d(order[: TOY.pretrain], lab.victim).size
+    assert len(lab.victim) == TOY.victim
+
+
+def test_records(lab, finished):
+    out, records = finished
+    assert records == experiment.read_records(out)
+    groups = report.by_defense(records)
+    assert all([r["target"] for r in group] == [0, 1] for group in groups.values())
+    assert all(r["kept"] == 500 and r["poisons_left"] == 12 for r in groups["none"])
+    oracle = groups["all poisons removed, oracle"]
+    assert all(r["kept"] == 488 and r["poisons_left"] == 0 for r in oracle)
+    for record in records:
+        if record["rounds"]:
+            dropped = sum(entry["dropped"] for entry in record["rounds"])
+            poisons = sum(entry["poisons_dropped"] for entry in record["rounds"])
+            assert record["kept"] == 500 - dropped
+            assert record["poisons_left"] == 12 - poisons
+
+
+@pytest.mark.parametrize("ground_set", ["active", "full"])
+def test_controls_drop_as_many_in_every_round(finished, ground_set):
+    groups = report.by_defense(finished[1])
+    name = f"EPIC 0.2 {ground_set}"
+    for control in ("random drop", "highest-loss drop"):
+        for epic, matched in zip(groups[name], groups[f"{control}, as {name}"], strict=True):
+            epic, matched = (
+                [(entry["epoch"], entry["dropped"]) for entry in record["rounds"]]
+                for record in (epic, matched)
+            )
+            assert epic == matched
+            assert [epoch for epoch, _ in epic] == list(range(1, 10))
+            assert epic[0][1] > 0
+
+
+def test_epic_finds_more_poisons_than_chance(finished):
+    groups = report.by_defense(finished[1])
+    for epic, chance in zip(
+        groups["EPIC 0.2 active"], groups["random drop, as EPIC 0.2 active"], strict=True
+    ):
+        assert epic["poisons_left"] < chance["poisons_left"]
+
+
+def test_readmission_keeps_what_epic_kept_and_more(finished):
+    groups = report.by_defense(finished[1])
+    name = "EPIC 0.2 active"
+    for core, back in zip(groups[name], groups[f"{name}, re-admission, fresh head"], strict=True):
+        assert core["kept"] < back["kept"] <= 500
+
+
+def test_an_interrupted_run_goes_on_to_the_same_result(lab, finished, tmp_path, monkeypatch):
+    out, records = finished
+    experiment.run(lab, tmp_path, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "defend", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            experiment.run(lab, tmp_path, 2)
+    assert len(experiment.read_records(tmp_path)) == len(records) // 2
+    assert experiment.run(lab, tmp_path, 2) == records
+    assert (tmp_path / "results.jsonl").read_bytes() == (out / "results.jsonl").read_bytes()
+
+
+def interrupted(victim, settings):
+    raise KeyboardInterrupt
+
+
+def test_poisons_are_crafted_once(lab, finished, monkeypatch):
+    target = lab.target(1)
+    monkeypatch.setattr(experiment, "craft", None)
+    poisons = lab.poisons(target)
+    change = np.abs(poisons.astype(int) - lab.images[target.bases].astype(int))
+    assert 0 < change.max() <= TOY.epsilon
+
+
+def test_results_of_other_settings_are_not_mixed(data, cache, finished):
+    other = experiment.Lab(experiment.replace(TOY, epsilon=80), data, cache)
+    with pytest.raises(ValueError, match="another epsilon"):
+        experiment.run(other, finished[0], 2)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [({"victim": 1000}, "at most 1397.*400 \\+ 1000"), ({"poisons": 100}, "smallest class")],
+)
+def test_settings_that_do_not_fit(data, cache, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        experiment.Lab(experiment.replace(TOY, **wrong), data, cache)
+
+
+def test_traces_tell_what_the_run_did(lab, finished):
+    out, records = finished
+    epic = next(r for r in records if r["defense"] == "EPIC 0.2 active")
+    with np.load(out / "traces" / "target-000.npz") as trace:
+        sizes, kept = trace["cluster_sizes"], trace["kept"]
+        assert kept.sum() == epic["kept"]
+        assert [int((row == 1).sum()) for row in sizes] == [r["dropped"] for r in epic["rounds"]]
+        assert trace["poisoned"].sum() == TOY.poisons
+        for moment in ("after_warmup", "after_undefended", "after_epic"):
+            assert trace[moment].shape == (500,)
+            assert trace[moment].min() >= 0
+            assert trace[moment].max() <= 2 * 2**0.5
+
+
+# The report and the command line
+
+
+@pytest.mark.parametrize(
+    ("successes", "trials", "interval"),
+    [(0, 10, (0, 0.2775)), (8, 10, (0.4902, 0.9433)), (24, 24, (0.8620, 1))],
+)
+def test_wilson(successes, trials, interval):
+    assert report.wilson(successes, trials) == pytest.approx(interval, abs=1e-4)
+
+
+def test_tables():
+    records = [
+        {"target": t, "label": "cat", "base": "dog", "defense": d, "success": s}
+        | {"accuracy": 0.9, "kept": 10 * (t + 1), "poisons_left": 1}
+        for t in (0, 1)
+        for d, s in (("none", True), ("EPIC", t == 1))
+    ]
+    lines = report.results_table(records).splitlines()
+    assert lines[2].split("|")[1:4] == [" none    ", " 2/2  ", " 1.00 (0.34-1.00)     "]
+    assert [cell.strip() for cell in lines[3].split("|")[2:6]] == [
+        "1/2",
+        "0.50 (0.09-0.91)",
+        "0.900",
+        "15",
+    ]
+    detail = report.targets_table(records, ["EPIC"]).splitlines()
+    assert [cell.strip() for cell in detail[2].split("|")[1:4]] == ["0", "cat -> dog", "miss, 1"]
+
+
+def test_demo_from_the_shell(tmp_path, capsys):
+    arguments = ["demo", "--dataset", "digits", "--targets", "1", "--steps", "20"]
+    arguments += ["--pretrain-epochs", "2", "--cache", f"{tmp_path}/c", "--out", f"{tmp_path}/o"]
+    assert cli.main(arguments) == 0
+    assert "attack success" in capsys.readouterr().out
+    names = {"cluster-sizes.png", "dropped.png", "gradient-distance.png"}
+    for name in names:
+        assert (tmp_path / "o" / name).read_bytes().startswith(b"\x89PNG")
+    assert json.loads((tmp_path / "o" / "settings.json").read_text())["steps"] == 20
+    assert cli.main(["report", f"{tmp_path}/o"]) == 0
+
+
+@pytest.mark.parametrize("command", ["demo", "run", "craft"])
+def test_missing_data_is_one_sentence_with_the_cure(tmp_path, capsys, command):
+    assert cli.main([command, "--data-dir", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "apt-get install dataset-fashion-mnist" in error
+    assert "--dataset digits" in error
+
+
+def test_report_without_results(tmp_path, capsys):
+    assert cli.main(["report", str(tmp_path)]) == 1
+    assert "holds no results" in capsys.readouterr().err
