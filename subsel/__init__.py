@@ -1,0 +1,40 @@
+"""subsel picks the few items that stand for the many.
+
+Facility-location selection on Numba kernels, and in `subsel.defense` a defense against targeted
+data poisoning (EPIC) that is built on it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "FacilityLocation": "subsel.objectives",
+    "Objective": "subsel.objectives",
+    "Selection": "subsel.selection",
+    "greedy": "subsel.optimizers",
+    "lazy_greedy": "subsel.optimizers",
+    "stochastic_greedy": "subsel.optimizers",
+    "select": "subsel.coreset",
+}
+__all__ = [*_HOME]
+
+if TYPE_CHECKING:
+    from subsel.coreset import select
+    from subsel.objectives import FacilityLocation, Objective
+    from subsel.optimizers import greedy, lazy_greedy, stochastic_greedy
+    from subsel.selection import Selection
+
+
+def __getattr__(name: str) -> Any:
+    # Numba and its compiled kernels are loaded on first use, not on import.
+    if name not in _HOME:
+        raise AttributeError(f"module 'subsel' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

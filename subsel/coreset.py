@@ -1,0 +1,215 @@
+"""The front door: features in, the most representative rows out."""
+
+import math
+import numbers
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from subsel.kernels import cpu
+from subsel.objectives import FacilityLocation
+from subsel.optimizers import greedy, lazy_greedy, stochastic_greedy
+from subsel.selection import Selection
+from subsel.similarity import METRICS
+from subsel.validation import (
+    ArrayLike,
+    as_float_array,
+    check_budget,
+    check_choice,
+    check_entries,
+    check_labels,
+    check_matrix_shape,
+    check_memory,
+    check_random_state,
+    portion,
+)
+
+METHODS = ("lazy", "greedy", "stochastic")
+BACKENDS = ("auto", "cpu")
+
+
+def select(
+    X: ArrayLike,
+    budget: int | float,
+    *,
+    labels: ArrayLike | None = None,
+    metric: str = "euclidean",
+    method: str = "lazy",
+    backend: str = "auto",
+    random_state: int | np.random.Generator | None = None,
+    memory: float | None = None,
+    progress: bool = False,
+) -> Selection:
+    """Select the rows of a feature matrix that best represent all rows, or those of each class.
+
+    Maximizes facility location over the similarities of `metric`; see
+    `FacilityLocation.from_features`.
+
+    Parameters
+    ----------
+    X : array_like, shape (n, d)
+        Features (embeddings, gradients): finite, any real dtype.
+    budget : int or float
+        How many rows: a count in 1..n, or a fraction in (0, 1).
+    labels : array_like of int, bool or str, shape (n,), optional
+        Class of each row. Rows are then represented only by rows of their own class. A fraction f
+        takes ceil(f * n_c) rows of each class of n_c; a count is shared out in proportion to n_c
+        (largest remainder), at least one to each class.
+    metric : {"euclidean", "cosine", "dot", "rbf"}, default "euclidean"
+        Similarity of two rows.
+    method : {"lazy", "greedy", "stochastic"}, default "lazy"
+        Optimizer; ``"lazy"`` and ``"greedy"`` select the same.
+    backend : {"auto", "cpu"}, default "auto"
+        Where to compute.
+    random_state : int, numpy.random.Generator or None, default None
+        Seed of ``"stochastic"``; the others use no randomness.
+    memory : float, optional
+        Bytes that a matrix of similarities may take; default a quarter of what is free now. The
+        selection does not depend on it.
+    progress : bool, default False
+        Show a progress bar on standard error.
+
+    Returns
+    -------
+    Selection
+        With `assignment` and `sizes`. With labels, the selections of the classes are merged by
+        decreasing gain, so that gains never rise; `value` is the sum over the classes.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is not one of the above: X not 2-D, empty, or with NaN or inf (said where); a
+        budget outside its range, or smaller than the number of classes; labels of another length.
+
+    Notes
+    -----
+    Time at most O(sum of n_c^2 d) and usually a small multiple of that for the first element alone;
+    memory O(n d) beside the matrix that `memory` allows. Classes are spread over the threads that
+    Numba is allowed (``numba.set_num_threads``).
+
+    References
+    ----------
+    Mirzasoleiman, Bilmes, Leskovec (2020), "Coresets for data-efficient training of machine
+    learning models" (CRAIG), for `sizes` as weights.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import subsel
+    >>> X = np.array([[0.0], [0.1], [0.2], [5.0], [5.1]])
+    >>> chosen = subsel.select(X, 2)
+    >>> chosen.indices, chosen.sizes
+    (array([2, 3]), array([3, 2]))
+    """
+    check_choice(metric, METRICS, "metric")
+    check_choice(method, METHODS, "method")
+    check_choice(backend, BACKENDS, "backend")
+    features = as_float_array(X, "X")
+    check_matrix_shape(features.shape, "X", "(n, d)")
+    n = len(features)
+    count = check_budget(budget, n, fraction=True)
+    random = check_random_state(random_state)
+    allowed = check_memory(memory)
+    check_entries(features, "X")
+    search: dict[str, Any] = {"lazy": lazy_greedy, "greedy": greedy}
+
+    def represent(part: np.ndarray, k: int, seed: np.random.Generator, share: int) -> Selection:
+        f = FacilityLocation.from_features(part, metric, memory=share)
+        if method == "stochastic":
+            chosen = stochastic_greedy(f, k, random_state=seed, progress=bar)
+        else:
+            chosen = search[method](f, k, progress=bar)
+        assignment = f.assignment
+        return replace(chosen, assignment=assignment, sizes=np.bincount(assignment, minlength=k))
+
+    bar = progress and labels is None
+    if labels is None:
+        return represent(features, count, random, allowed)
+
+    members = _members(check_labels(labels, n))
+    sizes = np.array([len(rows) for rows in members])
+    if isinstance(budget, numbers.Integral):
+        counts = apportion(count, sizes)
+    else:
+        counts = np.array([portion(float(budget), size) for size in sizes])
+    workers = min(cpu.threads(), len(members))
+    seeds = random.spawn(len(members))
+    # One thread per class, and only one within it: Numba's thread pools do not nest.
+    with ThreadPoolExecutor(workers, initializer=cpu.single_thread) as pool:
+        futures = [
+            pool.submit(represent, features[rows], int(k), seed, allowed // workers)
+            for rows, k, seed in zip(members, counts, seeds, strict=True)
+        ]
+        try:
+            parts = [
+                future.result()
+                for future in tqdm(futures, desc="select", unit="class", disable=not progress)
+            ]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return _merge(parts, members, n)
+
+
+def apportion(budget: int, sizes: np.ndarray) -> np.ndarray:
+    """Share out a count in proportion to sizes: largest remainder, each at least 1, at most its size.
+
+    Parameters
+    ----------
+    budget : int
+        In len(sizes)..sum(sizes).
+    sizes : ndarray of int, shape (c,)
+
+    Returns
+    -------
+    ndarray of int64, shape (c,)
+        They sum to `budget`. Among equal remainders the first wins.
+    """
+    if budget < len(sizes):
+        raise ValueError(
+            f"budget must be at least one for each of the {len(sizes)} classes, not {budget}"
+        )
+    exact = budget * sizes.astype(np.int64)
+    counts = np.maximum(exact // sizes.sum(), 1)
+    while counts.sum() != budget:
+        # A class's claim to one more: how far its count lies below its exact share.
+        claim = exact - counts * sizes.sum()
+        if counts.sum() < budget:
+            counts[np.argmax(np.where(counts < sizes, claim, np.iinfo(np.int64).min))] += 1
+        else:
+            counts[np.argmin(np.where(counts > 1, claim, np.iinfo(np.int64).max))] -= 1
+    return counts
+
+
+def _members(labels: np.ndarray) -> list[np.ndarray]:
+    """Rows of each class that occurs, ascending; classes in sorted order."""
+    _, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    return np.split(np.argsort(inverse, kind="stable"), np.cumsum(counts)[:-1])
+
+
+def _merge(parts: list[Selection], members: list[np.ndarray], n: int) -> Selection:
+    """One selection of all rows from those of disjoint parts, by decreasing gain."""
+    indices = np.concatenate([rows[p.indices] for p, rows in zip(parts, members, strict=True)])
+    gains = np.concatenate([p.gains for p in parts])
+    ranking = np.argsort(-gains, kind="stable")
+    position = np.empty_like(ranking)
+    position[ranking] = np.arange(len(ranking))
+    assignment = np.empty(n, np.int64)
+    start = 0
+    for p, rows in zip(parts, members, strict=True):
+        assert p.assignment is not None
+        assignment[rows] = position[start + p.assignment]
+        start += len(p)
+    work = sum(p.n_evaluations * len(rows) for p, rows in zip(parts, members, strict=True))
+    return Selection(
+        indices=indices[ranking],
+        gains=gains[ranking],
+        value=math.fsum(gains),
+        n_evaluations=-(-work // n),
+        assignment=assignment,
+        sizes=np.bincount(assignment, minlength=len(indices)),
+        path=parts[0].path if len({p.path for p in parts}) == 1 else "mixed",
+    )

@@ -1,0 +1,1 @@
+"""Kernels: plain functions of arrays. `reference` is the specification, `cpu` the Numba form."""

@@ -1,0 +1,417 @@
+"""Numba kernels of facility location on the CPU.
+
+Every storage of similarities (dense matrix, sparse matrix, features) has the same two kernels:
+
+``*_cover``
+    A new representative `e`: raise ``best[i] = max(best[i], s[i, e])`` and list the points that
+    changed, with the similarity to their representative before and after.
+``*_sweep``
+    For those points, add ``sign * min(max(s[i, j] - before[i], 0), after[i] - before[i])`` to
+    ``gains[j]`` for every candidate `j`. With ``after = inf`` and ``sign = +1`` this is the marginal
+    gain from scratch; with ``sign = -1`` it takes out of the gains what `e` has covered.
+
+Exactness. Similarities are rounded to a common grid (`quantize`) so fine that a float64 holds every
+sum of them without rounding. All sums below are therefore exact: any order of summation, any number
+of threads, any skipped zero and any subtraction of an old term leave the same bits. Similarities
+themselves are computed with explicit fused multiply-adds in a fixed order, so that they too have the
+same bits wherever they are computed.
+
+All kernels live in this one file: Numba's disk cache does not notice a changed callee elsewhere.
+"""
+
+import math
+
+import numpy as np
+from numba import get_num_threads, njit, prange, set_num_threads
+from numba.extending import intrinsic
+
+LANES = 64
+"""Candidates (and points) per tile: a few vector registers wide on every current CPU."""
+
+EUCLIDEAN, COSINE, DOT, RBF = range(4)
+
+
+def threads():
+    """Threads that parallel kernels will use (``numba.set_num_threads``, NUMBA_NUM_THREADS)."""
+    return get_num_threads()
+
+
+def single_thread():
+    """Keep kernels called from this Python thread to one thread."""
+    set_num_threads(1)
+
+
+@intrinsic
+def _fma(typingctx, a, b, c):
+    def codegen(context, builder, signature, args):
+        return builder.fma(*args)
+
+    return a(a, a, a), codegen
+
+
+@intrinsic
+def _rint(typingctx, x):
+    def codegen(context, builder, signature, args):
+        return builder.call(builder.module.declare_intrinsic("llvm.rint", [args[0].type]), args)
+
+    return x(x), codegen
+
+
+@njit(inline="always")
+def _quantize(s, up, down):
+    """Round to the grid: `up` is a power of two, `down` its inverse."""
+    return _rint(s * up) * down
+
+
+@njit(cache=True, nogil=True)
+def find_invalid(flat, minimum):
+    """Position of the first entry that is not finite or below `minimum`; -1 where there is none."""
+    for start in range(0, flat.size, 4096):
+        good = True
+        stop = min(start + 4096, flat.size)
+        for i in range(start, stop):
+            good &= minimum <= flat[i] < np.inf
+        if not good:
+            for i in range(start, stop):
+                if not (minimum <= flat[i] < np.inf):
+                    return i
+    return -1
+
+
+@njit(cache=True, nogil=True)
+def is_symmetric(matrix):
+    """Whether a square matrix equals its transpose exactly, tile by tile."""
+    n = matrix.shape[0]
+    for i0 in range(0, n, LANES):
+        for j0 in range(0, i0 + 1, LANES):
+            for i in range(i0, min(i0 + LANES, n)):
+                for j in range(j0, min(j0 + LANES, n)):
+                    if matrix[i, j] != matrix[j, i]:
+                        return False
+    return True
+
+
+@njit(cache=True, nogil=True)
+def argmax(gains, order, taken):
+    """The element of largest gain that is not taken, the lowest of equals; slot i holds order[i]."""
+    element = -1
+    best = -np.inf
+    for i in range(order.size):
+        gain = gains[i]
+        if gain >= best and not taken[order[i]] and (gain > best or order[i] < element):
+            best = gain
+            element = order[i]
+    return element, best
+
+
+@njit(cache=True, nogil=True)
+def dense_cover(matrix, element, position, up, down, best, assigned, changed, before, after):
+    m = 0
+    for i in range(matrix.shape[0]):
+        s = _quantize(np.float64(matrix[i, element]), up, down)
+        if s > best[i]:
+            changed[m] = i
+            before[m] = best[i]
+            after[m] = s
+            best[i] = s
+            assigned[i] = position
+            m += 1
+    return m
+
+
+@njit(inline="always")
+def _dense_sweep_columns(matrix, changed, before, after, m, up, down, sign, gains, start, stop):
+    for a in range(m):
+        low = before[a]
+        span = after[a] - low
+        row = matrix[changed[a]]
+        for j in range(start, stop):
+            t = _quantize(np.float64(row[j]), up, down) - low
+            t = t if t > 0.0 else 0.0
+            t = t if t < span else span
+            gains[j] += sign * t
+
+
+@njit(cache=True, nogil=True)
+def dense_sweep(matrix, changed, before, after, m, up, down, sign, gains):
+    _dense_sweep_columns(
+        matrix, changed, before, after, m, up, down, sign, gains, 0, matrix.shape[1]
+    )
+
+
+@njit(cache=True, parallel=True, nogil=True)
+def dense_sweep_parallel(matrix, changed, before, after, m, up, down, sign, gains, width):
+    n = matrix.shape[1]
+    for c in prange((n + width - 1) // width):
+        start = c * width
+        stop = min(start + width, n)
+        _dense_sweep_columns(matrix, changed, before, after, m, up, down, sign, gains, start, stop)
+
+
+@njit(cache=True, nogil=True)
+def sparse_cover(
+    indptr, rows, data, element, position, up, down, best, assigned, changed, before, after
+):
+    """One column of a matrix in compressed columns."""
+    m = 0
+    for p in range(indptr[element], indptr[element + 1]):
+        i = rows[p]
+        s = _quantize(np.float64(data[p]), up, down)
+        if s > best[i]:
+            changed[m] = i
+            before[m] = best[i]
+            after[m] = s
+            best[i] = s
+            assigned[i] = position
+            m += 1
+    return m
+
+
+@njit(cache=True, nogil=True)
+def sparse_sweep(indptr, columns, data, changed, before, after, m, up, down, sign, gains):
+    """The changed rows of a matrix in compressed rows; an absent entry is 0 and covers nothing."""
+    seen = 0
+    for a in range(m):
+        low = before[a]
+        span = after[a] - low
+        for p in range(indptr[changed[a]], indptr[changed[a] + 1]):
+            t = _quantize(np.float64(data[p]), up, down) - low
+            t = t if t > 0.0 else 0.0
+            t = t if t < span else span
+            gains[columns[p]] += sign * t
+        seen += indptr[changed[a] + 1] - indptr[changed[a]]
+    return seen
+
+
+@njit(inline="always")
+def _tile_distances(tile, row, out):
+    """Squared distances of one row to the LANES columns of a tile.
+
+    `tile` is flat, dimension by dimension; the number of dimensions is even. They are taken eight,
+    then two at a time, so that partial sums stay in registers; each pair's chain of multiply-adds
+    is the same whatever the grouping. Flat slices with constant offsets are what lets LLVM see that
+    the accesses are contiguous and that one overlap check is enough.
+    """
+    x0, x1 = row[0], row[1]
+    for j in range(LANES):
+        t = tile[j] - x0
+        s = t * t
+        t = tile[LANES + j] - x1
+        out[j] = _fma(t, t, s)
+    k = 2
+    while k + 8 <= row.size:
+        x = tile[k * LANES : (k + 8) * LANES]
+        y = row[k : k + 8]
+        x0, x1, x2, x3, x4, x5, x6, x7 = y[0], y[1], y[2], y[3], y[4], y[5], y[6], y[7]
+        for j in range(LANES):
+            t = x[j] - x0
+            s = _fma(t, t, out[j])
+            t = x[LANES + j] - x1
+            s = _fma(t, t, s)
+            t = x[2 * LANES + j] - x2
+            s = _fma(t, t, s)
+            t = x[3 * LANES + j] - x3
+            s = _fma(t, t, s)
+            t = x[4 * LANES + j] - x4
+            s = _fma(t, t, s)
+            t = x[5 * LANES + j] - x5
+            s = _fma(t, t, s)
+            t = x[6 * LANES + j] - x6
+            s = _fma(t, t, s)
+            t = x[7 * LANES + j] - x7
+            out[j] = _fma(t, t, s)
+        k += 8
+    while k < row.size:
+        x = tile[k * LANES : (k + 2) * LANES]
+        x0, x1 = row[k], row[k + 1]
+        for j in range(LANES):
+            t = x[j] - x0
+            s = _fma(t, t, out[j])
+            t = x[LANES + j] - x1
+            out[j] = _fma(t, t, s)
+        k += 2
+
+
+@njit(inline="always")
+def _tile_products(tile, row, out):
+    """Inner products of one row with the LANES columns of a tile."""
+    x0, x1 = row[0], row[1]
+    for j in range(LANES):
+        out[j] = _fma(tile[LANES + j], x1, tile[j] * x0)
+    for k in range(2, row.size, 2):
+        x = tile[k * LANES : (k + 2) * LANES]
+        x0, x1 = row[k], row[k + 1]
+        for j in range(LANES):
+            out[j] = _fma(x[LANES + j], x1, _fma(x[j], x0, out[j]))
+
+
+@njit(inline="always")
+def _tile_similarities(tile, row, metric, gamma, up, down, out):
+    """Similarities less the offset, on the grid: -||x-y||, cos-1, <x,y>, exp(-gamma||x-y||^2)-1."""
+    if metric == DOT:
+        _tile_products(tile, row, out)
+        for j in range(LANES):
+            out[j] = _quantize(out[j], up, down)
+        return
+    _tile_distances(tile, row, out)
+    if metric == EUCLIDEAN:
+        for j in range(LANES):
+            out[j] = -_quantize(np.sqrt(out[j]), up, down)
+    elif metric == COSINE:
+        up_half = np.float32(0.5) * up
+        for j in range(LANES):
+            out[j] = -_quantize(out[j], up_half, down)
+    else:
+        for j in range(LANES):
+            out[j] = -_quantize(-math.expm1(-gamma * out[j]), up, down)
+
+
+@njit(inline="always")
+def _reach(s, metric, gamma):
+    """Distance beyond which no candidate is more similar to a point than `s` (less the offset)."""
+    if metric == EUCLIDEAN:
+        return -s
+    if metric == COSINE:
+        return math.sqrt(-2.0 * s)
+    if metric == RBF and s > -0.99:  # nearer to -1, rounding of exp outweighs the margin
+        return math.sqrt(-math.log1p(s) / gamma)
+    return np.inf
+
+
+@njit(cache=True, nogil=True)
+def tile_cover(
+    tiles,
+    centers,
+    radii,
+    row,
+    position,
+    metric,
+    gamma,
+    up,
+    down,
+    shrink,
+    reach,
+    best,
+    assigned,
+    changed,
+    before,
+    after,
+):
+    """Cover from features. `reach[b]`: the largest `_reach` in tile b; padding has best = inf."""
+    buffer = np.empty(LANES, tiles.dtype)
+    m = 0
+    seen = 0
+    for b in range(tiles.shape[0]):
+        gap = 0.0
+        for k in range(row.size):
+            t = np.float64(centers[k, b]) - row[k]
+            gap += t * t
+        limit = reach[b] + radii[b]
+        if gap * shrink >= limit * limit:
+            continue
+        _tile_similarities(tiles[b], row, metric, gamma, up, down, buffer)
+        seen += LANES
+        worst = np.inf
+        for j in range(LANES):
+            i = b * LANES + j
+            s = np.float64(buffer[j])
+            if s > best[i]:
+                changed[m] = i
+                before[m] = best[i]
+                after[m] = s
+                best[i] = s
+                assigned[i] = position
+                m += 1
+            worst = min(worst, best[i])
+        reach[b] = _reach(worst, metric, gamma) if worst < np.inf else -np.inf
+    return m, seen
+
+
+@njit(inline="always")
+def _tile_sweep_range(
+    tiles, centers, radii, points, changed, before, after, m,
+    metric, gamma, up, down, shrink, sign, gains, start, stop,
+):  # fmt: skip
+    gap = np.empty(stop - start, centers.dtype)
+    buffer = np.empty(LANES, tiles.dtype)
+    seen = 0
+    for a in range(m):
+        row = points[changed[a]]
+        gap[:] = 0
+        for k in range(row.size):
+            x = row[k]
+            for b in range(start, stop):
+                t = centers[k, b] - x
+                gap[b - start] += t * t
+        low = before[a]
+        span = after[a] - low
+        reach = _reach(low, metric, gamma)
+        for b in range(start, stop):
+            limit = reach + radii[b]
+            if gap[b - start] * shrink >= limit * limit:
+                continue
+            _tile_similarities(tiles[b], row, metric, gamma, up, down, buffer)
+            seen += LANES
+            block = gains[b * LANES : (b + 1) * LANES]
+            for j in range(LANES):
+                t = np.float64(buffer[j]) - low
+                t = t if t > 0.0 else 0.0
+                t = t if t < span else span
+                block[j] += sign * t
+    return seen
+
+
+@njit(cache=True, nogil=True)
+def tile_sweep(
+    tiles, centers, radii, points, changed, before, after, m,
+    metric, gamma, up, down, shrink, sign, gains,
+):  # fmt: skip
+    return _tile_sweep_range(
+        tiles, centers, radii, points, changed, before, after, m,
+        metric, gamma, up, down, shrink, sign, gains, 0, tiles.shape[0],
+    )  # fmt: skip
+
+
+@njit(cache=True, parallel=True, nogil=True)
+def tile_sweep_parallel(
+    tiles, centers, radii, points, changed, before, after, m,
+    metric, gamma, up, down, shrink, sign, gains, width,
+):  # fmt: skip
+    n = tiles.shape[0]
+    chunks = (n + width - 1) // width
+    seen = np.zeros(chunks, np.int64)
+    for c in prange(chunks):
+        start = c * width
+        stop = min(start + width, n)
+        seen[c] = _tile_sweep_range(
+            tiles, centers, radii, points, changed, before, after, m,
+            metric, gamma, up, down, shrink, sign, gains, start, stop,
+        )  # fmt: skip
+    return seen.sum()
+
+
+@njit(inline="always")
+def _tile_matrix_rows(tiles, rows, metric, gamma, up, down, out, start, stop):
+    buffer = np.empty(LANES, tiles.dtype)
+    for b in range(tiles.shape[0]):
+        first = b * LANES
+        width = min(LANES, out.shape[1] - first)
+        for i in range(start, stop):
+            _tile_similarities(tiles[b], rows[i], metric, gamma, up, down, buffer)
+            out[i, first : first + width] = buffer[:width]
+
+
+@njit(cache=True, nogil=True)
+def tile_matrix(tiles, rows, metric, gamma, up, down, out):
+    """All similarities of `rows` to the columns of `tiles`, into `out`."""
+    for start in range(0, rows.shape[0], LANES):
+        stop = min(start + LANES, rows.shape[0])
+        _tile_matrix_rows(tiles, rows, metric, gamma, up, down, out, start, stop)
+
+
+@njit(cache=True, parallel=True, nogil=True)
+def tile_matrix_parallel(tiles, rows, metric, gamma, up, down, out):
+    for block in prange((rows.shape[0] + LANES - 1) // LANES):
+        start = block * LANES
+        stop = min(start + LANES, rows.shape[0])
+        _tile_matrix_rows(tiles, rows, metric, gamma, up, down, out, start, stop)

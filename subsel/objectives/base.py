@@ -1,0 +1,61 @@
+"""What an optimizer needs of an objective."""
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+
+
+class Objective(ABC):
+    """A monotone set function F over the ground set 0..n-1, with a growing selection S.
+
+    A subclass sets `n` and implements `reset`, `gains`, `add` and `value`; the optimizers then work
+    with it, on plain NumPy arrays.
+
+    Attributes
+    ----------
+    n : int
+        Size of the ground set (candidates).
+    n_evaluations : int
+        Marginal gains evaluated since the last `reset`. Optimizers count for an objective that
+        leaves it at None.
+    keeps_gains : bool
+        Whether the gains of all candidates are kept up to date as elements are added, so that
+        asking for one costs nothing and a lazy search has nothing to save.
+    path : str
+        How similarities are had, for the record.
+    """
+
+    n: int
+    n_evaluations: int | None = None
+    keeps_gains: bool = False
+    path: str = ""
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Make S empty."""
+
+    @abstractmethod
+    def gains(self, candidates: np.ndarray) -> np.ndarray:
+        """Marginal gains F(S + e) - F(S), float64, one for each candidate (int64 indices)."""
+
+    @abstractmethod
+    def add(self, element: int) -> None:
+        """S <- S + element."""
+
+    @abstractmethod
+    def value(self, indices: np.ndarray) -> float:
+        """F(indices), from scratch; S stays as it is."""
+
+    def restrict(self, candidates: np.ndarray) -> "Objective":
+        """The same objective on a part of the ground set; its element j is ``candidates[j]``."""
+        raise NotImplementedError(f"{type(self).__name__} cannot be restricted to candidates")
+
+    def best(self, taken: np.ndarray) -> tuple[int, float]:
+        """The candidate of largest gain among those not `taken` (bool, (n,)), and its gain.
+
+        The lowest index wins among equals.
+        """
+        candidates = np.flatnonzero(~taken)
+        gains = np.asarray(self.gains(candidates))
+        at = int(np.argmax(gains))
+        return int(candidates[at]), float(gains[at])

@@ -1,0 +1,291 @@
+"""Facility location: every point is represented by the most similar selected element."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from subsel.kernels import cpu
+from subsel.objectives.base import Objective
+from subsel.similarity import (
+    METRICS,
+    Coverage,
+    DenseSimilarity,
+    FeatureSimilarity,
+    SparseSimilarity,
+)
+from subsel.validation import (
+    ArrayLike,
+    as_float_array,
+    check_choice,
+    check_entries,
+    check_indices,
+    check_matrix_shape,
+    check_memory,
+)
+
+DENSE_FROM_DIMENSION = 33
+"""Width of features from which on a matrix in memory is faster than computing again; below it the
+bounds on distance skip more than the matrix saves (docs/performance.md)."""
+
+
+class FacilityLocation(Objective):
+    r"""Facility location, F(S) = sum over points i of the max over j in S of s_ij, and F(empty) = 0.
+
+    Parameters
+    ----------
+    similarity : array_like or scipy sparse matrix, shape (n_points, n_candidates)
+        Non-negative, finite similarities; rows are the points represented, columns the candidates.
+        Dense: any real dtype and layout, read-only or not; a C-contiguous float32 or float64 array,
+        or an F-ordered symmetric one, is used without a copy and must not be changed meanwhile.
+        Sparse: any scipy format; absent entries are 0.
+
+    Attributes
+    ----------
+    n : int
+        Number of candidates.
+    n_points : int
+        Number of points.
+    offset : float
+        c0, what `from_features` added to make similarities non-negative; 0 for a given matrix.
+    path : {"dense", "sparse", "features"}
+        Whether similarities lie in memory or are computed from features when needed.
+
+    Raises
+    ------
+    ValueError
+        If `similarity` is not 2-D, is empty, or has a negative, NaN or infinite entry (said where).
+    TypeError
+        If it is not numeric, or lies in GPU memory.
+
+    Notes
+    -----
+    The gains of all candidates are kept exact while elements are added: only points whose
+    representative changed are looked at again, each by one row of similarities. Over k picks a
+    point changes about ln k times, so greedy costs some n_points * n_candidates * ln k similarities
+    (a full evaluation every time would cost k times n_points * n_candidates; lazy greedy, on real
+    gradients, half as much again as this). From features, rows too far to matter are skipped.
+
+    Similarities are rounded to a grid of 2**-53 of the largest possible F (rounded up to a power of
+    two), which makes every sum exact. So gains and selections have the same bits for any number of
+    threads, memory layout or path, and equal gains are exactly equal: the lowest index wins.
+
+    References
+    ----------
+    Cornuejols, Fisher, Nemhauser (1977), "Location of bank accounts to optimize float", eq. (1).
+    """
+
+    keeps_gains = True
+
+    def __init__(self, similarity: ArrayLike) -> None:
+        axes = "(n_points, n_candidates)"
+        if hasattr(similarity, "tocsr"):
+            check_matrix_shape(similarity.shape, "similarity", axes)
+            self._start(SparseSimilarity.from_matrix(similarity, "similarity"))
+        else:
+            matrix = as_float_array(similarity, "similarity")
+            check_matrix_shape(matrix.shape, "similarity", axes)
+            self._start(DenseSimilarity.from_matrix(matrix, "similarity"))
+
+    @classmethod
+    def from_features(
+        cls,
+        X: ArrayLike,
+        metric: str = "euclidean",
+        *,
+        gamma: float | None = None,
+        memory: float | None = None,
+    ) -> "FacilityLocation":
+        """Facility location of the rows of a feature matrix, represented by rows of the same.
+
+        Parameters
+        ----------
+        X : array_like, shape (n, d)
+            Finite features, any real dtype. float64 is computed in float64, all else that fits in
+            float32.
+        metric : {"euclidean", "cosine", "dot", "rbf"}, default "euclidean"
+            Similarity of rows x and y, with c0 in the attribute `offset`:
+
+            - ``"euclidean"``: c0 - ||x - y||, where c0 is twice the largest distance to the mean
+              (rounded up), so no similarity is negative. Selections do not depend on c0.
+            - ``"cosine"``: c0 - (1 - cos(x, y)), c0 = 2. A row of zeros is orthogonal to all rows
+              but the other rows of zeros.
+            - ``"dot"``: c0 + <x, y>, where c0 is 0 if no feature is negative, else the largest
+              squared length (rounded up). Selections depend on c0 only in their first element.
+            - ``"rbf"``: exp(-gamma ||x - y||^2), c0 = 0.
+        gamma : float, optional
+            Of ``"rbf"``; default 1 / d.
+        memory : float, optional
+            Bytes that an n x n matrix may take. It is made only if it fits and is the faster way;
+            the answer is the same. Default: a quarter of the memory that is free now. 0 for never.
+
+        Returns
+        -------
+        FacilityLocation
+
+        Raises
+        ------
+        ValueError
+            If X is not 2-D, is empty, has NaN or inf (said where), or is longer than 1e150; if
+            `metric`, `gamma` or `memory` is not one of the above.
+        TypeError
+            If X is not numeric, is sparse, or lies in GPU memory.
+
+        Notes
+        -----
+        Distances come from exact differences with fused multiply-adds, never from inner products,
+        whose cancellation in float32 is larger than most distances between gradients. Time: at
+        most O(n^2 d) for the first element and less for each later one; memory O(n d), or O(n^2)
+        with a matrix.
+        """
+        check_choice(metric, METRICS, "metric")
+        if gamma is not None and not (metric == "rbf" and 0 < gamma < math.inf):
+            raise ValueError(f"gamma must be positive and goes with metric='rbf', not {gamma!r}")
+        budget = check_memory(memory)
+        if hasattr(X, "tocsr"):
+            raise TypeError("X is sparse; features must be a dense array (X.toarray())")
+        features = as_float_array(X, "X")
+        check_matrix_shape(features.shape, "X", "(n, d)")
+        check_entries(features, "X")
+        source = FeatureSimilarity.from_features(features, metric, gamma)
+        n, d = features.shape
+        worth_it = d >= DENSE_FROM_DIMENSION or metric == "dot"
+        objective = cls.__new__(cls)
+        if worth_it and n * n * features.itemsize <= budget:
+            objective._start(source.matrix())
+        else:
+            objective._start(source)
+        if metric != "rbf":
+            objective.offset = source.unit * source.offset
+        return objective
+
+    def _start(self, similarity: Any) -> None:
+        self._similarity = similarity
+        self.n, self.n_points = similarity.n, similarity.n_points
+        self.path = similarity.path
+        self.offset = 0.0
+        self.reset()
+
+    def restrict(self, candidates: ArrayLike) -> "FacilityLocation":
+        """The same points, represented only by some candidates; nothing selected.
+
+        Parameters
+        ----------
+        candidates : array_like of int, shape (m,)
+            Element j of the result is ``candidates[j]``.
+        """
+        candidates = check_indices(candidates, self.n, "candidates")
+        if not len(candidates):
+            raise ValueError("candidates must not be empty")
+        objective = FacilityLocation.__new__(FacilityLocation)
+        objective._start(self._similarity.restrict(candidates))
+        objective.offset = self.offset
+        return objective
+
+    def reset(self) -> None:
+        """Make the selection empty."""
+        self._coverage = self._similarity.coverage()
+        self._gains: np.ndarray | None = None
+        self._added: list[int] = []
+        self._seen = 0
+
+    @property
+    def n_evaluations(self) -> int:  # type: ignore[override]
+        """Similarities looked at since `reset`, divided by the number of points, rounded up."""
+        return -(-self._seen // self.n_points)
+
+    def gains(self, candidates: ArrayLike) -> np.ndarray:
+        """Marginal gains of candidates with respect to what was added.
+
+        Parameters
+        ----------
+        candidates : array_like of int, shape (m,)
+
+        Returns
+        -------
+        ndarray of float64, shape (m,)
+            F(S + e) - F(S) for each; 0 for one already added. The first call after `reset` looks at
+            up to n_points * n_candidates similarities, later ones at none.
+        """
+        candidates = check_indices(candidates, self.n, "candidates")
+        by_slot = self._kept_gains()[self._similarity.slots(candidates)]
+        return by_slot * self._similarity.unit
+
+    def best(self, taken: np.ndarray) -> tuple[int, float]:
+        """The candidate of largest gain (the lowest index of equals) and its gain."""
+        source = self._similarity
+        if self._gains is None and not self._added and not taken.any():
+            found = source.best_alone()
+            if found is not None:
+                element, gain, seen = found
+                self._seen += seen
+                return element, gain * source.unit
+        element, gain = cpu.argmax(self._kept_gains(), source.order, taken)
+        return element, gain * source.unit
+
+    def add(self, element: int) -> None:
+        """Select an element: O(n_points) similarities, and a row of them for each point it wins."""
+        (element,) = check_indices([element], self.n, "element")
+        source, c = self._similarity, self._coverage
+        m, seen = source.cover(source.slots(element), len(self._added), c)
+        if self._gains is not None:
+            seen += source.sweep(c, m, -1.0, self._gains)
+        self._added.append(int(element))
+        self._seen += seen
+
+    def _kept_gains(self) -> np.ndarray:
+        """Gains by slot, computed from scratch where they are not kept yet."""
+        if self._gains is None:
+            source, c = self._similarity, self._coverage
+            c.consider_all(self.n_points)
+            self._gains = np.zeros(source.n_slots)
+            self._seen += source.sweep(c, self.n_points, 1.0, self._gains)
+        return self._gains
+
+    @property
+    def assignment(self) -> np.ndarray:
+        """For each point which of the added elements represents it (n_points,), by order of adding.
+
+        The earliest of equally similar ones; 0 for a point that is similar to none.
+        """
+        return self._similarity.of_points(self._coverage.assigned)[: self.n_points].copy()
+
+    def value(self, indices: ArrayLike) -> float:
+        """F(indices), from scratch; does not touch what was added.
+
+        Parameters
+        ----------
+        indices : array_like of int, shape (k,)
+            May be empty (F = 0) and may repeat. Time O(n_points k) similarities.
+        """
+        c = self._represent(check_indices(indices, self.n))
+        best = self._similarity.of_points(c.best)[: self.n_points]
+        return float((best + self._similarity.offset).sum()) * self._similarity.unit
+
+    def assign(self, indices: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+        """Assign every point to the most similar of the given elements.
+
+        Parameters
+        ----------
+        indices : array_like of int, shape (k,)
+            At least one.
+
+        Returns
+        -------
+        assignment : ndarray of int64, shape (n_points,)
+            Position in `indices`; the first of equally similar ones.
+        sizes : ndarray of int64, shape (k,)
+            Points assigned to each; 0 is possible, for instance for a repeated element.
+        """
+        indices = check_indices(indices, self.n)
+        if not len(indices):
+            raise ValueError("indices must not be empty: there is nothing to assign points to")
+        c = self._represent(indices)
+        assignment = self._similarity.of_points(c.assigned)[: self.n_points].copy()
+        return assignment, np.bincount(assignment, minlength=len(indices))
+
+    def _represent(self, indices: np.ndarray) -> Coverage:
+        c = self._similarity.coverage()
+        for position, element in enumerate(indices):
+            self._similarity.cover(self._similarity.slots(element), position, c)
+        return c

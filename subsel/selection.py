@@ -1,0 +1,43 @@
+"""The result of a selection."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """What an optimizer selected.
+
+    Attributes
+    ----------
+    indices : ndarray of int64, shape (k,)
+        Selected elements (columns of the similarity, rows of the features), in order of selection.
+    gains : ndarray of float64, shape (k,)
+        Marginal gain of each at the time it was selected.
+    value : float
+        The objective's value F of the whole selection.
+    n_evaluations : int
+        Work done, in marginal gains evaluated over all points. Objectives that keep their gains up
+        to date (facility location) count the similarities they looked at, divided by the number of
+        points and rounded up.
+    assignment : ndarray of int64, shape (n,), or None
+        For each point the position in `indices` of the element that represents it; the earliest
+        where several are equally similar. With labels, always an element of the point's own class.
+    sizes : ndarray of int64, shape (k,), or None
+        Number of points assigned to each selected element; they sum to n (CRAIG's weights).
+    path : str
+        How similarities were had: ``"features"`` (recomputed), ``"dense"`` or ``"sparse"`` (in
+        memory), or ``""`` for other objectives.
+    """
+
+    indices: np.ndarray
+    gains: np.ndarray
+    value: float
+    n_evaluations: int
+    assignment: np.ndarray | None = field(default=None, repr=False)
+    sizes: np.ndarray | None = field(default=None, repr=False)
+    path: str = ""
+
+    def __len__(self) -> int:
+        return len(self.indices)

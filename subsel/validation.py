@@ -1,0 +1,174 @@
+"""Checks at the API's edge: each names the argument, what came and what is wanted."""
+
+import math
+import numbers
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+ArrayLike = Any
+
+_EXACT_IN_FLOAT32 = "?bBhHe"
+
+
+def as_float_array(array: ArrayLike, name: str) -> np.ndarray:
+    """A NumPy array of float32 or float64 with the same values, without a copy where possible.
+
+    bool, 8 and 16 bit integers and float16 become float32, which holds them exactly; other integers
+    and extended floats become float64. CUDA tensors are refused.
+    """
+    if type(array).__module__.split(".")[0] == "torch":
+        if array.device.type != "cpu":
+            raise TypeError(
+                f"{name} is a tensor on {array.device}; selection runs on the CPU: pass {name}.cpu()"
+            )
+        array = array.detach().resolve_conj()
+        array = (array.float() if array.dtype.itemsize == 2 and array.is_floating_point()
+                 else array).numpy()  # fmt: skip
+    elif hasattr(array, "__cuda_array_interface__"):
+        raise TypeError(f"{name} is in GPU memory; selection runs on the CPU: copy it to the host")
+    try:
+        array = np.asarray(array)
+    except ValueError as error:
+        raise ValueError(f"{name} must be a rectangular numeric array: {error}") from None
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array; fill or drop the masked entries first")
+    if array.dtype in (np.float32, np.float64):
+        return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{name} must be numeric (real), not of dtype {array.dtype}")
+    return array.astype(np.float32 if array.dtype.char in _EXACT_IN_FLOAT32 else np.float64)
+
+
+def check_matrix_shape(shape: tuple[int, ...], name: str, axes: str) -> None:
+    """Refuse what is not two-dimensional or has an empty axis."""
+    if len(shape) != 2:
+        raise ValueError(f"{name} must be 2-D {axes}, not of shape {shape}")
+    if 0 in shape:
+        raise ValueError(f"{name} must not be empty, but has shape {shape}")
+
+
+def read_only(array: np.ndarray) -> np.ndarray:
+    """A C-contiguous, aligned, read-only view (a copy only if it must be).
+
+    One layout and one flag for every input mean one compiled kernel for every input.
+    """
+    array = np.require(array, requirements=["C", "A"])
+    if type(array) is not np.ndarray or array.flags.writeable:
+        array = array.view(np.ndarray)
+        array.flags.writeable = False
+    return array
+
+
+def check_entries(array: np.ndarray, name: str, *, non_negative: bool = False) -> None:
+    """Refuse NaN and inf, and negative entries if asked; says where the first one is."""
+    from subsel.kernels.cpu import find_invalid
+
+    limit = 0.0 if non_negative else -np.finfo(np.float64).max
+    at = find_invalid(read_only(array).reshape(-1), limit)
+    if at < 0:
+        return
+    index = tuple(int(i) for i in np.unravel_index(at, array.shape))
+    entry = float(array[index])
+    where = f"{name}[{', '.join(map(str, index))}] is {entry}"
+    if math.isfinite(entry):
+        raise ValueError(f"{where}; similarities must not be negative (shift them, or clip them)")
+    raise ValueError(f"{where}; every entry must be finite")
+
+
+def check_budget(budget: Any, n: int, *, fraction: bool = False, name: str = "budget") -> int:
+    """A count in 1..n; with `fraction`, also a float in (0, 1), meaning ``ceil(budget * n)``."""
+    wanted = f"a count in 1..{n}" + (" or a fraction in (0, 1)" if fraction else "")
+    if isinstance(budget, np.ndarray) and budget.ndim == 0:
+        budget = budget.item()
+    if isinstance(budget, numbers.Integral) and not isinstance(budget, bool | np.bool_):
+        if not 1 <= budget <= n:
+            raise ValueError(f"{name} must be {wanted}, not {budget}")
+        return int(budget)
+    if fraction and isinstance(budget, numbers.Real) and not isinstance(budget, bool | np.bool_):
+        if not 0 < budget < 1:
+            raise ValueError(f"{name} must be {wanted}, not {budget}")
+        return portion(float(budget), n)
+    raise TypeError(f"{name} must be {wanted}, not {budget!r}")
+
+
+def portion(fraction: float, n: int) -> int:
+    """``ceil(fraction * n)`` as written: 0.1 of 30 is 3, though ``0.1 * 30 > 3`` in floating point."""
+    return max(1, math.ceil(round(fraction * n, 9)))
+
+
+def check_indices(indices: ArrayLike, n: int, name: str = "indices") -> np.ndarray:
+    """A 1-D int64 array of positions in 0..n-1."""
+    array = np.asarray(indices)
+    if array.size == 0 and array.ndim == 1:
+        return np.empty(0, np.int64)
+    if array.ndim != 1:
+        raise ValueError(f"{name} must be 1-D, not of shape {array.shape}")
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name} must be integers, not of dtype {array.dtype}")
+    bad = np.flatnonzero((array < 0) | (array >= n))
+    if bad.size:
+        raise ValueError(f"{name}[{bad[0]}] is {array[bad[0]]}; must be in 0..{n - 1}")
+    return array.astype(np.int64)
+
+
+def check_labels(labels: ArrayLike, n: int) -> np.ndarray:
+    """One label per row: a 1-D array of integers, booleans or strings."""
+    if hasattr(labels, "detach"):
+        labels = labels.detach().cpu().numpy()
+    elif not isinstance(labels, np.ndarray) and isinstance(labels, Iterable):
+        labels = list(labels)
+    array = np.asarray(labels)
+    if array.ndim != 1 or len(array) != n:
+        raise ValueError(f"labels must have one entry per row of X: ({n},), not {array.shape}")
+    if array.dtype.kind not in "iubUS":
+        raise TypeError(f"labels must be integers, booleans or strings, not {array.dtype}")
+    return array
+
+
+def check_choice(value: Any, choices: Iterable[str], name: str) -> str:
+    """One of a few names."""
+    choices = list(choices)
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
+    return value
+
+
+def check_random_state(random_state: Any) -> np.random.Generator:
+    """A NumPy generator from None, a seed, or a generator (used as it is)."""
+    if isinstance(random_state, np.random.RandomState):
+        raise TypeError("random_state must be None, an int or a numpy.random.Generator")
+    try:
+        return np.random.default_rng(random_state)
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"random_state must be None, a non-negative int or a numpy.random.Generator, "
+            f"not {random_state!r}"
+        ) from None
+
+
+def check_memory(memory: Any) -> int:
+    """A number of bytes; None means a quarter of what the machine has free now."""
+    if memory is None:
+        return available_memory() // 4
+    if isinstance(memory, bool) or not isinstance(memory, numbers.Real) or not memory >= 0:
+        raise ValueError(f"memory must be a number of bytes >= 0 or None, not {memory!r}")
+    return int(min(memory, 2**62))
+
+
+def available_memory() -> int:
+    """Bytes of memory that can be had without swapping; 4 GiB where the system does not say."""
+    import os
+
+    try:
+        with open("/proc/meminfo") as lines:
+            for line in lines:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (AttributeError, ValueError, OSError):
+        return 4 * 2**30
