@@ -26,5 +26,16 @@ except ModuleNotFoundError as error:
 from subsel.defense.epic import EPIC, Round
 from subsel.defense.gradients import last_layer_gradients
 from subsel.defense.poisons import PoisonedSet, read_poisons
+from subsel.defense.presets import PRESETS
+from subsel.defense.training import TrainResult, train
 
-__all__ = ["EPIC", "PoisonedSet", "Round", "last_layer_gradients", "read_poisons"]
+__all__ = [
+    "EPIC",
+    "PRESETS",
+    "PoisonedSet",
+    "Round",
+    "TrainResult",
+    "last_layer_gradients",
+    "read_poisons",
+    "train",
+]

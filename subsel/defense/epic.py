@@ -202,6 +202,8 @@ class EPIC:
                 skipped[label] = "one example left"
             else:
                 chosen = select(gradients[labels == label], k, metric=self.metric)
+                assert chosen.assignment is not None
+                assert chosen.sizes is not None
                 isolated = chosen.sizes[chosen.assignment] < self.min_cluster_size
                 medoids.append(members[chosen.indices])
                 sizes.append(chosen.sizes)

@@ -1,13 +1,14 @@
 """Per-example gradients of the cross-entropy at a classifier's last layer."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset, default_collate
+
+from subsel.defense.data import batches, check_labels, named
 
 __all__ = ["last_layer_gradients"]
 
@@ -35,9 +36,9 @@ def last_layer_gradients(
     data
         A map-style dataset of (input, label); a DataLoader, of which only the dataset, batch
         size, ``collate_fn`` and number of workers are used, never its order; or a pair of
-        tensors (inputs (n, ...), labels (n,)).  Labels are integers in 0..C-1.  The dataset must
-        give the same examples each time: no augmentation.  A few of them are read a second time
-        to make sure.
+        tensors or arrays (inputs (n, ...), labels (n,)).  Labels are integers in 0..C-1.  The
+        dataset must give the same examples each time: no augmentation.  A few of them are read
+        a second time to make sure.
     wrt
         "logits": softmax(z) - onehot(y), (n, C).  "input": the gradient with respect to what
         enters the last layer, (softmax(z) - onehot(y)) W, (n, embedding).
@@ -93,7 +94,7 @@ def last_layer_gradients(
             gradients.append(residual.cpu())
             labels.append(y.cpu())
     if broken:
-        raise ValueError(f"the model's logits are not finite for {_examples(broken)}")
+        raise ValueError(f"the model's logits are not finite for {named(broken)}")
     return torch.cat(gradients).numpy(), torch.cat(labels).numpy()
 
 
@@ -106,65 +107,6 @@ def softmax_residual(logits: Tensor, labels: Tensor) -> Tensor:
     labels = labels[:, None]
     residual = logits.softmax(dim=1).scatter_(1, labels, 0.0)
     return residual.scatter_(1, labels, -residual.sum(dim=1, keepdim=True))
-
-
-def batches(data: Any, batch_size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-    """(inputs, labels) batch by batch, in the order of the data."""
-    tensors = as_tensors(data)
-    if tensors is not None:
-        size = _checked_batch_size(batch_size or 512)
-        yield from zip(tensors[0].split(size), tensors[1].split(size), strict=True)
-        return
-    dataset, collate, workers = data, default_collate, 0
-    if isinstance(data, DataLoader):
-        dataset, workers, batch_size = data.dataset, data.num_workers, batch_size or data.batch_size
-        if data.batch_sampler is not None:  # else its collate_fn is for single examples
-            collate = data.collate_fn
-    size = _checked_batch_size(batch_size or 512)
-    n = _checked_length(dataset)
-    # Without a generator of its own, a DataLoader draws from the caller's global one.
-    loader: DataLoader = DataLoader(
-        dataset,
-        batch_size=size,
-        collate_fn=collate,
-        num_workers=workers,
-        generator=torch.Generator(),
-    )
-    probes = np.unique(np.linspace(0, n - 1, 8, dtype=int)).tolist()
-    seen = 0
-    first_read: dict[int, tuple[Tensor, Tensor]] = {}
-    for batch in loader:
-        x, y = _checked_batch(batch)
-        first_read |= {
-            i: (x[i - seen].clone(), y[i - seen]) for i in probes if seen <= i < seen + len(y)
-        }
-        seen += len(y)
-        yield x, y
-    if seen != n:
-        raise ValueError(f"data has length {n} but gave {seen} examples")
-    for i, (x, y) in first_read.items():
-        again, label = _checked_batch(collate([dataset[i]]))
-        if label[0] != y or not torch.equal(again[0].nan_to_num(), x.nan_to_num()):
-            raise ValueError(
-                f"data[{i}] came back different when it was read again: the dataset shuffles or "
-                "augments; pass one that gives the same examples in the same order each time"
-            )
-
-
-def as_tensors(data: Any) -> tuple[Tensor, Tensor] | None:
-    """Inputs and labels, if `data` holds them as two whole tensors."""
-    if isinstance(data, TensorDataset):
-        data = data.tensors
-    if not isinstance(data, tuple | list) or not data:
-        return None
-    if not all(isinstance(part, Tensor) for part in data):
-        return None
-    if len(data) != 2:
-        raise ValueError(f"data must be a pair (inputs, labels), got {len(data)} tensors")
-    x, y = _checked_batch(data)
-    if len(x) == 0:
-        raise ValueError("data is empty: at least one example is wanted")
-    return x, y
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -260,61 +202,6 @@ class LastLayerHook:
                 f'wrt="input" needs an nn.Linear as last layer, got {type(self.module).__name__}'
             )
         return self.module.weight
-
-
-def check_labels(labels: Tensor, n_classes: int, start: int = 0) -> None:
-    """Refuse labels outside 0..n_classes-1; `start` is the first label's place in the data."""
-    outside = (labels < 0) | (labels >= n_classes)
-    if outside.any():
-        where = (start + torch.nonzero(outside).flatten()).tolist()
-        raise ValueError(
-            f"labels must lie in 0..{n_classes - 1}; label {labels[outside][0].item()} and so on "
-            f"for {_examples(where)}"
-        )
-
-
-def _checked_batch(batch: Any) -> tuple[Tensor, Tensor]:
-    if not isinstance(batch, Sequence) or len(batch) != 2:
-        raise TypeError(f"data must give pairs (input, label), got {type(batch).__name__}")
-    x, y = batch
-    if not isinstance(x, Tensor) or not isinstance(y, Tensor):
-        raise TypeError(
-            "a batch must be two tensors (inputs, labels), got "
-            f"({type(x).__name__}, {type(y).__name__}): have the dataset give tensors"
-        )
-    if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
-        raise TypeError(f"labels must be integers, got {y.dtype}")
-    if y.ndim != 1 or len(x) != len(y):
-        raise ValueError(
-            f"labels must be (n,), one for each of {len(x)} inputs, got {tuple(y.shape)}"
-        )
-    return x, y.long()
-
-
-def _checked_length(dataset: Any) -> int:
-    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__"):
-        raise TypeError(
-            f"data must be a map-style dataset (__len__ and __getitem__), "
-            f"got {type(dataset).__name__}: EPIC has to know which example is which"
-        )
-    try:
-        n = len(dataset)
-    except TypeError:
-        raise TypeError(f"data must have a length; {type(dataset).__name__} has none") from None
-    if n == 0:
-        raise ValueError("data is empty: at least one example is wanted")
-    return n
-
-
-def _checked_batch_size(batch_size: int) -> int:
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    return batch_size
-
-
-def _examples(where: list[int]) -> str:
-    some = ", ".join(map(str, where[:10])) + (", ..." if len(where) > 10 else "")
-    return f"{len(where)} example{'s' if len(where) > 1 else ''}: {some}"
 
 
 def _shape(output: Any) -> str:

@@ -1,0 +1,49 @@
+"""Random flip and crop of whole batches, on whatever device they lie."""
+
+import torch
+from torch import Tensor
+
+__all__ = ["flip_and_crop"]
+
+
+def flip_and_crop(images: Tensor, generator: torch.Generator, padding: int = 4) -> Tensor:
+    """Flip half of the images left to right, then crop each at random after reflect padding.
+
+    Parameters
+    ----------
+    images : Tensor of any dtype, (n, channels, height, width)
+    generator : torch.Generator
+        On the CPU, so that every device sees the same draws.
+    padding : int, default 4
+        Less than height and width.
+
+    Returns
+    -------
+    Tensor, (n, channels, height, width)
+
+    Raises
+    ------
+    ValueError
+        Images that are not 4-D, or not larger than the padding.
+    """
+    if images.ndim != 4 or min(images.shape[2:]) <= padding:
+        raise ValueError(
+            f"images must be (n, channels, height, width), larger than the padding of {padding}, "
+            f"got {tuple(images.shape)}"
+        )
+    n, _, height, width = images.shape
+    rows = _shifted(n, height, padding, generator)
+    columns = _shifted(n, width, padding, generator)
+    flip = torch.randint(2, (n, 1), generator=generator, dtype=torch.bool)
+    columns = torch.where(flip, width - 1 - columns, columns)
+    # One gather does padding, crop and flip, for any dtype.
+    each = torch.arange(n)[:, None, None].to(images.device)
+    rows, columns = rows.to(images.device), columns.to(images.device)
+    return images.movedim(1, -1)[each, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
+
+
+def _shifted(n: int, length: int, padding: int, generator: torch.Generator) -> Tensor:
+    """For each of n images, the positions that a randomly shifted window sees, (n, length)."""
+    shift = torch.randint(-padding, padding + 1, (n, 1), generator=generator)
+    last = length - 1
+    return last - (last - (torch.arange(length) + shift).abs()).abs()

@@ -1,0 +1,187 @@
+"""Labelled examples from whatever holds them: tensors, arrays, datasets, loaders."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset, default_collate
+
+__all__ = ["Examples", "as_tensors", "batches", "check_labels", "named"]
+
+
+class Examples:
+    """Labelled examples by their indices: tensors on a device, or a dataset read in batches.
+
+    Parameters
+    ----------
+    source : map-style dataset of (input, label), or a pair of tensors or arrays
+    device : torch.device
+    workers : int
+        Processes that read a dataset.
+    """
+
+    def __init__(self, source: Any, device: torch.device, workers: int = 0) -> None:
+        if isinstance(source, DataLoader):
+            raise TypeError("give the dataset, not a DataLoader: its order would be lost")
+        tensors = as_tensors(source)
+        self.tensors = None if tensors is None else tuple(part.to(device) for part in tensors)
+        self.dataset, self.device, self.workers = source, device, workers
+        self.n = _checked_length(source) if tensors is None else len(tensors[0])
+
+    def __len__(self) -> int:
+        return self.n
+
+    def subset(self, indices: np.ndarray | None = None) -> Any:
+        """These examples, by default all, in a form that `batches` takes."""
+        if self.tensors is None:
+            source = self.dataset if indices is None else Subset(self.dataset, indices.tolist())
+            return DataLoader(source, 512, num_workers=self.workers) if self.workers else source
+        if indices is None:
+            return self.tensors
+        rows = torch.from_numpy(indices).to(self.device)
+        return tuple(part[rows] for part in self.tensors)
+
+    def shuffled(
+        self, indices: np.ndarray, batch_size: int, generator: torch.Generator
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """These examples in random order, in batches on the device.
+
+        A last batch of a single example, which BatchNorm could not take, joins the one before.
+        """
+        order = torch.from_numpy(indices)[torch.randperm(len(indices), generator=generator)]
+        parts = list(order.split(batch_size))
+        if len(parts) > 1 and len(parts[-1]) == 1:
+            parts[-2:] = [torch.cat(parts[-2:])]
+        if self.tensors is not None:
+            x, y = self.tensors
+            yield from ((x[rows], y[rows]) for rows in (part.to(self.device) for part in parts))
+            return
+        loader: DataLoader = DataLoader(
+            self.dataset,
+            batch_sampler=[part.tolist() for part in parts],
+            num_workers=self.workers,
+            # One of its own: so tensors and datasets leave `generator` in the same state.
+            generator=torch.Generator().manual_seed(generator.initial_seed()),
+        )
+        for batch in loader:
+            x, y = _checked_batch(batch)
+            yield x.to(self.device), y.to(self.device)
+
+
+def batches(data: Any, batch_size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    """(inputs, labels) batch by batch, in the order of the data."""
+    tensors = as_tensors(data)
+    if tensors is not None:
+        size = _checked_batch_size(batch_size or 512)
+        yield from zip(tensors[0].split(size), tensors[1].split(size), strict=True)
+        return
+    dataset, collate, workers = data, default_collate, 0
+    if isinstance(data, DataLoader):
+        dataset, workers, batch_size = data.dataset, data.num_workers, batch_size or data.batch_size
+        if data.batch_sampler is not None:  # else its collate_fn is for single examples
+            collate = data.collate_fn
+    size = _checked_batch_size(batch_size or 512)
+    n = _checked_length(dataset)
+    # Without a generator of its own, a DataLoader draws from the caller's global one.
+    loader: DataLoader = DataLoader(
+        dataset,
+        batch_size=size,
+        collate_fn=collate,
+        num_workers=workers,
+        generator=torch.Generator(),
+    )
+    probes = np.unique(np.linspace(0, n - 1, 8, dtype=int)).tolist()
+    seen = 0
+    first_read: dict[int, tuple[Tensor, Tensor]] = {}
+    for batch in loader:
+        x, y = _checked_batch(batch)
+        first_read |= {
+            i: (x[i - seen].clone(), y[i - seen]) for i in probes if seen <= i < seen + len(y)
+        }
+        seen += len(y)
+        yield x, y
+    if seen != n:
+        raise ValueError(f"data has length {n} but gave {seen} examples")
+    for i, (x, y) in first_read.items():
+        again, label = _checked_batch(collate([dataset[i]]))
+        if label[0] != y or not torch.equal(again[0].nan_to_num(), x.nan_to_num()):
+            raise ValueError(
+                f"data[{i}] came back different when it was read again: the dataset shuffles or "
+                "augments; pass one that gives the same examples in the same order each time"
+            )
+
+
+def as_tensors(data: Any) -> tuple[Tensor, Tensor] | None:
+    """Inputs and labels, if `data` holds them as two whole tensors or arrays."""
+    if isinstance(data, TensorDataset):
+        data = data.tensors
+    if not isinstance(data, tuple | list) or not data:
+        return None
+    if all(isinstance(part, np.ndarray) for part in data):
+        data = [torch.from_numpy(part if part.flags.writeable else part.copy()) for part in data]
+    if not all(isinstance(part, Tensor) for part in data):
+        return None
+    if len(data) != 2:
+        raise ValueError(f"data must be a pair (inputs, labels), got {len(data)} tensors")
+    x, y = _checked_batch(data)
+    if len(x) == 0:
+        raise ValueError("data is empty: at least one example is wanted")
+    return x, y
+
+
+def check_labels(labels: Tensor, n_classes: int, start: int = 0) -> None:
+    """Refuse labels outside 0..n_classes-1; `start` is the first label's place in the data."""
+    outside = (labels < 0) | (labels >= n_classes)
+    if outside.any():
+        where = (start + torch.nonzero(outside).flatten()).tolist()
+        raise ValueError(
+            f"labels must lie in 0..{n_classes - 1}; label {labels[outside][0].item()} and so on "
+            f"for {named(where)}"
+        )
+
+
+def _checked_batch(batch: Any) -> tuple[Tensor, Tensor]:
+    if not isinstance(batch, Sequence) or len(batch) != 2:
+        raise TypeError(f"data must give pairs (input, label), got {type(batch).__name__}")
+    x, y = batch
+    if not isinstance(x, Tensor) or not isinstance(y, Tensor):
+        raise TypeError(
+            "a batch must be two tensors (inputs, labels), got "
+            f"({type(x).__name__}, {type(y).__name__}): have the dataset give tensors"
+        )
+    if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
+        raise TypeError(f"labels must be integers, got {y.dtype}")
+    if y.ndim != 1 or len(x) != len(y):
+        raise ValueError(
+            f"labels must be (n,), one for each of {len(x)} inputs, got {tuple(y.shape)}"
+        )
+    return x, y.long()
+
+
+def _checked_length(dataset: Any) -> int:
+    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__"):
+        raise TypeError(
+            f"data must be a map-style dataset (__len__ and __getitem__), "
+            f"got {type(dataset).__name__}: EPIC has to know which example is which"
+        )
+    try:
+        n = len(dataset)
+    except TypeError:
+        raise TypeError(f"data must have a length; {type(dataset).__name__} has none") from None
+    if n == 0:
+        raise ValueError("data is empty: at least one example is wanted")
+    return n
+
+
+def _checked_batch_size(batch_size: int) -> int:
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    return batch_size
+
+
+def named(where: list[int]) -> str:
+    """How many examples, and the first of them, for an error message."""
+    some = ", ".join(map(str, where[:10])) + (", ..." if len(where) > 10 else "")
+    return f"{len(where)} example{'s' if len(where) > 1 else ''}: {some}"

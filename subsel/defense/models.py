@@ -1,0 +1,97 @@
+"""Two image classifiers for the command line.  Both take pixels as they are stored."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["Normalize", "resnet18", "small_cnn"]
+
+
+class Normalize(nn.Module):
+    """Pixels, uint8 or floats in [0, 1], to zero mean and unit variance per channel.
+
+    Parameters
+    ----------
+    mean, std : sequences of float, (channels,)
+        Of the training images scaled to [0, 1].
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        for name, values in (("mean", mean), ("std", std)):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32)[:, None, None])
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalize (n, channels, height, width)."""
+        images = images / 255 if images.dtype == torch.uint8 else images
+        return (images - self.mean) / self.std
+
+
+def small_cnn(
+    n_classes: int, size: tuple[int, int, int], mean: Sequence[float], std: Sequence[float]
+) -> nn.Sequential:
+    """Three blocks of convolution, BatchNorm and pooling, a layer of 512 and a linear head.
+
+    Parameters
+    ----------
+    n_classes : int
+    size : (channels, height, width)
+    mean, std : sequences of float, (channels,)
+    """
+    channels, height, width = size
+    layers: list[nn.Module] = [Normalize(mean, std)]
+    for inner in (16, 32, 64):
+        layers += [
+            nn.Conv2d(channels, inner, 3, padding=1, bias=False),
+            nn.BatchNorm2d(inner),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+        ]
+        channels, height, width = inner, height // 2, width // 2
+    if min(height, width) == 0:
+        raise ValueError(f"size must be 8 x 8 pixels or more, got {size[1]} x {size[2]}")
+    layers += [nn.Flatten(), nn.Linear(channels * height * width, 512), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(512, n_classes))
+
+
+def resnet18(
+    n_classes: int, size: tuple[int, int, int], mean: Sequence[float], std: Sequence[float]
+) -> nn.Sequential:
+    """ResNet-18 in its form for small images: a 3 x 3 stem and no first pooling.
+
+    Parameters are those of `small_cnn`.
+    """
+    channels, width = size[0], 64
+    layers: list[nn.Module] = [Normalize(mean, std), *_convolution(channels, width), nn.ReLU()]
+    for outer, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
+        layers += [_Block(width, outer, stride), _Block(outer, outer)]
+        width = outer
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, n_classes)]
+    return nn.Sequential(*layers)
+
+
+class _Block(nn.Module):
+    """Two convolutions beside a shortcut (He et al. 2016)."""
+
+    def __init__(self, inner: int, outer: int, stride: int = 1) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            *_convolution(inner, outer, stride=stride), nn.ReLU(), *_convolution(outer, outer)
+        )
+        same = stride == 1 and inner == outer
+        self.shortcut = nn.Sequential(
+            *([] if same else _convolution(inner, outer, kernel=1, stride=stride))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.body(x) + self.shortcut(x))
+
+
+def _convolution(inner: int, outer: int, *, kernel: int = 3, stride: int = 1) -> list[nn.Module]:
+    convolution = nn.Conv2d(inner, outer, kernel, stride, padding=kernel // 2, bias=False)
+    return [convolution, nn.BatchNorm2d(outer)]

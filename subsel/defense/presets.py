@@ -1,0 +1,105 @@
+"""The published experiments' settings by name."""
+
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from subsel.defense.epic import EPIC
+
+__all__ = ["PRESETS", "Preset"]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Settings of one published experiment.
+
+    Attributes
+    ----------
+    about : str
+        What it is, and whose settings they are.
+    training : dict
+        Arguments of `train`.
+    interval, stop : int
+        Of EPIC.
+    subset_size : float
+        EPIC's default here.
+    warmup : int or dict of float to int
+        Of EPIC; the paper's depends on the subset size.
+    """
+
+    about: str
+    training: dict[str, Any]
+    interval: int
+    stop: int
+    warmup: int | dict[float, int] = field(default_factory=lambda: {0.1: 10, 0.2: 20, 0.3: 30})
+    subset_size: float = 0.1
+
+    def epic(self, subset_size: float | None = None, **changes: Any) -> EPIC:
+        """EPIC with these settings, `changes` applied.
+
+        Raises
+        ------
+        ValueError
+            A subset size that the experiment has no warmup for, and none among the changes.
+        """
+        settings = {
+            "subset_size": self.subset_size if subset_size is None else subset_size,
+            "interval": self.interval,
+            "stop": self.stop,
+            **changes,
+        }
+        if "warmup" not in settings:
+            settings["warmup"] = self._warmup(settings["subset_size"])
+        return EPIC(**settings)
+
+    def _warmup(self, subset_size: float) -> int:
+        if isinstance(self.warmup, int):
+            return self.warmup
+        if subset_size not in self.warmup:
+            raise ValueError(
+                f"the paper gives a warmup for subset sizes {', '.join(map(str, self.warmup))} "
+                f"only; give your own for {subset_size}"
+            )
+        return self.warmup[subset_size]
+
+
+_40 = {"epochs": 40, "drops": (15, 25, 35)}
+_200 = {"epochs": 200, "drops": (100, 150)}
+
+# EPIC stops at the last drop of the learning rate, as in the authors' code.
+PRESETS = MappingProxyType(
+    {
+        "paper-40": Preset(
+            "from scratch, 40 epochs (table 2), warmup as in section 4.1", _40, 2, stop=35
+        ),
+        "paper-200": Preset(
+            "from scratch, 200 epochs (tables 1 and 2), warmup as in section 4.1",
+            _200,
+            10,
+            stop=150,
+        ),
+        "code-40": Preset("paper-40 with the authors' code's warmup", _40, 2, stop=35, warmup=10),
+        "code-200": Preset(
+            "paper-200 with the authors' code's warmup", _200, 10, stop=150, warmup=30
+        ),
+        "paper-40-strong": Preset(
+            "from scratch, 40 epochs, attack of eps 16/255 (table 4)", _40, 5, stop=35, warmup=5
+        ),
+        "paper-transfer": Preset(
+            "linear head on fixed features, 40 epochs (table 1)",
+            _40 | {"scenario": "transfer"},
+            1,
+            stop=10,
+            warmup=1,
+            subset_size=0.2,
+        ),
+        "paper-finetune": Preset(
+            "fine-tuning, 40 epochs at a learning rate of 1e-4 (table 1)",
+            _40 | {"scenario": "finetune"},
+            1,
+            stop=35,
+            warmup=5,
+            subset_size=0.6,
+        ),
+    }
+)

@@ -1,0 +1,256 @@
+"""``python -m subsel.defense.train``: train an image classifier with EPIC from the shell."""
+
+import argparse
+import json
+import sys
+import types
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from subsel.defense import models
+from subsel.defense.datasets import ImageData, load
+from subsel.defense.files import written_whole
+from subsel.defense.poisons import PoisonedSet, read_poisons
+from subsel.defense.presets import PRESETS
+from subsel.defense.training import TrainResult, seeded, train
+
+MODELS = {"small-cnn": models.small_cnn, "resnet18": models.resnet18}
+
+
+class _CallableModule(types.ModuleType):
+    """A module that can be called as the function of the same name.
+
+    Once imported, the module stands in the package in place of the function
+    `subsel.defense.train`; so it has to do what the function does.
+    """
+
+    __call__ = staticmethod(train)
+
+
+sys.modules[__name__].__class__ = _CallableModule
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit status."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    out, preset = args.out, PRESETS[args.preset]
+    checkpoint = out / "checkpoint.pt"
+    if args.resume and not checkpoint.is_file():
+        parser.error(f"--resume: there is no {checkpoint}")
+    if not args.resume and checkpoint.exists():
+        parser.error(f"{out} holds a run already: go on with --resume, or choose another --out")
+    if preset.training.get("scenario", "scratch") != "scratch" and args.weights is None:
+        parser.error(f"--preset {args.preset} starts from a trained network: give it by --weights")
+    try:
+        defense = None if args.no_defense else preset.epic(args.subset_size, **_epic_changes(args))
+        data = load(args.dataset, args.data_dir, download=args.download)
+        poisoned = None if args.poisons is None else read_poisons(args.poisons)
+        images, labels = data.train_images, data.train_labels
+        if poisoned is not None:
+            images, labels = poisoned.apply(images, labels)
+        model = _model(args, data)
+        augment = args.augment
+        if augment is None:
+            augment = preset.training.get("scenario") != "transfer"
+        out.mkdir(parents=True, exist_ok=True)
+        result = train(
+            model,
+            (images, labels),
+            epochs=args.epochs,
+            defense=defense,
+            test=(data.test_images, data.test_labels),
+            preset=args.preset,
+            lr=args.lr,
+            drops=args.drops,
+            batch_size=args.batch_size,
+            augment=augment,
+            wrt=args.wrt,
+            seed=args.seed,
+            device=args.device,
+            checkpoint=checkpoint,
+            resume=checkpoint if args.resume else None,
+            callback=lambda result: _write(out, result),
+        )
+    except KeyboardInterrupt as stopped:
+        again = "; on the command line: the same command with --resume"
+        sys.stderr.write(f"\n{stopped}{again if checkpoint.exists() else ''}\n")
+        return 130
+    except (OSError, ValueError, TypeError, ImportError, FloatingPointError) as error:
+        sys.stderr.write(f"{parser.prog}: error: {error}\n")
+        return 1
+    _write(out, result)
+    with written_whole(out / "dropped.png") as part:
+        plot_dropped(result, labels, data.classes, part)
+    summary = summarize(result, poisoned, labels)
+    with written_whole(out / "result.json") as part:
+        part.write_text(json.dumps(summary, indent=1) + "\n")
+    sys.stdout.write("".join(f"{key}: {value}\n" for key, value in summary.items()))
+    sys.stdout.write(f"written to {out}: metrics.jsonl kept.npy checkpoint.pt dropped.png\n")
+    return 0
+
+
+def summarize(
+    result: TrainResult, poisoned: PoisonedSet | None, labels: np.ndarray
+) -> dict[str, Any]:
+    """The outcome in a few numbers; with poisons, also what became of them and of the targets."""
+    summary: dict[str, Any] = {
+        "test accuracy": result.accuracy,
+        "kept": len(result.kept),
+        "dropped": len(labels) - len(result.kept),
+    }
+    if poisoned is not None:
+        left = np.isin(poisoned.places(labels), result.kept)
+        summary["poisons left"] = f"{left.sum()} of {len(left)}"
+        device = next(result.model.parameters()).device
+        with torch.no_grad():
+            targets = torch.from_numpy(poisoned.triggered_targets()).to(device)
+            predicted = result.model(targets).argmax(dim=1).cpu().numpy()
+        hit = predicted == poisoned.adversarial_label
+        summary["targets taken for the attacker's class"] = f"{hit.sum()} of {len(hit)}"
+        right = predicted == poisoned.target_labels
+        summary["targets classified rightly"] = f"{right.sum()} of {len(right)}"
+    return summary
+
+
+def plot_dropped(
+    result: TrainResult, labels: np.ndarray, classes: Sequence[str], path: Path
+) -> None:
+    """What was dropped before which epoch, by class, and how much was left."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    rounds = [] if result.defense is None else result.defense.history
+    epochs = np.array([r.epoch for r in rounds], dtype=int)
+    counts = np.array(
+        [np.bincount(labels[r.dropped], minlength=len(classes)) for r in rounds], dtype=int
+    ).reshape(-1, len(classes))
+    bottoms = np.cumsum(counts, axis=1) - counts
+    for c, name in enumerate(classes):
+        axes.bar(epochs, counts[:, c], bottom=bottoms[:, c], label=name)
+    axes.set(xlabel="epoch", ylabel="dropped before the epoch", title="What EPIC dropped, and when")
+    kept = axes.twinx()
+    kept.plot(
+        [r["epoch"] for r in result.history],
+        [r["kept"] for r in result.history],
+        color="black",
+        drawstyle="steps-mid",
+        label="kept (right)",
+    )
+    kept.set(ylabel="kept", ylim=(0, len(labels) * 1.05))
+    figure.legend(loc="outside right upper", fontsize="small")
+    figure.savefig(path, dpi=120)
+
+
+def _write(out: Path, result: TrainResult) -> None:
+    with written_whole(out / "metrics.jsonl") as part:
+        part.write_text("".join(json.dumps(record) + "\n" for record in result.history))
+    with written_whole(out / "kept.npy") as part:
+        np.save(part, result.kept)
+
+
+def _model(args: argparse.Namespace, data: ImageData) -> nn.Module:
+    with seeded(args.seed, None, torch.device("cpu")):
+        model = MODELS[args.model](
+            len(data.classes), data.train_images.shape[1:], data.mean.tolist(), data.std.tolist()
+        )
+    if args.weights is not None:
+        state = torch.load(args.weights, weights_only=True, map_location="cpu")
+        try:
+            model.load_state_dict(state.get("model", state))
+        except (RuntimeError, AttributeError) as error:
+            raise ValueError(
+                f"--weights {args.weights} does not fit {args.model}: {error}"
+            ) from None
+    return model
+
+
+def _epic_changes(args: argparse.Namespace) -> dict[str, Any]:
+    names = ("warmup", "interval", "stop", "ground_set", "metric", "min_cluster_size")
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+
+
+def _parser() -> argparse.ArgumentParser:
+    presets = "\n".join(f"  {name:16} {preset.about}" for name, preset in PRESETS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m subsel.defense.train",
+        description="Train an image classifier that resists targeted data poisoning: every few "
+        "epochs\nEPIC drops the training images that stand alone in gradient space.",
+        epilog=f"presets:\n{presets}\n\nexample:\n"
+        "  python -m subsel.defense.train --dataset fashion-mnist --epochs 10 --warmup 3 "
+        "--out runs/first\n\nCtrl-C stops after which --resume goes on where the last whole epoch "
+        "ended.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    data = parser.add_argument_group("data")
+    data.add_argument("--dataset", choices=("fashion-mnist", "cifar10", "digits"), required=True)
+    data.add_argument("--data-dir", type=Path, help="folder with the data set's files")
+    data.add_argument("--download", action="store_true", help="fetch the data set if need be")
+    data.add_argument(
+        "--poisons", type=Path, help="a published poisoned set to put into the training images"
+    )
+
+    training = parser.add_argument_group("training")
+    training.add_argument(
+        "--preset", choices=PRESETS, default="paper-40", help="settings to start from (paper-40)"
+    )
+    training.add_argument("--model", choices=MODELS, default="small-cnn", help="(small-cnn)")
+    training.add_argument(
+        "--weights", type=Path, help="a checkpoint.pt or state dict that the model starts from"
+    )
+    training.add_argument("--epochs", type=int, help="passes over the data (the preset's)")
+    training.add_argument("--lr", type=float, help="learning rate (0.1; when fine-tuning 1e-4)")
+    training.add_argument(
+        "--drops",
+        type=int,
+        nargs="*",
+        metavar="EPOCH",
+        help="divide the learning rate by 10 before these epochs (the preset's)",
+    )
+    training.add_argument("--batch-size", type=int, default=128, help="(%(default)s)")
+    training.add_argument(
+        "--augment",
+        action=argparse.BooleanOptionalAction,
+        help="random flip and crop (yes, except with paper-transfer)",
+    )
+
+    epic = parser.add_argument_group("EPIC (by default the preset's)")
+    epic.add_argument("--no-defense", action="store_true", help="train without EPIC")
+    epic.add_argument(
+        "--subset-size", type=float, metavar="F", help="medoids as a fraction of each class"
+    )
+    epic.add_argument("--warmup", type=int, metavar="N", help="epochs before the first round")
+    epic.add_argument("--interval", type=int, metavar="N", help="epochs between rounds")
+    epic.add_argument("--stop", type=int, metavar="EPOCH", help="no rounds from this epoch on")
+    epic.add_argument(
+        "--ground-set",
+        choices=("active", "full"),
+        help="medoids and neighbours from what is kept, or from everything (active)",
+    )
+    epic.add_argument("--metric", choices=("euclidean", "cosine", "dot", "rbf"), help="(euclidean)")
+    epic.add_argument(
+        "--min-cluster-size", type=int, metavar="N", help="drop clusters smaller than this (2)"
+    )
+    epic.add_argument(
+        "--wrt",
+        choices=("logits", "input"),
+        default="logits",
+        help="what the gradient is taken of: the last layer's output or its input (logits)",
+    )
+
+    run = parser.add_argument_group("run")
+    run.add_argument("--out", type=Path, required=True, help="folder for everything written")
+    run.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    run.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    run.add_argument("--device", help="cpu, cuda, cuda:1, ... (cuda if there is one)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

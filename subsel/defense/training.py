@@ -1,0 +1,418 @@
+"""A training loop with EPIC in it: readable, resumable, the same for the same seed."""
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from subsel.defense.augment import flip_and_crop
+from subsel.defense.data import Examples, batches, check_labels
+from subsel.defense.epic import EPIC
+from subsel.defense.files import written_whole
+from subsel.defense.gradients import LastLayerHook, device_of, evaluating, last_layer_gradients
+from subsel.defense.presets import PRESETS
+
+__all__ = ["TrainResult", "seeded", "train"]
+
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+SCENARIOS = ("scratch", "transfer", "finetune")
+
+
+@dataclass
+class TrainResult:
+    """What training came to.
+
+    Attributes
+    ----------
+    model : nn.Module
+        The model that was given, trained, in eval mode.
+    kept : ndarray of int64
+        The examples that the last epoch was trained on, ascending.
+    history : list of dict
+        For each epoch: ``epoch`` (from 0), ``lr``, ``loss`` and ``train_accuracy`` (means over
+        the epoch, as it trained), ``test_accuracy`` (None without a test set), ``kept``,
+        ``dropped`` (in the round before the epoch), ``selection_seconds``, ``seconds``.
+    defense : EPIC or None
+    """
+
+    model: nn.Module
+    kept: np.ndarray
+    history: list[dict[str, Any]] = field(default_factory=list)
+    defense: EPIC | None = None
+
+    @property
+    def accuracy(self) -> float | None:
+        """Test accuracy after the last epoch, None without a test set."""
+        return self.history[-1]["test_accuracy"] if self.history else None
+
+
+def train(
+    model: nn.Module,
+    dataset: Any,
+    *,
+    epochs: int | None = None,
+    defense: EPIC | None = None,
+    test: Any = None,
+    scenario: str | None = None,
+    preset: str | None = None,
+    lr: float | None = None,
+    drops: Sequence[int] | None = None,
+    drop_factor: float = 0.1,
+    momentum: float = 0.9,
+    nesterov: bool = True,
+    weight_decay: float = 5e-4,
+    batch_size: int = 128,
+    augment: bool | Augment = False,
+    wrt: str = "logits",
+    layer: str | None = None,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    workers: int = 0,
+    checkpoint: str | os.PathLike[str] | None = None,
+    resume: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+    callback: Callable[[TrainResult], object] | None = None,
+) -> TrainResult:
+    """Train a classifier with SGD, and with EPIC if a defense is given.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A classifier that ends in a linear layer, logits (n, C).  It is trained in place.
+    dataset
+        A map-style dataset of (input, label), or a pair of tensors or arrays (inputs, labels).
+        It has to give the same examples each time: augmentation goes to `augment`.
+    epochs : int
+        Needed unless a preset gives it.
+    defense : EPIC, optional
+        A fresh one; its rounds take place before the epochs for which it is due.  With the
+        active ground set only the kept examples' gradients are taken.
+    test : optional
+        Like `dataset`; its accuracy is measured after each epoch.
+    scenario : {"scratch", "transfer", "finetune"}
+        "scratch": everything trains from the weights that the model has.  "transfer": the last
+        linear layer is initialized anew and trains alone, on the features of the rest in eval
+        mode.  "finetune": the last linear layer is initialized anew, everything trains.
+    preset : str, optional
+        Name of one of `PRESETS`: gives `epochs`, `scenario` and `drops` where they are not given.
+        Its EPIC is ``PRESETS[name].epic()``.
+    lr : float, optional
+        By default 0.1, for fine-tuning 1e-4.
+    drops : sequence of int
+        Epochs before which the learning rate is multiplied by `drop_factor`.
+    momentum, nesterov, weight_decay
+        Of SGD.  Weight decay spares biases and BatchNorm (parameters of one dimension).
+    batch_size : int
+        A last batch of a single example, which BatchNorm could not take, joins the one before.
+    augment : bool or callable
+        True: random flip, then random crop with 4 pixels of reflect padding.  A callable gets a
+        batch of inputs and a CPU generator.  Never applied for gradients or features.
+    wrt, layer
+        Of `last_layer_gradients`; `layer` is also the head of transfer and fine-tuning.
+    seed : int
+        Decides order, augmentation, dropout and a fresh head.  The global random state is put
+        back after each epoch.
+    device : optional
+        Where to train; the model is moved there.  By default where it lies.
+    workers : int
+        Worker processes that read a dataset which is not tensors.
+    checkpoint : path, optional
+        Written before the first and after every epoch, whole or not at all.
+    resume : path, optional
+        A checkpoint to go on from.  Model, data and settings must be those it was made with;
+        only `epochs` may differ.  On a CPU with as many threads the result is bit for bit that of
+        a run without interruption.
+    progress : bool
+        Whether to show a progress bar.
+    callback : callable, optional
+        Called after each epoch with the `TrainResult` so far.
+
+    Returns
+    -------
+    TrainResult
+
+    Raises
+    ------
+    TypeError, ValueError
+        Arguments, data or a model that do not fit, before any training.
+    FloatingPointError
+        The loss is not finite; the checkpoint is that of the epoch before.
+    KeyboardInterrupt
+        On Ctrl-C, with a message on how to resume.
+    """
+    settings = _settings(
+        preset,
+        {"epochs": epochs, "scenario": scenario, "lr": lr, "drops": drops},
+        drop_factor=drop_factor,
+        momentum=momentum,
+        nesterov=nesterov,
+        weight_decay=weight_decay,
+        batch_size=batch_size,
+        augment=augment is not False,
+        wrt=wrt,
+        seed=seed,
+    )
+    epochs = settings.pop("epochs")
+    transfer = settings["scenario"] == "transfer"
+    augmented = flip_and_crop if augment is True else augment or _as_it_is
+    where = torch.device(device) if device is not None else device_of(model)
+    data = Examples(dataset, where, workers)
+    held_out = None if test is None else Examples(test, where, workers)
+    result = TrainResult(model, np.arange(len(data)), defense=defense)
+    if defense is not None:
+        if defense.history:
+            raise ValueError("defense has already pruned; give a fresh EPIC, also to resume")
+        defense.start(len(data))
+    checkpoint = None if checkpoint is None else Path(checkpoint)
+    if checkpoint is not None and not checkpoint.parent.is_dir():
+        raise FileNotFoundError(f"checkpoint {checkpoint} is in a folder that does not exist")
+
+    model.to(where)
+    with seeded(seed, None, where):
+        head = _head(model, data, layer)
+        if settings["scenario"] != "scratch":
+            head.reset_parameters()
+    with _backbone_fixed(model, head) if transfer else nullcontext():
+        net = model
+        if transfer and augment is False:
+            # The backbone's output never changes: it is computed once, and the head is the network.
+            data = _features(model, layer, data)
+            held_out = held_out and _features(model, layer, held_out)
+            net, layer = head, None
+        optimizer = _sgd(net, settings)
+        if resume is not None:
+            _restore(Path(resume), settings, result, optimizer)
+        first = len(result.history)
+        bar = tqdm(disable=not progress, unit="examples", bar_format=_BAR)
+        try:
+            if checkpoint is not None:
+                _save(checkpoint, settings, result, optimizer)
+            for epoch in range(first, epochs):
+                began = time.perf_counter()
+                bar.set_description_str(f"epoch {epoch + 1}/{epochs}")
+                dropped = 0
+                if defense is not None and defense.due(epoch):
+                    seen = defense.kept if defense.ground_set == "active" else None
+                    gradients = last_layer_gradients(net, data.subset(seen), wrt=wrt, layer=layer)
+                    dropped = len(defense.prune(*gradients, epoch).dropped)
+                    result.kept = defense.kept
+                bar.total = bar.n + (epochs - epoch) * len(result.kept)
+                selected = time.perf_counter()
+
+                rate = settings["lr"] * drop_factor ** sum(epoch >= e for e in settings["drops"])
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                net.train(not transfer)
+                loss_sum = right = torch.zeros((), device=where)
+                with seeded(seed, epoch, where) as generator:
+                    for x, y in data.shuffled(result.kept, batch_size, generator):
+                        logits = net(augmented(x, generator))
+                        loss = F.cross_entropy(logits, y)
+                        optimizer.zero_grad()
+                        loss.backward()
+                        optimizer.step()
+                        loss_sum = loss_sum + loss.detach() * len(y)
+                        right = right + (logits.detach().argmax(dim=1) == y).sum()
+                        bar.update(len(y))
+                if not loss_sum.isfinite():
+                    raise FloatingPointError(
+                        f"the loss is not finite in epoch {epoch}, at a learning rate of {rate:g}"
+                    )
+
+                result.history.append(
+                    {
+                        "epoch": epoch,
+                        "lr": rate,
+                        "loss": loss_sum.item() / len(result.kept),
+                        "train_accuracy": right.item() / len(result.kept),
+                        "test_accuracy": None if held_out is None else _accuracy(net, held_out),
+                        "kept": len(result.kept),
+                        "dropped": dropped,
+                        "selection_seconds": selected - began,
+                        "seconds": time.perf_counter() - began,
+                    }
+                )
+                if checkpoint is not None:
+                    _save(checkpoint, settings, result, optimizer)
+                bar.set_postfix_str(_summary(result.history[-1]))
+                if callback is not None:
+                    callback(result)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(_how_to_resume(len(result.history), checkpoint)) from None
+        finally:
+            bar.close()
+    model.eval()
+    return result
+
+
+@contextmanager
+def seeded(seed: int, epoch: int | None, device: torch.device) -> Iterator[torch.Generator]:
+    """Randomness of one epoch (None: of what comes before), a function of seed and epoch alone.
+
+    Inside, torch's global state is set, for the model's own draws such as dropout; afterwards it
+    is put back.  The generator, on the CPU, is for order and augmentation.
+    """
+    key = () if epoch is None else (epoch,)
+    own, for_order = np.random.SeedSequence(seed, spawn_key=key).generate_state(2).tolist()
+    cuda = device.type == "cuda"
+    with torch.random.fork_rng([device] if cuda else []):
+        torch.default_generator.manual_seed(own)
+        if cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(own)
+        yield torch.Generator().manual_seed(for_order)
+
+
+def _settings(preset: str | None, given: dict[str, Any], **settings: Any) -> dict[str, Any]:
+    """Everything that decides the outcome, checked; what is not given comes from the preset."""
+    if preset is not None and preset not in PRESETS:
+        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+    defaults = {"scenario": "scratch", "drops": ()} | (PRESETS[preset].training if preset else {})
+    settings |= defaults | {name: value for name, value in given.items() if value is not None}
+    settings.setdefault("lr", 1e-4 if settings["scenario"] == "finetune" else 0.1)
+    settings["drops"] = [int(epoch) for epoch in settings["drops"]]
+    if "epochs" not in settings:
+        raise ValueError("epochs must be given, or a preset that says how many")
+    if settings["scenario"] not in SCENARIOS:
+        raise ValueError(f"scenario must be one of {SCENARIOS}, got {settings['scenario']!r}")
+    for name in ("epochs", "batch_size"):
+        if not isinstance(settings[name], int) or settings[name] < 1:
+            raise ValueError(f"{name} must be an integer of at least 1, got {settings[name]!r}")
+    for name in ("lr", "drop_factor"):
+        if not 0 < settings[name] < math.inf:
+            raise ValueError(f"{name} must be positive, got {settings[name]!r}")
+    if not isinstance(settings["seed"], int) or settings["seed"] < 0:
+        raise ValueError(f"seed must be an integer of at least 0, got {settings['seed']!r}")
+    return settings
+
+
+def _head(model: nn.Module, data: Examples, layer: str | None) -> Any:
+    """The model's last linear layer, after a first look at whether model and data fit."""
+    x, y = next(batches(data.subset(np.arange(min(2, len(data))))))
+    with torch.no_grad(), evaluating(model), LastLayerHook(model, layer) as last:
+        logits = last.checked_logits(model(x.to(data.device)), len(y))
+    check_labels(y if data.tensors is None else data.tensors[1], logits.shape[1])
+    return last.module
+
+
+@torch.no_grad()
+def _features(model: nn.Module, layer: str | None, data: Examples) -> Examples:
+    """What enters the model's last layer, in place of the inputs."""
+    inputs, labels = [], []
+    with evaluating(model), LastLayerHook(model, layer) as last:
+        for x, y in batches(data.subset()):
+            model(x.to(data.device))
+            inputs.append(last.input)
+            labels.append(y)
+    return Examples((torch.cat(inputs), torch.cat(labels)), data.device)
+
+
+@torch.no_grad()
+def _accuracy(net: nn.Module, data: Examples) -> float:
+    """Fraction of the examples that the network classifies as they are labelled."""
+    right = 0
+    with evaluating(net):
+        for x, y in batches(data.subset()):
+            predicted = net(x.to(data.device)).argmax(dim=1)
+            right += int((predicted == y.to(data.device)).sum())
+    return right / len(data)
+
+
+def _as_it_is(x: Tensor, generator: torch.Generator) -> Tensor:
+    return x
+
+
+@contextmanager
+def _backbone_fixed(model: nn.Module, head: nn.Module) -> Iterator[None]:
+    """Eval mode, and gradients for the head alone."""
+    trainable = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    model.requires_grad_(False)
+    head.requires_grad_(True)
+    model.eval()
+    try:
+        yield
+    finally:
+        for parameter, flag in trainable.items():
+            parameter.requires_grad_(flag)
+
+
+def _sgd(net: nn.Module, settings: dict[str, Any]) -> torch.optim.SGD:
+    parameters = [p for p in net.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings["weight_decay"]},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(
+        [group for group in groups if group["params"]],
+        lr=settings["lr"],
+        momentum=settings["momentum"],
+        nesterov=settings["nesterov"],
+    )
+
+
+def _save(
+    path: Path, settings: dict[str, Any], result: TrainResult, optimizer: torch.optim.Optimizer
+) -> None:
+    state = {
+        "settings": settings,
+        "model": result.model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "defense": None if result.defense is None else result.defense.state_dict(),
+        "history": result.history,
+    }
+    with written_whole(path) as part:
+        torch.save(state, part)
+
+
+def _restore(
+    path: Path, settings: dict[str, Any], result: TrainResult, optimizer: torch.optim.Optimizer
+) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"resume: there is no checkpoint {path}")
+    state = torch.load(path, weights_only=True, map_location=device_of(result.model))
+    if not isinstance(state, dict) or not state.keys() >= {"settings", "model", "history"}:
+        raise ValueError(f"resume: {path} is not a checkpoint of subsel.defense.train")
+    changed = [
+        f"{name}={state['settings'].get(name)!r}, now {value!r}"
+        for name, value in settings.items()
+        if value != state["settings"].get(name)
+    ]
+    if (state["defense"] is None) != (result.defense is None):
+        changed.append(f"{'no' if state['defense'] is None else 'a'} defense")
+    if changed:
+        raise ValueError(f"resume: {path} was made with {'; '.join(changed)}")
+    result.model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    result.history = state["history"]
+    if result.defense is not None:
+        result.defense.load_state_dict(state["defense"])
+        result.kept = result.defense.kept
+
+
+_BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+
+
+def _summary(record: dict[str, Any]) -> str:
+    test = record["test_accuracy"]
+    return (
+        f"epoch {record['epoch']}, loss {record['loss']:.3f}, "
+        + ("" if test is None else f"test {test:.3f}, ")
+        + f"kept {record['kept']}, dropped {record['dropped']}"
+    )
+
+
+def _how_to_resume(epochs_done: int, checkpoint: Path | None) -> str:
+    if checkpoint is None:
+        return f"stopped after {epochs_done} epochs; there is no checkpoint to resume from"
+    done = f"stopped; {checkpoint} is as it was after {epochs_done} epochs"
+    return f"{done}, go on with resume={str(checkpoint)!r}"
