@@ -14,8 +14,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.poisoning.attacks import ATTACKS
-from benchmarks.poisoning.experiment import DIGITS, Lab, Settings, read_records, run
-from benchmarks.poisoning.files import write_text
+from benchmarks.poisoning.experiment import DIGITS, Lab, Settings, read_records, run, write_text
 from benchmarks.poisoning.plots import draw_all
 from benchmarks.poisoning.report import by_defense, results_table, targets_table
 from subsel.defense import datasets

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from tqdm import tqdm
 
-from benchmarks.poisoning.files import written_whole
 from subsel.defense.datasets import ImageData
+from subsel.defense.files import written_whole
 
 WIDTHS = (16, 32, 64)
 EMBEDDING = 512
@@ -91,6 +91,7 @@ def load_or_pretrain(
     extractor = new_extractor(data)
     if not path.exists():
         trained = pretrain(data, indices, epochs=epochs, seed=seed)
+        path.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(path) as part:
             torch.save(trained.state_dict(), part)
     state = torch.load(path, weights_only=True)

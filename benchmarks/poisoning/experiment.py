@@ -23,10 +23,10 @@ from benchmarks.poisoning.defenses import (
     deep_knn,
     train_head,
 )
-from benchmarks.poisoning.files import write_text, written_whole
 from subsel import select
 from subsel.defense import EPIC, last_layer_gradients
 from subsel.defense.datasets import ImageData
+from subsel.defense.files import written_whole
 
 
 @dataclass(frozen=True)
@@ -148,6 +148,7 @@ class Lab:
             lr=self.settings.lr,
             watermark=self.settings.watermark,
         )
+        path.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(path) as part:
             np.savez_compressed(part, poisons=poisons, losses=losses, **vars(target))
         return poisons
@@ -221,10 +222,11 @@ def defend(victim: Victim, settings: Settings) -> Iterator[Outcome]:
             head = victim.head(control)
             yield Outcome(f"{title}, as {name}", head, control.kept, control.history)
 
-        if ground_set == "active" and subset_size == max(settings.subset_sizes):
-            # Not the paper's: start afresh from what EPIC trusts, then re-admit by agreement.
+        # Not the paper's: start afresh from what EPIC trusts, then re-admit by agreement.
+        if ground_set == "active":
             fresh = victim.fresh_head(epic.kept)
             yield Outcome(f"{name}, fresh head", fresh, epic.kept)
+        if ground_set == "active" and subset_size == max(settings.subset_sizes):
             kept = np.union1d(epic.kept, victim.agreeing(fresh))
             yield Outcome(f"{name}, re-admission, fresh head", victim.fresh_head(kept), kept)
 
@@ -240,7 +242,8 @@ def record(lab: Lab, target: Target, victim: Victim, outcome: Outcome) -> dict[s
     """One line of results.jsonl."""
     classes = lab.data.classes
     with torch.no_grad():
-        predicted = outcome.head(lab.test_features).argmax(1)
+        logits = outcome.head(lab.test_features)
+    predicted = logits.argmax(1)
     hit = int(predicted[target.index])
     return {
         "target": target.number,
@@ -250,6 +253,7 @@ def record(lab: Lab, target: Target, victim: Victim, outcome: Outcome) -> dict[s
         "defense": outcome.defense,
         "predicted": classes[hit],
         "success": hit == target.base,
+        "confidence_in_base": float(logits[target.index].softmax(0)[target.base]),
         "accuracy": float((predicted == lab.test_labels).float().mean()),
         "kept": len(outcome.kept),
         "poisons_left": int(victim.poisoned[outcome.kept].sum()),
@@ -313,6 +317,7 @@ def run(lab: Lab, out: Path, targets: int) -> list[dict]:
     """
     about = {**asdict(lab.settings), "backbone": lab.digest, "clean_accuracy": lab.clean_accuracy}
     about = json.loads(json.dumps(about))
+    (out / "traces").mkdir(parents=True, exist_ok=True)
     if (out / "settings.json").exists():
         before = json.loads((out / "settings.json").read_text())
         if before != about:
@@ -342,3 +347,9 @@ def read_records(out: Path) -> list[dict]:
     """The records of the targets done so far."""
     path = out / "results.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    with written_whole(path) as part:
+        part.write_text(text)
