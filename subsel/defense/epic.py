@@ -201,12 +201,10 @@ class EPIC:
             if k == 0:
                 skipped[label] = "one example left"
             else:
-                chosen = select(gradients[labels == label], k, metric=self.metric)
-                assert chosen.assignment is not None
-                assert chosen.sizes is not None
-                isolated = chosen.sizes[chosen.assignment] < self.min_cluster_size
-                medoids.append(members[chosen.indices])
-                sizes.append(chosen.sizes)
+                chosen, owner, owned = self._medoids(gradients[labels == label], k)
+                isolated = owned[owner] < self.min_cluster_size
+                medoids.append(members[chosen])
+                sizes.append(owned)
                 if kept[members[~isolated]].any():
                     drop[members[isolated]] = True
                 else:
@@ -266,6 +264,19 @@ class EPIC:
     def _settings(self) -> dict[str, Any]:
         names = ("subset_size", "warmup", "interval", "stop", "ground_set", "metric")
         return {name: getattr(self, name) for name in (*names, "min_cluster_size")}
+
+    def _medoids(self, gradients: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """k medoids, the position among them of each example's own, and how many each owns."""
+        threads = torch.get_num_threads()
+        try:
+            chosen = select(gradients, k, metric=self.metric)
+        finally:
+            # Numba and torch share OpenMP's setting: undo what Numba's kernels did to it, or
+            # training would go on with other threads, and not bit for bit as before.
+            torch.set_num_threads(threads)
+        assert chosen.assignment is not None
+        assert chosen.sizes is not None
+        return chosen.indices, chosen.assignment, chosen.sizes
 
     def _ground(
         self, gradients: np.ndarray, labels: np.ndarray

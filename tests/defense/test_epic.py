@@ -196,6 +196,17 @@ def test_fractions_are_not_rounded_up_by_floating_point_noise():
     assert len(record.medoids) == 7
 
 
+def test_torch_keeps_its_threads():
+    """Numba's kernels set OpenMP's number of threads, which torch reads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        EPIC(subset_size=0.3, warmup=0, interval=1).prune(*unbalanced(0), 0)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_due():
     epic = EPIC(warmup=3, interval=4, stop=11)
     assert [epoch for epoch in range(20) if epic.due(epoch)] == [3, 7]
