@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.spatial.distance import cdist
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -23,8 +24,7 @@ from benchmarks.poisoning.defenses import (
     deep_knn,
     train_head,
 )
-from subsel import select
-from subsel.defense import EPIC, last_layer_gradients
+from subsel.defense import EPIC, Round, last_layer_gradients
 from subsel.defense.datasets import ImageData
 from subsel.defense.files import written_whole
 
@@ -132,26 +132,28 @@ class Lab:
     def poisons(self, target: Target) -> np.ndarray:
         """The target's poisons, uint8 (poisons, channels, height, width), crafted only once."""
         path = self.poison_folder / f"target-{target.number:03d}.npz"
-        if path.exists():
-            with np.load(path) as stored:
-                if stored["index"] == target.index and np.array_equal(
-                    stored["bases"], target.bases
-                ):
-                    return stored["poisons"]
-        poisons, losses = craft(
-            self.extractor,
-            self.images[target.bases],
-            self.data.test_images[target.index],
-            attack=self.settings.attack,
-            epsilon=self.settings.epsilon,
-            steps=self.settings.steps,
-            lr=self.settings.lr,
-            watermark=self.settings.watermark,
-        )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(path) as part:
-            np.savez_compressed(part, poisons=poisons, losses=losses, **vars(target))
-        return poisons
+        if not self._crafted(path, target):
+            poisons, losses = craft(
+                self.extractor,
+                self.images[target.bases],
+                self.data.test_images[target.index],
+                attack=self.settings.attack,
+                epsilon=self.settings.epsilon,
+                steps=self.settings.steps,
+                lr=self.settings.lr,
+                watermark=self.settings.watermark,
+            )
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with written_whole(path) as part:
+                np.savez_compressed(part, poisons=poisons, losses=losses, **vars(target))
+        with np.load(path) as stored:
+            return stored["poisons"]
+
+    def _crafted(self, path: Path, target: Target) -> bool:
+        if not path.exists():
+            return False
+        with np.load(path) as stored:
+            return stored["index"] == target.index and np.array_equal(stored["bases"], target.bases)
 
 
 @dataclass(frozen=True)
@@ -285,29 +287,39 @@ def trace(lab: Lab, target: Target, victim: Victim, subset_size: float = 0.2) ->
         return np.linalg.norm(gradients(head) - wanted, axis=1)
 
     epic = new_epic(len(victim.labels), subset_size, "active")
-    clusters: list[np.ndarray] = []
-    after_warmup: list[np.ndarray] = []
+    seen, after_warmup = [], []
 
     def watch(epoch: int, head: nn.Linear) -> None:
-        if not clusters:
+        seen.append(gradients(head))
+        if len(seen) == 1:
             after_warmup.append(distances(head))
-        medoids = select(
-            gradients(head)[epic.kept], subset_size, labels=victim.labels.numpy()[epic.kept]
-        )
-        sizes = np.zeros(len(victim.labels), np.uint16)
-        sizes[epic.kept] = medoids.sizes[medoids.assignment]
-        clusters.append(sizes)
 
     defended = victim.head(epic, on_round=watch)
     return {
         "poisoned": victim.poisoned,
         "base": (victim.labels == target.base).numpy(),
         "kept": np.isin(np.arange(len(victim.labels)), epic.kept),
-        "cluster_sizes": np.array(clusters),
+        "cluster_sizes": cluster_sizes(epic.history, seen, victim.labels.numpy()),
         "after_warmup": after_warmup[0],
         "after_undefended": distances(victim.head()),
         "after_epic": distances(defended),
     }
+
+
+def cluster_sizes(
+    rounds: Sequence[Round], gradients: Sequence[np.ndarray], labels: np.ndarray
+) -> np.ndarray:
+    """Size of each example's cluster in each round (rounds, n), 0 for what was dropped before."""
+    sizes = np.zeros((len(rounds), len(labels)), np.uint16)
+    kept = np.arange(len(labels))
+    for row, entry, gradient in zip(sizes, rounds, gradients, strict=True):
+        for label in np.unique(labels[entry.medoids]):
+            members = kept[labels[kept] == label]
+            medoids = entry.medoids[labels[entry.medoids] == label]
+            nearest = cdist(gradient[members], gradient[medoids]).argmin(1)
+            row[members] = np.bincount(nearest)[nearest]
+        kept = np.setdiff1d(kept, entry.dropped)
+    return sizes
 
 
 def run(lab: Lab, out: Path, targets: int) -> list[dict]:
