@@ -51,9 +51,7 @@ class Examples:
         A last batch of a single example, which BatchNorm could not take, joins the one before.
         """
         order = torch.from_numpy(indices)[torch.randperm(len(indices), generator=generator)]
-        parts = list(order.split(batch_size))
-        if len(parts) > 1 and len(parts[-1]) == 1:
-            parts[-2:] = [torch.cat(parts[-2:])]
+        parts = order.tensor_split(tuple(range(batch_size, len(order) - 1, batch_size)))
         if self.tensors is not None:
             x, y = self.tensors
             yield from ((x[rows], y[rows]) for rows in (part.to(self.device) for part in parts))

@@ -266,7 +266,7 @@ class EPIC:
         return {name: getattr(self, name) for name in (*names, "min_cluster_size")}
 
     def _medoids(self, gradients: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """k medoids, the position among them of each example's own, and how many each owns."""
+        """Pick k medoids; also each example's own, by position, and how many examples each owns."""
         threads = torch.get_num_threads()
         try:
             chosen = select(gradients, k, metric=self.metric)
