@@ -16,7 +16,7 @@ from subsel.defense import models
 from subsel.defense.datasets import ImageData, load
 from subsel.defense.files import written_whole
 from subsel.defense.poisons import PoisonedSet, read_poisons
-from subsel.defense.presets import PRESETS
+from subsel.defense.presets import PRESETS, Preset
 from subsel.defense.training import TrainResult, seeded, train
 
 MODELS = {"small-cnn": models.small_cnn, "resnet18": models.resnet18}
@@ -177,15 +177,14 @@ def _epic_changes(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    presets = "\n".join(f"  {name:16} {preset.about}" for name, preset in PRESETS.items())
+    presets = "\n".join(f"  {name}\n{_described(preset)}" for name, preset in PRESETS.items())
     parser = argparse.ArgumentParser(
         prog="python -m subsel.defense.train",
         description="Train an image classifier that resists targeted data poisoning: every few "
         "epochs\nEPIC drops the training images that stand alone in gradient space.",
         epilog=f"presets:\n{presets}\n\nexample:\n"
         "  python -m subsel.defense.train --dataset fashion-mnist --epochs 10 --warmup 3 "
-        "--out runs/first\n\nCtrl-C stops after which --resume goes on where the last whole epoch "
-        "ended.",
+        "--out runs/first\n\nAfter Ctrl-C, --resume goes on where the last whole epoch ended.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     data = parser.add_argument_group("data")
@@ -248,8 +247,26 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--out", type=Path, required=True, help="folder for everything written")
     run.add_argument("--resume", action="store_true", help="go on with the run in --out")
     run.add_argument("--seed", type=int, default=0, help="(%(default)s)")
-    run.add_argument("--device", help="cpu, cuda, cuda:1, ... (cuda if there is one)")
+    run.add_argument(
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="cpu, cuda, cuda:1, ... (here %(default)s)",
+    )
     return parser
+
+
+def _described(preset: Preset) -> str:
+    warmup = str(preset.warmup)
+    if isinstance(preset.warmup, dict):
+        sizes, epochs = (
+            "/".join(map(str, part)) for part in zip(*preset.warmup.items(), strict=True)
+        )
+        warmup = f"{epochs} for {sizes}"
+    drops = ", ".join(map(str, preset.training["drops"]))
+    return (
+        f"    {preset.about}\n    learning rate / 10 at {drops}; EPIC {preset.subset_size}, "
+        f"warmup {warmup}, interval {preset.interval}, stop {preset.stop}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,206 @@
+"""The command line, on scikit-learn's digits: the same as train, and files that can be used."""
+
+import json
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from subsel.defense import PRESETS, train
+from subsel.defense.datasets import load
+from subsel.defense.models import small_cnn
+from subsel.defense.train import main
+from subsel.defense.training import seeded
+
+pytest.importorskip("sklearn")
+
+QUICK = ["--dataset", "digits", "--no-augment", "--lr", "0.05", "--batch-size", "256"]
+QUICK += ["--device", "cpu", "--warmup", "1", "--interval", "1", "--seed", "3"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "three"
+    assert main([*QUICK, "--epochs", "3", "--out", str(out)]) == 0
+    return out
+
+
+def metrics(out):
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    return [
+        {k: v for k, v in json.loads(line).items() if not k.endswith("seconds")} for line in lines
+    ]
+
+
+def test_gives_what_train_gives(run):
+    data = load("digits")
+    with seeded(3, None, torch.device("cpu")):
+        model = small_cnn(10, (1, 8, 8), data.mean.tolist(), data.std.tolist())
+    result = train(
+        model,
+        (data.train_images, data.train_labels),
+        test=(data.test_images, data.test_labels),
+        defense=PRESETS["paper-40"].epic(warmup=1, interval=1),
+        preset="paper-40",
+        epochs=3,
+        lr=0.05,
+        batch_size=256,
+        seed=3,
+        progress=False,
+    )
+    np.testing.assert_array_equal(np.load(run / "kept.npy"), result.kept)
+    assert len(result.kept) < len(data.train_labels)
+    assert [r["test_accuracy"] for r in metrics(run)] == [
+        r["test_accuracy"] for r in result.history
+    ]
+    state = torch.load(run / "checkpoint.pt", weights_only=True)["model"]
+    assert all(torch.equal(value, state[k]) for k, value in result.model.state_dict().items())
+
+
+def test_writes_what_it_promises(run, capsys):
+    assert sorted(path.name for path in run.iterdir()) == [
+        "checkpoint.pt",
+        "dropped.png",
+        "kept.npy",
+        "metrics.jsonl",
+        "result.json",
+    ]
+    records = metrics(run)
+    assert [r["epoch"] for r in records] == [0, 1, 2]
+    assert records[-1]["kept"] == len(np.load(run / "kept.npy"))
+    result = json.loads((run / "result.json").read_text())
+    assert result["test accuracy"] == records[-1]["test_accuracy"] > 0.8
+    image = np.asarray(Image.open(run / "dropped.png").convert("RGB"))
+    assert image.shape[0] > 300
+    assert len(np.unique(image.reshape(-1, 3), axis=0)) > 10
+
+
+def test_resumes(run, tmp_path, monkeypatch):
+    import subsel.defense.training as training
+
+    def interrupt(*_):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return summary(*_)
+
+    calls, summary = [], training._summary
+    monkeypatch.setattr(training, "_summary", interrupt)
+    command = [*QUICK, "--epochs", "3", "--out", str(tmp_path / "run")]
+    assert main(command) == 130
+    monkeypatch.undo()
+    assert len(metrics(tmp_path / "run")) == 1
+    assert main([*command, "--resume"]) == 0
+    assert metrics(tmp_path / "run") == metrics(run)
+    for name in ("kept.npy", "result.json"):
+        assert (tmp_path / "run" / name).read_bytes() == (run / name).read_bytes()
+
+
+def test_says_how_to_go_on_after_ctrl_c(tmp_path, monkeypatch, capsys):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("subsel.defense.training._summary", interrupt)
+    assert main([*QUICK, "--epochs", "3", "--out", str(tmp_path / "run")]) == 130
+    assert "the same command with --resume" in capsys.readouterr().err
+
+
+def test_transfer_from_an_earlier_runs_weights_undefended(run, tmp_path):
+    command = ["--dataset", "digits", "--preset", "paper-transfer", "--epochs", "2"]
+    command += ["--weights", str(run / "checkpoint.pt"), "--no-defense", "--device", "cpu"]
+    assert main([*command, "--out", str(tmp_path / "run")]) == 0
+    before, after = (
+        torch.load(folder / "checkpoint.pt", weights_only=True)["model"]
+        for folder in (run, tmp_path / "run")
+    )
+    changed = [name for name in before if not torch.equal(before[name], after[name])]
+    assert changed == ["16.weight", "16.bias"]
+    assert [r["dropped"] for r in metrics(tmp_path / "run")] == [0, 0]
+
+
+def test_poisons_are_put_in_and_counted(tmp_path, capsys):
+    data = load("digits")
+    indices = np.flatnonzero(data.train_labels == 4)[:10]
+    folder = tmp_path / "set"
+    folder.mkdir()
+    target = data.test_images[data.test_labels == 9][0, 0]
+    for name, value in {
+        "poisons": [(Image.fromarray(target), 4)] * 10,
+        "base_indices": indices,
+        "target": (Image.fromarray(target), 9),
+    }.items():
+        (folder / f"{name}.pickle").write_bytes(pickle.dumps(value))
+    command = [*QUICK, "--epochs", "3", "--poisons", str(folder)]
+    assert main([*command, "--no-defense", "--out", str(tmp_path / "run")]) == 0
+    out = capsys.readouterr().out
+    assert "poisons left: 10 of 10" in out
+    assert "targets taken for the attacker's class: 1 of 1" in out
+    indices[0] = 5000
+    (folder / "base_indices.pickle").write_bytes(pickle.dumps(indices))
+    assert main([*command, "--out", str(tmp_path / "other")]) == 1
+    assert "outside a training set of 1397" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dataset", "cifar10", "--data-dir", "nowhere"], "CIFAR-10 is not in nowhere"),
+        (["--dataset", "digits", "--subset-size", "1.5", "--warmup", "1"], "subset_size must be"),
+        (["--dataset", "digits", "--subset-size", "0.15"], "give your own for 0.15"),
+        (["--dataset", "digits", "--poisons", "nowhere"], "nowhere is not there"),
+        (["--dataset", "digits", "--epochs", "0"], "epochs must be"),
+    ],
+)
+def test_errors_are_one_line(tmp_path, capsys, arguments, message):
+    assert main([*arguments, "--out", str(tmp_path / "run")]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert message in lines[-1]
+    assert len(lines) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--preset", "paper-transfer"], "give it by --weights"),
+        (["--resume"], "--resume: there is no"),
+        (["--epochs", "many"], "invalid int"),
+    ],
+)
+def test_wrong_usage(tmp_path, capsys, arguments, message):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--dataset", "digits", *arguments, "--out", str(tmp_path / "run")])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_run_is_not_overwritten(run, capsys):
+    with pytest.raises(SystemExit):
+        main([*QUICK, "--out", str(run)])
+    assert "holds a run already" in capsys.readouterr().err
+
+
+def test_help_from_the_shell_without_a_warning():
+    finished = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "subsel.defense.train", "--help"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert finished.returncode == 0
+    assert finished.stderr == ""
+    for word in ("--dataset", "--poisons", "paper-40", "--ground-set", "example:", "EPIC"):
+        assert word in finished.stdout
