@@ -315,6 +315,23 @@ def test_settings_that_do_not_fit(data, cache, wrong, message):
         experiment.Lab(experiment.replace(TOY, **wrong), data, cache)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"poisons": 0},
+        {"steps": 0},
+        {"epsilon": 256},
+        {"subset_size": (1.5,)},
+        {"ground_set": ("half",)},
+    ],
+)
+def test_settings_out_of_range_are_refused_at_once(wrong):
+    ((name, value),) = wrong.items()
+    field = {"subset_size": "subset_sizes", "ground_set": "ground_sets"}.get(name, name)
+    with pytest.raises(ValueError, match=name):
+        experiment.replace(TOY, **{field: value})
+
+
 def test_traces_tell_what_the_run_did(lab, finished):
     out, records = finished
     epic = next(r for r in records if r["defense"] == "EPIC 0.2 active")

@@ -29,6 +29,11 @@ from subsel.defense.datasets import ImageData
 from subsel.defense.files import written_whole
 
 
+def new_epic(n: int, subset_size: float, ground_set: str) -> EPIC:
+    """EPIC in the transfer setting: rounds before epochs 1 to 9 (Yang et al. 2022, section 5)."""
+    return EPIC(n, subset_size=subset_size, ground_set=ground_set, warmup=1, interval=1, stop=10)
+
+
 @dataclass(frozen=True)
 class Settings:
     """All that decides the outcome; the defaults are those of docs/experiments.md."""
@@ -46,6 +51,15 @@ class Settings:
     subset_sizes: tuple[float, ...] = (0.1, 0.2, 0.3)
     ground_sets: tuple[str, ...] = ("active", "full")
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("pretrain", "pretrain_epochs", "victim", "poisons", "steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+        if not 0 <= self.epsilon <= 255:
+            raise ValueError(f"epsilon must be in 0..255; got {self.epsilon}")
+        for ground_set, subset_size in product(self.ground_sets, self.subset_sizes):
+            new_epic(self.victim, subset_size, ground_set)  # which objects to what it cannot do
 
     def crafting(self) -> dict[str, object]:
         """The settings that decide the poisons, given the backbone."""
@@ -85,6 +99,15 @@ class Lab:
         seen, self.victim = np.split(
             order[: settings.pretrain + settings.victim], [settings.pretrain]
         )
+        self.images = data.train_images[self.victim]
+        self.labels = torch.from_numpy(data.train_labels[self.victim])
+        self.classes = len(data.classes)
+        smallest = int(torch.bincount(self.labels, minlength=self.classes).min())
+        if settings.poisons > smallest:
+            raise ValueError(
+                f"poisons must be at most {smallest}, the victim's smallest class; "
+                f"got {settings.poisons}"
+            )
         name = f"{data.name}-{settings.pretrain}x{settings.pretrain_epochs}-seed{settings.seed}"
         self.extractor, self.digest = load_or_pretrain(
             cache / f"backbone-{name}.pt",
@@ -96,18 +119,9 @@ class Lab:
         key = json.dumps([settings.crafting(), self.digest]).encode()
         name = f"{data.name}-{settings.attack}-{hashlib.sha256(key).hexdigest()[:8]}"
         self.poison_folder = cache / name
-        self.images = data.train_images[self.victim]
-        self.labels = torch.from_numpy(data.train_labels[self.victim])
         self.features = extract(self.extractor, self.images)
         self.test_features = extract(self.extractor, data.test_images)
         self.test_labels = torch.from_numpy(data.test_labels)
-        self.classes = len(data.classes)
-        smallest = int(torch.bincount(self.labels, minlength=self.classes).min())
-        if settings.poisons > smallest:
-            raise ValueError(
-                f"poisons must be at most {smallest}, the victim's smallest class; "
-                f"got {settings.poisons}"
-            )
         clean = train_head(self.features, self.labels, self.classes, seed=settings.seed)
         with torch.no_grad():
             predicted = clean(self.test_features).argmax(1)
@@ -201,11 +215,6 @@ class Outcome(NamedTuple):
     head: nn.Linear
     kept: np.ndarray
     rounds: Sequence[Dropping] = ()
-
-
-def new_epic(n: int, subset_size: float, ground_set: str) -> EPIC:
-    """EPIC in the transfer setting: rounds before epochs 1 to 9 (Yang et al. 2022, section 5)."""
-    return EPIC(n, subset_size=subset_size, ground_set=ground_set, warmup=1, interval=1, stop=10)
 
 
 def defend(victim: Victim, settings: Settings) -> Iterator[Outcome]:
