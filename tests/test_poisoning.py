@@ -74,7 +74,9 @@ def test_pretraining_is_reproducible_and_leaves_the_global_state_alone(data):
 
 def test_the_backbone_is_useful_and_kept(lab, data, cache):
     assert lab.clean_accuracy > 0.9
+    before = torch.random.get_rng_state()
     again = experiment.Lab(TOY, data, cache)
+    assert torch.equal(before, torch.random.get_rng_state())
     assert again.digest == lab.digest
     assert len(list(cache.glob("backbone-*"))) == 1
     assert not any(parameter.requires_grad for parameter in lab.extractor.parameters())

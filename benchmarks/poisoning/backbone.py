@@ -12,37 +12,14 @@ from tqdm import tqdm
 
 from subsel.defense.datasets import ImageData
 from subsel.defense.files import written_whole
-
-WIDTHS = (16, 32, 64)
-EMBEDDING = 512
+from subsel.defense.models import small_cnn
 
 
-class Normalize(nn.Module):
-    """Pixels in [0, 1] to zero mean and unit variance per channel."""
-
-    def __init__(self, mean: np.ndarray, std: np.ndarray) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.as_tensor(mean).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.as_tensor(std).view(1, -1, 1, 1))
-
-    def forward(self, images: Tensor) -> Tensor:
-        return (images - self.mean) / self.std
-
-
-def new_extractor(data: ImageData) -> nn.Sequential:
-    """Three blocks of convolution, BatchNorm, ReLU and pooling, then a layer of 512 features."""
-    channels, height, width = data.train_images.shape[1:]
-    layers: list[nn.Module] = [Normalize(data.mean, data.std)]
-    for inner in WIDTHS:
-        layers += [
-            nn.Conv2d(channels, inner, 3, padding=1, bias=False),
-            nn.BatchNorm2d(inner),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-        ]
-        channels, height, width = inner, height // 2, width // 2
-    layers += [nn.Flatten(), nn.Linear(channels * height * width, EMBEDDING), nn.ReLU()]
-    return nn.Sequential(*layers)
+def new_model(data: ImageData, seed: int) -> nn.Sequential:
+    """The extractor, and a linear head as its last layer."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return small_cnn(len(data.classes), data.train_images.shape[1:], data.mean, data.std)
 
 
 def pretrain(
@@ -51,10 +28,7 @@ def pretrain(
     """Train an extractor (with a linear head, thrown away) on some of the training images."""
     images = torch.from_numpy(data.train_images[indices])
     labels = torch.from_numpy(data.train_labels[indices])
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        extractor = new_extractor(data).to(memory_format=torch.channels_last)
-        model = nn.Sequential(extractor, nn.Linear(EMBEDDING, len(data.classes)))
+    model = new_model(data, seed).to(memory_format=torch.channels_last)
     order = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, nesterov=True)
     model.train()
@@ -70,7 +44,7 @@ def pretrain(
                 right += int((logits.argmax(1) == labels[batch]).sum())
                 bar.update(len(batch))
             bar.set_postfix(train_accuracy=f"{right / len(images):.3f}")
-    return extractor
+    return model[:-1]
 
 
 def frozen(extractor: nn.Sequential) -> nn.Sequential:
@@ -88,13 +62,13 @@ def load_or_pretrain(
     path: Path, data: ImageData, indices: np.ndarray, *, epochs: int, seed: int
 ) -> tuple[nn.Sequential, str]:
     """Return the frozen extractor kept at `path`, trained if it is not there, and its digest."""
-    extractor = new_extractor(data)
     if not path.exists():
         trained = pretrain(data, indices, epochs=epochs, seed=seed)
         path.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(path) as part:
             torch.save(trained.state_dict(), part)
     state = torch.load(path, weights_only=True)
+    extractor = new_model(data, seed)[:-1]
     extractor.load_state_dict(state)
     digest = hashlib.sha256(b"".join(value.numpy().tobytes() for value in state.values()))
     return frozen(extractor), digest.hexdigest()[:8]
