@@ -41,8 +41,9 @@ class PoisonedSet:
         A trigger's patch, in [0, 1].
     patch_position : (row, column) or None
         Where its upper left corner goes, if that is fixed.
-    class_sorted : bool
-        Whether `indices` count the training set sorted by class (stably), as MetaPoison's do.
+    training_set : (images, labels) or None
+        The whole training set, poisons included, where the file brings its own, as MetaPoison's
+        do; `indices` count that one.
     """
 
     indices: np.ndarray
@@ -53,7 +54,7 @@ class PoisonedSet:
     adversarial_label: int | None = None
     patch: np.ndarray | None = None
     patch_position: tuple[int, int] | None = None
-    class_sorted: bool = False
+    training_set: tuple[np.ndarray, np.ndarray] | None = None
 
     def __post_init__(self) -> None:
         m = len(self.indices)
@@ -71,6 +72,8 @@ class PoisonedSet:
     def apply(self, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """A copy of the training set with the poisons in their places.
 
+        A set that brings its own training set replaces this one altogether.
+
         Parameters
         ----------
         images : ndarray of uint8, (n, channels, height, width)
@@ -81,36 +84,35 @@ class PoisonedSet:
         ValueError
             Images of another shape or type, or an index outside the training set.
         """
+        if self.training_set is not None:
+            images, labels = self.training_set
         images, labels = np.array(images), np.array(labels)
-        places = self.places(labels)
+        self._check_inside(len(labels))
         if images.dtype != np.uint8 or images.shape != (len(labels), *self.images.shape[1:]):
             raise ValueError(
                 f"images must be uint8 {(len(labels), *self.images.shape[1:])} like the poisons, "
                 f"got {images.dtype} {images.shape}"
             )
-        images[places], labels[places] = self.images, self.labels
+        images[self.indices], labels[self.indices] = self.images, self.labels
         return images, labels
 
-    def places(self, labels: np.ndarray) -> np.ndarray:
-        """Positions of the poisons in a training set with these labels, in its own order."""
-        outside = self.indices[self.indices >= len(labels)]
-        if len(outside):
-            raise ValueError(
-                f"{len(outside)} of {len(self.indices)} poisons lie outside a training set of "
-                f"{len(labels)} examples, index {outside[0]} the first"
-            )
-        if self.class_sorted:
-            return np.argsort(labels, kind="stable")[self.indices]
-        return self.indices
-
-    def perturbation(self, images: np.ndarray, labels: np.ndarray) -> int:
-        """Largest change of a pixel from the clean training set, of 255.
+    def perturbation(self, images: np.ndarray) -> int:
+        """Largest change of a pixel, of 255, from the clean training images.
 
         The benchmark admits 9 for attacks bounded by 8 (poisons are rounded to 8 bits).  Far
         more means that the indices count another training set, or another order of it.
         """
-        clean = np.asarray(images)[self.places(labels)].astype(int)
+        self._check_inside(len(images))
+        clean = np.asarray(images)[self.indices].astype(int)
         return int(np.abs(self.images - clean).max(initial=0))
+
+    def _check_inside(self, n: int) -> None:
+        outside = self.indices[self.indices >= n]
+        if len(outside):
+            raise ValueError(
+                f"{len(outside)} of {len(self.indices)} poisons lie outside a training set of "
+                f"{n} examples, index {outside[0]} the first"
+            )
 
     def triggered_targets(self) -> np.ndarray:
         """The targets with the patch at its fixed position; without a patch, as they are."""
@@ -169,9 +171,9 @@ def read_poisons(path: str | os.PathLike[str]) -> PoisonedSet:
 
     Notes
     -----
-    MetaPoison's files do not say where the poisons belong.  As in EPIC's published code they are
-    taken to be the first of their class: ``xtrain`` is either the poisons alone or the whole
-    class-sorted training set, of which numbers 5000 y_adv to 5000 y_adv + 499 are poisons.
+    MetaPoison's files hold a whole training set, sorted by class, and do not say which examples
+    are poisons.  As in EPIC's published code, numbers 5000 y_adv to 5000 y_adv + 499 are taken to
+    be.
     """
     path = Path(path)
     if not path.exists():
@@ -241,24 +243,24 @@ def _read_metapoison(path: Path, class_size: int = 5000, n_poisons: int = 500) -
     keys = ("xtrain", "ytrain", "xtarget", "ytarget", "ytargetadv")
     if not isinstance(parts, dict) or not parts.keys() >= set(keys):
         raise ValueError(f"not a file of MetaPoison's: a dict with {', '.join(keys)} is wanted")
-    x, y, xtarget, ytarget, yadv = (parts[key] for key in keys)
-    labels = _indices(y)
-    adversarial = _indices(yadv)
-    if adversarial.size == 0 or len(np.unique(adversarial)) > 1:
+    adversarial = np.unique(_indices(parts["ytargetadv"]))
+    if len(adversarial) != 1:
         raise ValueError(f"ytargetadv must be one class, got {adversarial}")
-    first = class_size * int(adversarial[0])
-    x = _array(x, "xtrain")
-    if len(x) > class_size:
-        poisons = slice(first, first + n_poisons)
-        x, labels = x[poisons], labels[poisons]
+    images, labels = _pixels(parts["xtrain"], "xtrain"), _indices(parts["ytrain"])
+    indices = class_size * adversarial[0] + np.arange(n_poisons)
+    if not len(images) == len(labels) > indices.max():
+        raise ValueError(
+            f"xtrain and ytrain must be the whole class-sorted training set, of {indices.max() + 1}"
+            f" examples or more, got {len(images)} and {len(labels)}"
+        )
     return PoisonedSet(
-        indices=first + np.arange(len(x)),
-        images=_pixels(x, "xtrain"),
-        labels=labels,
-        targets=_pixels(xtarget, "xtarget"),
-        target_labels=_indices(ytarget),
+        indices=indices,
+        images=images[indices],
+        labels=labels[indices],
+        targets=_pixels(parts["xtarget"], "xtarget"),
+        target_labels=_indices(parts["ytarget"]),
         adversarial_label=int(adversarial[0]),
-        class_sorted=True,
+        training_set=(images, labels),
     )
 
 
@@ -289,7 +291,10 @@ def _indices(value: Any) -> np.ndarray:
 
 
 def _pixels(value: Any, name: str) -> np.ndarray:
-    """Images of either layout, 8-bit or in [0, 1], as uint8 (n, channels, height, width)."""
+    """Images of either layout as uint8 (n, channels, height, width).
+
+    Floats up to 1 are of full scale 1, others of 255.
+    """
     images = _array(value, name)
     if images.ndim == 3:
         images = images[None]
@@ -300,9 +305,10 @@ def _pixels(value: Any, name: str) -> np.ndarray:
     if images.shape[1] not in (1, 3):
         raise ValueError(f"{name} must have 1 or 3 channels, got images of {images.shape[1:]}")
     if images.dtype != np.uint8:
-        if not (images.min(initial=0) >= 0 and images.max(initial=0) <= 1):
-            raise ValueError(f"{name} must be 8-bit or in [0, 1]; these look standardized")
-        images = np.rint(images * 255).astype(np.uint8)
+        if not (images.min(initial=0) >= 0 and images.max(initial=0) <= 255):
+            raise ValueError(f"{name} must lie in [0, 1] or [0, 255]; these look standardized")
+        scale = 255 if images.dtype.kind == "f" and images.max(initial=0) <= 1 else 1
+        images = np.rint(images * scale).astype(np.uint8)
     return np.ascontiguousarray(images)
 
 

@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     except KeyboardInterrupt as stopped:
         again = "; on the command line: the same command with --resume"
-        sys.stderr.write(f"\n{stopped}{again if checkpoint.exists() else ''}\n")
+        sys.stderr.write(f"\n{str(stopped) or 'stopped'}{again if checkpoint.exists() else ''}\n")
         return 130
     except (OSError, ValueError, TypeError, ImportError, FloatingPointError) as error:
         sys.stderr.write(f"{parser.prog}: error: {error}\n")
@@ -105,7 +105,7 @@ def summarize(
         "dropped": len(labels) - len(result.kept),
     }
     if poisoned is not None:
-        left = np.isin(poisoned.places(labels), result.kept)
+        left = np.isin(poisoned.indices, result.kept)
         summary["poisons left"] = f"{left.sum()} of {len(left)}"
         device = next(result.model.parameters()).device
         with torch.no_grad():

@@ -185,7 +185,7 @@ def train(
     with _backbone_fixed(model, head) if transfer else nullcontext():
         net = model
         if transfer and augment is False:
-            # The backbone's output never changes: it is computed once, and the head is the network.
+            # The backbone puts out the same each time: once is enough, and the head remains.
             data = _features(model, layer, data)
             held_out = held_out and _features(model, layer, held_out)
             net, layer = head, None
@@ -248,7 +248,7 @@ def train(
                 if callback is not None:
                     callback(result)
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(_how_to_resume(len(result.history), checkpoint)) from None
+            raise KeyboardInterrupt(_how_to_resume(checkpoint)) from None
         finally:
             bar.close()
     model.eval()
@@ -411,8 +411,7 @@ def _summary(record: dict[str, Any]) -> str:
     )
 
 
-def _how_to_resume(epochs_done: int, checkpoint: Path | None) -> str:
+def _how_to_resume(checkpoint: Path | None) -> str:
     if checkpoint is None:
-        return f"stopped after {epochs_done} epochs; there is no checkpoint to resume from"
-    done = f"stopped; {checkpoint} is as it was after {epochs_done} epochs"
-    return f"{done}, go on with resume={str(checkpoint)!r}"
+        return "stopped; there is no checkpoint to resume from"
+    return f"stopped; go on from the last whole epoch with resume={str(checkpoint)!r}"

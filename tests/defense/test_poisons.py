@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from subsel.defense.poisons import PoisonedSet, read_poisons, read_setups, restricted_load
+from subsel.defense.poisons import read_poisons, read_setups, restricted_load
 
 RNG = np.random.default_rng(0)
 POISONS = RNG.integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
@@ -87,44 +87,38 @@ class TestFolder:
 
 
 class TestMetaPoison:
-    def write(self, tmp_path, x, y):
-        write(
-            tmp_path / "meta.pkl",
-            {
-                "xtrain": x,
-                "ytrain": y,
-                "xtarget": TARGET[None],
-                "ytarget": np.array([2]),
-                "ytargetadv": np.array([1]),
-            },
-        )
-        return tmp_path / "meta.pkl"
+    def write(self, path, n=10_000, kind="u1"):
+        x = np.zeros((n, 2, 2, 3), np.uint8)
+        x[:, 0, 0, 0], x[:, 0, 0, 1] = np.divmod(np.arange(n), 256)
+        parts = {
+            "xtrain": x.astype(kind),
+            "ytrain": np.repeat([0, 1], 5000)[:n],
+            "xtarget": TARGET[None].astype(np.float32),
+            "ytarget": np.array([2]),
+            "ytargetadv": [1],
+        }
+        write(path, parts)
+        return x
 
-    def test_the_poisons_alone(self, tmp_path):
-        poisoned = read_poisons(self.write(tmp_path, POISONS / np.float32(255), np.ones(5, int)))
-        np.testing.assert_array_equal(poisoned.images, planes(POISONS))
-        np.testing.assert_array_equal(poisoned.indices, 5000 + np.arange(5))
-        assert poisoned.adversarial_label == 1
-
-    def test_the_whole_training_set(self, tmp_path):
-        x = np.zeros((10_000, 2, 2, 3), np.uint8)
-        x[:, 0, 0, 0], x[:, 0, 0, 1] = np.divmod(np.arange(10_000), 256)
-        path = self.write(tmp_path, x, np.repeat([0, 1], 5000))
-        poisoned = read_poisons(path)
+    @pytest.mark.parametrize("kind", ["u1", "f4"])
+    def test_the_poisons_are_the_first_of_their_class(self, tmp_path, kind):
+        x = self.write(tmp_path / "meta.pkl", kind=kind)
+        poisoned = read_poisons(tmp_path / "meta.pkl")
         np.testing.assert_array_equal(poisoned.indices, np.arange(5000, 5500))
         np.testing.assert_array_equal(poisoned.images, planes(x[5000:5500]))
+        np.testing.assert_array_equal(poisoned.targets, planes(TARGET)[None])
+        assert poisoned.adversarial_label == 1
 
-    def test_indices_count_the_class_sorted_set(self):
-        labels = np.array([1, 0, 1, 0, 1])
-        poisoned = PoisonedSet(
-            np.array([2, 3]),
-            np.full((2, 1, 1, 1), 9, np.uint8),
-            np.array([1, 1]),
-            *(np.zeros((0, 1, 1, 1), np.uint8), np.zeros(0, int)),
-            class_sorted=True,
-        )
-        images, _ = poisoned.apply(np.zeros((5, 1, 1, 1), np.uint8), labels)
-        np.testing.assert_array_equal(images.ravel(), [9, 0, 9, 0, 0])
+    def test_its_training_set_takes_the_place_of_ours(self, tmp_path):
+        x = self.write(tmp_path / "meta.pkl")
+        images, labels = read_poisons(tmp_path / "meta.pkl").apply(np.zeros((3, 3, 2, 2)), [0] * 3)
+        np.testing.assert_array_equal(images, planes(x))
+        np.testing.assert_array_equal(labels, np.repeat([0, 1], 5000))
+
+    def test_a_part_of_a_training_set(self, tmp_path):
+        self.write(tmp_path / "meta.pkl", n=5499)
+        with pytest.raises(ValueError, match="whole class-sorted training set, of 5500"):
+            read_poisons(tmp_path / "meta.pkl")
 
 
 def test_benchmark_setups(tmp_path):
@@ -154,7 +148,7 @@ class TestApply:
         poisoned = read_poisons(make_folder(tmp_path))
         clean = np.zeros((50, 3, 32, 32), np.uint8)
         clean[INDICES] = np.where(poisoned.images >= 8, poisoned.images - 8, 8)
-        assert poisoned.perturbation(clean, np.zeros(50)) == 8
+        assert poisoned.perturbation(clean) == 8
 
     def test_indices_outside_the_data(self, tmp_path):
         poisoned = read_poisons(make_folder(tmp_path))
