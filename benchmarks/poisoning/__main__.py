@@ -23,6 +23,12 @@ PACKAGE = "dataset-fashion-mnist"
 DEMO = {"subset_sizes": (0.2, 0.3), "ground_sets": ("active",)}
 DEMO_TARGETS, DEMO_STEPS = 5, 600
 
+LEGEND = """\
+Attack success: the share of targets that were given the class the attacker wanted. Accuracy (on
+all test images), kept and poisons left are means over the targets. Controls drop as many examples
+in the same rounds. "Fresh head" and "re-admission" go beyond the published EPIC.
+"""
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit status."""
@@ -160,8 +166,9 @@ def report_on(out: Path) -> None:
     restarted = [name for name in by_defense(records) if "fresh head" in name]
     summary = (
         f"{settings['attack']} on {settings['dataset']}: {settings['poisons']} poisons among "
-        f"{settings['victim']}, epsilon {settings['epsilon']}/255, {settings['steps']} steps; "
-        f"accuracy without poisons {settings['clean_accuracy']:.3f}\n\n{results_table(records)}"
+        f"{settings['victim']} images, epsilon {settings['epsilon']}/255, "
+        f"{settings['steps']} steps; accuracy without poisons {settings['clean_accuracy']:.3f}\n\n"
+        f"{results_table(records)}\n{LEGEND}"
     )
     detail = targets_table(records, ["none", *epics[:3], *restarted])
     write_text(out / "results.md", f"{summary}\n{detail}")
