@@ -18,7 +18,15 @@ _HOME = {
     "stochastic_greedy": "subsel.optimizers",
     "select": "subsel.coreset",
 }
-__all__ = [*_HOME]
+__all__ = [
+    "FacilityLocation",
+    "Objective",
+    "Selection",
+    "greedy",
+    "lazy_greedy",
+    "select",
+    "stochastic_greedy",
+]
 
 if TYPE_CHECKING:
     from subsel.coreset import select

@@ -155,7 +155,7 @@ def select(
 
 
 def apportion(budget: int, sizes: np.ndarray) -> np.ndarray:
-    """Share out a count in proportion to sizes: largest remainder, each at least 1, at most its size.
+    """Share out a count in proportion to sizes (largest remainder), each from 1 to its size.
 
     Parameters
     ----------

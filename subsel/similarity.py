@@ -24,8 +24,11 @@ METRICS = {
     "rbf": cpu.RBF,
 }
 
-_PARALLEL_WORK = 2**21
+_PARALLEL_WORK = 2**23
 """Similarities in one sweep from which on starting threads costs less than it saves."""
+
+_CACHED = 2**17
+"""Bytes of tiles to keep at work at once: some of a core's second-level cache."""
 
 
 @dataclass
@@ -61,8 +64,8 @@ def _grid(n_points: int, span: float) -> tuple[float, float]:
     """The grid on which sums of `n_points` similarities in 0..span are exact in float64."""
     if span <= 0:
         return 1.0, 1.0
-    exponent = math.frexp(n_points * span)[1]
-    if not -900 < exponent < 1000:
+    exponent = math.frexp(n_points)[1] + math.frexp(span)[1]
+    if not -960 < exponent < 1000:
         raise ValueError(
             f"similarities of magnitude {span:g} cannot be summed in float64; rescale them"
         )
@@ -112,8 +115,8 @@ class DenseSimilarity(_InMemory):
 
     @classmethod
     def from_matrix(cls, matrix: np.ndarray, name: str) -> "DenseSimilarity":
-        """Check a user's matrix. F order is read through its transpose if symmetric, else copied."""
-        check_entries(matrix.T if matrix.flags.f_contiguous else matrix, name, non_negative=True)
+        """Check a user's matrix. In F order it is transposed if symmetric, else copied."""
+        check_entries(matrix, name, non_negative=True)
         if not matrix.flags.c_contiguous and matrix.flags.f_contiguous:
             transpose = read_only(matrix.T)
             if matrix.shape[0] == matrix.shape[1] and cpu.is_symmetric(transpose):
@@ -134,14 +137,14 @@ class DenseSimilarity(_InMemory):
         return m, self.n_points
 
     def sweep(self, c: Coverage, m: int, sign: float, gains: np.ndarray) -> int:
-        """Change the gains by what the `m` changed points have to say; returns similarities seen."""
+        """Change the gains by what the `m` changed points say; returns similarities seen."""
         arguments = (
             self.matrix, c.changed, c.before, c.after, m, self.up, self.down, sign, gains
         )  # fmt: skip
         if self.threads > 1 and m * self.n >= _PARALLEL_WORK:
             cpu.dense_sweep_parallel(*arguments, 512)
         else:
-            cpu.dense_sweep(*arguments)
+            cpu.dense_sweep(*arguments, 0, self.n)
         return m * self.n
 
     def restrict(self, candidates: np.ndarray) -> "DenseSimilarity":
@@ -197,7 +200,7 @@ class SparseSimilarity(_InMemory):
         return m, int(indptr[element + 1] - indptr[element])
 
     def sweep(self, c: Coverage, m: int, sign: float, gains: np.ndarray) -> int:
-        """Change the gains by what the `m` changed points have to say; returns similarities seen."""
+        """Change the gains by what the `m` changed points say; returns similarities seen."""
         return cpu.sparse_sweep(
             *self._rows, c.changed, c.before, c.after, m, self.up, self.down, sign, gains
         )
@@ -209,7 +212,7 @@ class SparseSimilarity(_InMemory):
 
 
 class Tiles:
-    """Rows of features in groups of LANES near neighbours, one tile each, with centre and radius."""
+    """Rows of features in groups of LANES neighbours, one tile each, with centre and radius."""
 
     def __init__(self, features: np.ndarray) -> None:
         n, d = features.shape
@@ -282,8 +285,8 @@ class FeatureSimilarity:
         self.gamma = dtype(gamma)
         self.up, self.down = map(dtype, _grid(self.n_points, self.span))
         self.threads = cpu.threads()
-        # A computed distance is off by at most (d + 4) / 2 units in the last place; the factor makes
-        # every bound on distances err on the side of looking.
+        # A computed distance is off by at most (d + 4) / 2 units in the last place; the factor
+        # makes every bound on distances err on the side of looking.
         self._shrink = dtype(1 - (d + 64) * 4 * np.finfo(dtype).eps)
 
     @classmethod
@@ -332,11 +335,14 @@ class FeatureSimilarity:
         padded[: len(columns)] = columns
         tiles = read_only(padded.reshape(count, LANES, d).transpose(0, 2, 1))
         out = np.empty((n, len(columns)), columns.dtype)
-        fill = cpu.tile_matrix_parallel if self.threads > 1 else cpu.tile_matrix
-        fill(
+        arguments = (
             tiles.reshape(count, d * LANES), self.features,
             self.metric, self.gamma, self.up, self.down, out,
         )  # fmt: skip
+        if self.threads > 1:
+            cpu.tile_matrix_parallel(*arguments)
+        else:
+            cpu.tile_matrix(*arguments, 0, n)
         return DenseSimilarity(read_only(out), span=self.span, offset=self.offset, unit=self.unit)
 
     @cached_property
@@ -369,7 +375,7 @@ class FeatureSimilarity:
         )  # fmt: skip
 
     def sweep(self, c: Coverage, m: int, sign: float, gains: np.ndarray) -> int:
-        """Change the gains by what the `m` changed points have to say; returns similarities seen."""
+        """Change the gains by what the `m` changed points say; returns similarities seen."""
         return self._sweep(self.candidates, c, m, sign, gains)
 
     def _sweep(self, tiles: Tiles, c: Coverage, m: int, sign: float, gains: np.ndarray) -> int:
@@ -378,10 +384,11 @@ class FeatureSimilarity:
             c.changed, c.before, c.after, m,
             self.metric, self.gamma, self.up, self.down, self._shrink, sign, gains,
         )  # fmt: skip
-        if self.threads > 1 and tiles.count > 1 and m * tiles.count * LANES >= _PARALLEL_WORK:
-            width = min(-(-tiles.count // (8 * self.threads)), 64)
+        width = max(1, _CACHED // (LANES * self.features.shape[1] * self.features.itemsize))
+        if self.threads > 1 and m * tiles.count * LANES >= _PARALLEL_WORK:
+            width = min(width, -(-tiles.count // (8 * self.threads)))
             return cpu.tile_sweep_parallel(*arguments, width)
-        return cpu.tile_sweep(*arguments)
+        return cpu.tile_sweep_serial(*arguments, width)
 
     def best_alone(self) -> tuple[int, float, int] | None:
         """The candidate that is best on its own, found without the gains of all.
@@ -392,8 +399,8 @@ class FeatureSimilarity:
 
         Returns
         -------
-        (element, gain, similarities seen), or None where the bound does not help: another metric, or
-        too many candidates close to the best.
+        (element, gain, similarities seen), or None where the bound does not help: another metric,
+        or too many candidates close to the best.
         """
         if self.metric not in (cpu.EUCLIDEAN, cpu.COSINE):
             return None

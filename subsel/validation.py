@@ -1,7 +1,6 @@
 """Checks at the API's edge: each names the argument, what came and what is wanted."""
 
 import math
-import numbers
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,10 +17,14 @@ def as_float_array(array: ArrayLike, name: str) -> np.ndarray:
     bool, 8 and 16 bit integers and float16 become float32, which holds them exactly; other integers
     and extended floats become float64. CUDA tensors are refused.
     """
+    if hasattr(array, "tocsr"):
+        raise TypeError(f"{name} is sparse; it must be a dense array ({name}.toarray())")
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array; fill or drop the masked entries first")
     if type(array).__module__.split(".")[0] == "torch":
         if array.device.type != "cpu":
             raise TypeError(
-                f"{name} is a tensor on {array.device}; selection runs on the CPU: pass {name}.cpu()"
+                f"{name} is a tensor on {array.device}; selection runs on the CPU: pass its .cpu()"
             )
         array = array.detach().resolve_conj()
         array = (array.float() if array.dtype.itemsize == 2 and array.is_floating_point()
@@ -32,8 +35,6 @@ def as_float_array(array: ArrayLike, name: str) -> np.ndarray:
         array = np.asarray(array)
     except ValueError as error:
         raise ValueError(f"{name} must be a rectangular numeric array: {error}") from None
-    if isinstance(array, np.ma.MaskedArray):
-        raise TypeError(f"{name} is a masked array; fill or drop the masked entries first")
     if array.dtype in (np.float32, np.float64):
         return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
     if array.dtype.kind not in "biuf":
@@ -66,10 +67,12 @@ def check_entries(array: np.ndarray, name: str, *, non_negative: bool = False) -
     from subsel.kernels.cpu import find_invalid
 
     limit = 0.0 if non_negative else -np.finfo(np.float64).max
-    at = find_invalid(read_only(array).reshape(-1), limit)
+    order = "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
+    in_memory = array.T if order == "F" else array
+    at = find_invalid(read_only(in_memory).reshape(-1), limit)
     if at < 0:
         return
-    index = tuple(int(i) for i in np.unravel_index(at, array.shape))
+    index = tuple(int(i) for i in np.unravel_index(at, array.shape, order=order))
     entry = float(array[index])
     where = f"{name}[{', '.join(map(str, index))}] is {entry}"
     if math.isfinite(entry):
@@ -82,11 +85,15 @@ def check_budget(budget: Any, n: int, *, fraction: bool = False, name: str = "bu
     wanted = f"a count in 1..{n}" + (" or a fraction in (0, 1)" if fraction else "")
     if isinstance(budget, np.ndarray) and budget.ndim == 0:
         budget = budget.item()
-    if isinstance(budget, numbers.Integral) and not isinstance(budget, bool | np.bool_):
+    if isinstance(budget, int | np.integer) and not isinstance(budget, bool | np.bool_):
         if not 1 <= budget <= n:
             raise ValueError(f"{name} must be {wanted}, not {budget}")
         return int(budget)
-    if fraction and isinstance(budget, numbers.Real) and not isinstance(budget, bool | np.bool_):
+    if (
+        fraction
+        and isinstance(budget, float | np.floating)
+        and not isinstance(budget, bool | np.bool_)
+    ):
         if not 0 < budget < 1:
             raise ValueError(f"{name} must be {wanted}, not {budget}")
         return portion(float(budget), n)
@@ -94,7 +101,7 @@ def check_budget(budget: Any, n: int, *, fraction: bool = False, name: str = "bu
 
 
 def portion(fraction: float, n: int) -> int:
-    """``ceil(fraction * n)`` as written: 0.1 of 30 is 3, though ``0.1 * 30 > 3`` in floating point."""
+    """``ceil(fraction * n)`` as written: 0.1 of 30 is 3, though in floats ``0.1 * 30 > 3``."""
     return max(1, math.ceil(round(fraction * n, 9)))
 
 
@@ -152,7 +159,11 @@ def check_memory(memory: Any) -> int:
     """A number of bytes; None means a quarter of what the machine has free now."""
     if memory is None:
         return available_memory() // 4
-    if isinstance(memory, bool) or not isinstance(memory, numbers.Real) or not memory >= 0:
+    if (
+        isinstance(memory, bool)
+        or not isinstance(memory, int | float | np.number)
+        or not memory >= 0
+    ):
         raise ValueError(f"memory must be a number of bytes >= 0 or None, not {memory!r}")
     return int(min(memory, 2**62))
 

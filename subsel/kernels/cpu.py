@@ -7,14 +7,14 @@ Every storage of similarities (dense matrix, sparse matrix, features) has the sa
     changed, with the similarity to their representative before and after.
 ``*_sweep``
     For those points, add ``sign * min(max(s[i, j] - before[i], 0), after[i] - before[i])`` to
-    ``gains[j]`` for every candidate `j`. With ``after = inf`` and ``sign = +1`` this is the marginal
-    gain from scratch; with ``sign = -1`` it takes out of the gains what `e` has covered.
+    ``gains[j]`` for every candidate `j`. With ``after = inf`` and ``sign = +1`` this is the
+    marginal gain from scratch; with ``sign = -1`` it takes out of the gains what `e` has covered.
 
-Exactness. Similarities are rounded to a common grid (`quantize`) so fine that a float64 holds every
-sum of them without rounding. All sums below are therefore exact: any order of summation, any number
-of threads, any skipped zero and any subtraction of an old term leave the same bits. Similarities
-themselves are computed with explicit fused multiply-adds in a fixed order, so that they too have the
-same bits wherever they are computed.
+Exactness. Similarities are rounded to a common grid (`_quantize`) so fine that a float64 holds
+every sum of them without rounding. All sums below are therefore exact: any order of summation, any
+number of threads, any skipped zero and any subtraction of an old term leave the same bits.
+Similarities themselves are computed with explicit fused multiply-adds in a fixed order, so that
+they too have the same bits wherever they are computed.
 
 All kernels live in this one file: Numba's disk cache does not notice a changed callee elsewhere.
 """
@@ -93,7 +93,7 @@ def is_symmetric(matrix):
 
 @njit(cache=True, nogil=True)
 def argmax(gains, order, taken):
-    """The element of largest gain that is not taken, the lowest of equals; slot i holds order[i]."""
+    """The element of largest gain not taken, the lowest of equals; slot i holds order[i]."""
     element = -1
     best = -np.inf
     for i in range(order.size):
@@ -119,8 +119,9 @@ def dense_cover(matrix, element, position, up, down, best, assigned, changed, be
     return m
 
 
-@njit(inline="always")
-def _dense_sweep_columns(matrix, changed, before, after, m, up, down, sign, gains, start, stop):
+@njit(cache=True, nogil=True)
+def dense_sweep(matrix, changed, before, after, m, up, down, sign, gains, start, stop):
+    """Columns `start` to `stop`, a piece of each row at a time."""
     for a in range(m):
         low = before[a]
         span = after[a] - low
@@ -132,20 +133,13 @@ def _dense_sweep_columns(matrix, changed, before, after, m, up, down, sign, gain
             gains[j] += sign * t
 
 
-@njit(cache=True, nogil=True)
-def dense_sweep(matrix, changed, before, after, m, up, down, sign, gains):
-    _dense_sweep_columns(
-        matrix, changed, before, after, m, up, down, sign, gains, 0, matrix.shape[1]
-    )
-
-
 @njit(cache=True, parallel=True, nogil=True)
 def dense_sweep_parallel(matrix, changed, before, after, m, up, down, sign, gains, width):
     n = matrix.shape[1]
     for c in prange((n + width - 1) // width):
         start = c * width
         stop = min(start + width, n)
-        _dense_sweep_columns(matrix, changed, before, after, m, up, down, sign, gains, start, stop)
+        dense_sweep(matrix, changed, before, after, m, up, down, sign, gains, start, stop)
 
 
 @njit(cache=True, nogil=True)
@@ -245,7 +239,7 @@ def _tile_products(tile, row, out):
             out[j] = _fma(x[LANES + j], x1, _fma(x[j], x0, out[j]))
 
 
-@njit(inline="always")
+@njit(cache=True, nogil=True)
 def _tile_similarities(tile, row, metric, gamma, up, down, out):
     """Similarities less the offset, on the grid: -||x-y||, cos-1, <x,y>, exp(-gamma||x-y||^2)-1."""
     if metric == DOT:
@@ -327,11 +321,12 @@ def tile_cover(
     return m, seen
 
 
-@njit(inline="always")
-def _tile_sweep_range(
+@njit(cache=True, nogil=True)
+def tile_sweep(
     tiles, centers, radii, points, changed, before, after, m,
     metric, gamma, up, down, shrink, sign, gains, start, stop,
 ):  # fmt: skip
+    """Tiles `start` to `stop`: few enough to stay in the cache while the changed points pass."""
     gap = np.empty(stop - start, centers.dtype)
     buffer = np.empty(LANES, tiles.dtype)
     seen = 0
@@ -362,14 +357,18 @@ def _tile_sweep_range(
 
 
 @njit(cache=True, nogil=True)
-def tile_sweep(
+def tile_sweep_serial(
     tiles, centers, radii, points, changed, before, after, m,
-    metric, gamma, up, down, shrink, sign, gains,
+    metric, gamma, up, down, shrink, sign, gains, width,
 ):  # fmt: skip
-    return _tile_sweep_range(
-        tiles, centers, radii, points, changed, before, after, m,
-        metric, gamma, up, down, shrink, sign, gains, 0, tiles.shape[0],
-    )  # fmt: skip
+    seen = 0
+    for start in range(0, tiles.shape[0], width):
+        seen += tile_sweep(
+            tiles, centers, radii, points, changed, before, after, m,
+            metric, gamma, up, down, shrink, sign, gains,
+            start, min(start + width, tiles.shape[0]),
+        )  # fmt: skip
+    return seen
 
 
 @njit(cache=True, parallel=True, nogil=True)
@@ -382,16 +381,16 @@ def tile_sweep_parallel(
     seen = np.zeros(chunks, np.int64)
     for c in prange(chunks):
         start = c * width
-        stop = min(start + width, n)
-        seen[c] = _tile_sweep_range(
+        seen[c] = tile_sweep(
             tiles, centers, radii, points, changed, before, after, m,
-            metric, gamma, up, down, shrink, sign, gains, start, stop,
+            metric, gamma, up, down, shrink, sign, gains, start, min(start + width, n),
         )  # fmt: skip
     return seen.sum()
 
 
-@njit(inline="always")
-def _tile_matrix_rows(tiles, rows, metric, gamma, up, down, out, start, stop):
+@njit(cache=True, nogil=True)
+def tile_matrix(tiles, rows, metric, gamma, up, down, out, start, stop):
+    """Similarities of rows `start` to `stop` to the columns of `tiles`, into `out`."""
     buffer = np.empty(LANES, tiles.dtype)
     for b in range(tiles.shape[0]):
         first = b * LANES
@@ -401,17 +400,9 @@ def _tile_matrix_rows(tiles, rows, metric, gamma, up, down, out, start, stop):
             out[i, first : first + width] = buffer[:width]
 
 
-@njit(cache=True, nogil=True)
-def tile_matrix(tiles, rows, metric, gamma, up, down, out):
-    """All similarities of `rows` to the columns of `tiles`, into `out`."""
-    for start in range(0, rows.shape[0], LANES):
-        stop = min(start + LANES, rows.shape[0])
-        _tile_matrix_rows(tiles, rows, metric, gamma, up, down, out, start, stop)
-
-
 @njit(cache=True, parallel=True, nogil=True)
 def tile_matrix_parallel(tiles, rows, metric, gamma, up, down, out):
     for block in prange((rows.shape[0] + LANES - 1) // LANES):
         start = block * LANES
         stop = min(start + LANES, rows.shape[0])
-        _tile_matrix_rows(tiles, rows, metric, gamma, up, down, out, start, stop)
+        tile_matrix(tiles, rows, metric, gamma, up, down, out, start, stop)

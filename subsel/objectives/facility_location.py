@@ -30,7 +30,7 @@ bounds on distance skip more than the matrix saves (docs/performance.md)."""
 
 
 class FacilityLocation(Objective):
-    r"""Facility location, F(S) = sum over points i of the max over j in S of s_ij, and F(empty) = 0.
+    """Facility location: F(S) = sum over points i of max over j in S of s_ij, F(empty) = 0.
 
     Parameters
     ----------
@@ -142,8 +142,6 @@ class FacilityLocation(Objective):
         if gamma is not None and not (metric == "rbf" and 0 < gamma < math.inf):
             raise ValueError(f"gamma must be positive and goes with metric='rbf', not {gamma!r}")
         budget = check_memory(memory)
-        if hasattr(X, "tocsr"):
-            raise TypeError("X is sparse; features must be a dense array (X.toarray())")
         features = as_float_array(X, "X")
         check_matrix_shape(features.shape, "X", "(n, d)")
         check_entries(features, "X")

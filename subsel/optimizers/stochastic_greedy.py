@@ -48,9 +48,9 @@ def stochastic_greedy(
 
     Notes
     -----
-    In expectation F is at least 1 - 1/e - epsilon of the largest possible. Evaluates n ln(1/epsilon)
-    gains in all, whatever k. `FacilityLocation` keeps all gains exact anyway, so that there it saves
-    little over `greedy`; it is meant for objectives whose gains are dear.
+    In expectation F is at least 1 - 1/e - epsilon of the largest possible. It evaluates
+    n ln(1/epsilon) gains in all, whatever k. `FacilityLocation` keeps all gains exact anyway, so
+    that it saves little over `greedy` there; it is meant for objectives whose gains are dear.
 
     References
     ----------

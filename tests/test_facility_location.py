@@ -1,0 +1,345 @@
+"""Facility location in every storage and with every optimizer, against the NumPy specification."""
+
+import itertools
+from math import e
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+import subsel
+from subsel.kernels import reference
+
+STORAGES = {
+    "C float32": lambda S: np.ascontiguousarray(S, np.float32),
+    "C float64": lambda S: np.ascontiguousarray(S, np.float64),
+    "F float32": lambda S: np.asfortranarray(S, np.float32),
+    "int64": lambda S: S.astype(np.int64),
+    "uint8": lambda S: S.astype(np.uint8),
+    "float16": lambda S: S.astype(np.float16),
+    "big-endian": lambda S: S.astype(">f8"),
+    "list": lambda S: S.tolist(),
+    "strided": lambda S: np.repeat(np.repeat(S, 2, axis=0), 3, axis=1)[::2, ::3],
+    "reversed": lambda S: np.ascontiguousarray(S[::-1, ::-1])[::-1, ::-1],
+    "csr_matrix": lambda S: sp.csr_matrix(S, dtype=np.float32),
+    "csr_array": lambda S: sp.csr_array(S, dtype=np.float64),
+    "csc_array": lambda S: sp.csc_array(S, dtype=np.float32),
+    "coo int64": lambda S: sp.coo_array(S.astype(np.int64)),
+}
+
+
+@pytest.fixture(params=STORAGES)
+def store(request):
+    return STORAGES[request.param]
+
+
+@pytest.fixture(params=[subsel.greedy, subsel.lazy_greedy], ids=lambda f: f.__name__)
+def optimizer(request):
+    return request.param
+
+
+class Recomputed(subsel.Objective):
+    """Facility location as a user would write it: every gain from scratch, in NumPy."""
+
+    def __init__(self, S):
+        self.S, self.n, self.asked = S, S.shape[1], 0
+
+    def reset(self):
+        self.chosen = []
+
+    def gains(self, candidates):
+        self.asked += len(candidates)
+        return reference.gains(self.S, self.chosen)[candidates]
+
+    def add(self, element):
+        self.chosen.append(element)
+
+    def value(self, indices):
+        return reference.value(self.S, indices)
+
+
+def tied(seed, n_points=60, n_candidates=70, levels=4):
+    """Small integers: many equal gains, many zeros, repeated columns."""
+    random = np.random.default_rng(seed)
+    S = random.integers(0, levels, (n_points, n_candidates)).astype(float)
+    S[:, random.integers(n_candidates, size=10)] = S[:, random.integers(n_candidates, size=10)]
+    return S
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (60, 70), (130, 64), (200, 200)])
+def test_selects_what_the_specification_selects(store, optimizer, shape):
+    S = tied(sum(shape), *shape)
+    selection = optimizer(store(S), shape[1])
+    indices, gains = reference.greedy(S, shape[1])
+    np.testing.assert_array_equal(selection.indices, indices)
+    np.testing.assert_array_equal(selection.gains, gains)
+    assert selection.value == reference.value(S, indices)
+    assert selection.indices.dtype == np.int64
+    assert selection.gains.dtype == np.float64
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_any_objective_is_searched_alike(optimizer, seed):
+    S = tied(seed)
+    own = Recomputed(S)
+    selection = optimizer(own, 40)
+    indices, gains = reference.greedy(S, 40)
+    np.testing.assert_array_equal(selection.indices, indices)
+    np.testing.assert_array_equal(selection.gains, gains)
+    assert selection.n_evaluations == own.asked
+
+
+def test_lazy_greedy_evaluates_fewer_gains_than_greedy():
+    S = np.random.default_rng(0).random((200, 200))
+    lazy, naive = subsel.lazy_greedy(Recomputed(S), 50), subsel.greedy(Recomputed(S), 50)
+    np.testing.assert_array_equal(lazy.indices, naive.indices)
+    assert lazy.n_evaluations < naive.n_evaluations / 3
+
+
+def test_value_assign_and_gains(store):
+    S = tied(5)
+    f = subsel.FacilityLocation(store(S))
+    assert f.value([]) == 0
+    for indices in ([3], [5, 5], [60, 2, 7, 9], list(range(70))):
+        assert f.value(indices) == reference.value(S, indices)
+        for ours, wanted in zip(f.assign(indices), reference.assign(S, indices), strict=True):
+            np.testing.assert_array_equal(ours, wanted)
+    chosen = []
+    for element in (11, 4, 4, 60):
+        np.testing.assert_array_equal(f.gains(np.arange(70)), reference.gains(S, chosen))
+        f.add(element)
+        chosen.append(element)
+    np.testing.assert_array_equal(f.gains([60, 0]), reference.gains(S, chosen)[[60, 0]])
+    assert f.value([3]) == reference.value(S, [3])
+    np.testing.assert_array_equal(f.assignment, reference.assign(S, chosen)[0])
+
+
+def test_restrict_is_the_objective_of_those_columns(store):
+    S = tied(6)
+    part = np.array([50, 3, 4, 60, 12])
+    f = subsel.FacilityLocation(store(S)).restrict(part)
+    assert f.n == 5
+    np.testing.assert_array_equal(
+        subsel.greedy(f, 5).indices, reference.greedy(S[:, part], 5)[0]
+    )  # fmt: skip
+
+
+def test_sparse_duplicates_are_summed():
+    S = sp.coo_array(([1.0, 2.0, 1.0], ([0, 0, 1], [0, 0, 1])), shape=(2, 2))
+    np.testing.assert_array_equal(subsel.greedy(S, 2).gains, [3, 1])
+
+
+def test_sparse_without_entries():
+    selection = subsel.greedy(sp.csr_array((3, 4)), 3)
+    np.testing.assert_array_equal(selection.indices, [0, 1, 2])
+    assert selection.value == 0
+
+
+def test_sparse_with_int64_indices():
+    S = sp.csr_array(tied(1))
+    S.indices, S.indptr = S.indices.astype(np.int64), S.indptr.astype(np.int64)
+    np.testing.assert_array_equal(
+        subsel.greedy(S, 9).indices, reference.greedy(tied(1), 9)[0]
+    )  # fmt: skip
+
+
+def test_read_only_memory_map(tmp_path):
+    S = tied(2).astype(np.float32)
+    np.save(tmp_path / "S.npy", S)
+    mapped = np.load(tmp_path / "S.npy", mmap_mode="r")
+    np.testing.assert_array_equal(subsel.greedy(mapped, 20).indices, reference.greedy(S, 20)[0])
+
+
+def test_the_matrix_is_not_changed(store):
+    S = store(tied(3))
+    before = S.copy()
+    subsel.greedy(S, 20)
+    difference = S != before
+    assert not (difference.nnz if sp.issparse(difference) else np.any(difference))
+
+
+def test_f_order_symmetric_matrix_is_used_in_place():
+    S = tied(4, 40, 40)
+    S = np.asfortranarray(S + S.T)
+    f = subsel.FacilityLocation(S)
+    assert np.shares_memory(f._similarity.matrix, S)
+    np.testing.assert_array_equal(subsel.greedy(f, 40).indices, reference.greedy(S, 40)[0])
+
+
+def test_repeated_points_do_not_stop_the_selection_early():
+    """Apricot's lazy greedy stops here, or selects an element twice."""
+    X = np.repeat(np.random.default_rng(0).normal(size=(5, 3)), 10, axis=0)
+    S = 50 - np.linalg.norm(X[:, None] - X[None], axis=2).round(3)
+    selection = subsel.lazy_greedy(S, 12)
+    assert len(set(selection.indices)) == 12
+    assert (selection.gains[5:] == 0).all()
+    assert selection.value == pytest.approx(reference.value(S, reference.greedy(S, 5)[0]))
+
+
+def test_gains_far_below_the_largest_similarity_still_count():
+    S = np.full((50, 6), 1e6)
+    S[:, 1:] = np.random.default_rng(0).random((50, 5)) * 1e-3
+    S[25:, 0] = 0
+    np.testing.assert_array_equal(subsel.greedy(S, 6).indices, reference.greedy(S, 6)[0])
+
+
+@pytest.mark.parametrize("scale", [1e-280, 1e-30, 1e30, 1e290])
+def test_any_magnitude(scale):
+    S = tied(7) * scale
+    np.testing.assert_array_equal(subsel.greedy(S, 30).indices, reference.greedy(tied(7), 30)[0])
+
+
+similarities = arrays(
+    np.float64,
+    st.tuples(st.integers(1, 7), st.integers(1, 7)),
+    elements=st.floats(0, 100, width=32),
+)
+
+
+@given(similarities)
+def test_greedy_is_within_one_minus_one_over_e_of_the_best(S):
+    n = S.shape[1]
+    for k in range(1, n + 1):
+        selection = subsel.lazy_greedy(S, k)
+        best = max(reference.value(S, c) for c in itertools.combinations(range(n), k))
+        assert selection.value >= (1 - 1 / e) * best - 1e-9
+        assert selection.value == pytest.approx(reference.value(S, selection.indices))
+
+
+@given(similarities, st.data())
+def test_monotone_and_submodular(S, data):
+    n = S.shape[1]
+    f = subsel.FacilityLocation(S)
+    larger = data.draw(st.lists(st.integers(0, n - 1), unique=True))
+    smaller = data.draw(st.lists(st.sampled_from(larger), unique=True)) if larger else []
+    element = data.draw(st.integers(0, n - 1))
+    gain_small = f.value([*smaller, element]) - f.value(smaller)
+    gain_large = f.value([*larger, element]) - f.value(larger)
+    assert gain_small >= gain_large >= 0
+
+
+@given(similarities)
+def test_gains_never_rise_and_sum_to_the_value(S):
+    selection = subsel.greedy(S, S.shape[1])
+    assert (np.diff(selection.gains) <= 0).all()
+    assert sorted(selection.indices) == list(range(S.shape[1]))
+    assert subsel.FacilityLocation(S).value(selection.indices) == selection.value
+
+
+@pytest.mark.parametrize(
+    ("matrix", "error", "message"),
+    [
+        (np.ones(3), ValueError, r"similarity must be 2-D.*\(3,\)"),
+        (np.ones((2, 2, 2)), ValueError, "2-D"),
+        (5.0, ValueError, "2-D"),
+        (None, TypeError, "numeric"),
+        (np.ones((0, 3)), ValueError, r"empty.*\(0, 3\)"),
+        ([[1, 2], [3]], ValueError, "rectangular"),
+        ([["a"]], TypeError, "numeric"),
+        (np.ones((2, 2), complex), TypeError, "complex"),
+        (np.ma.masked_array(np.ones((2, 2)), np.eye(2)), TypeError, "masked"),
+        ([[1, np.nan]], ValueError, r"similarity\[0, 1\] is nan"),
+        ([[1, 2], [np.inf, 0]], ValueError, r"similarity\[1, 0\] is inf"),
+        (np.asfortranarray([[1, 2, 0], [3, -4, 1.0]]), ValueError, r"similarity\[1, 1\] is -4.0"),
+        (sp.csr_array([[0, 1], [-2.0, 0]]), ValueError, r"similarity\[1, 0\] is -2.0"),
+        (sp.csc_array([[0, 1], [np.nan, 0]]), ValueError, r"similarity\[1, 0\] is nan"),
+        (sp.csr_array(np.eye(2, dtype=complex)), TypeError, "complex"),
+        (sp.csr_array((0, 3)), ValueError, "empty"),
+        (np.full((2, 2), 1e308), ValueError, "rescale"),
+    ],
+)
+def test_refused_matrices(matrix, error, message, optimizer):
+    with pytest.raises(error, match=message):
+        optimizer(matrix, 1)
+
+
+@pytest.mark.parametrize("budget", [0, -1, 8, 10**30, True, 1.0, 0.5, "3", None, [1], np.nan])
+def test_refused_budgets(budget, optimizer):
+    for search in (optimizer, subsel.stochastic_greedy):
+        with pytest.raises((TypeError, ValueError), match=r"budget must be a count in 1\.\.7"):
+            search(np.ones((7, 7)), budget)
+
+
+@pytest.mark.parametrize("budget", [np.int32(3), np.uint8(3), np.array(3)])
+def test_budget_of_a_numpy_type(budget, optimizer):
+    assert len(optimizer(np.eye(5), budget)) == 3
+
+
+@pytest.mark.parametrize(
+    ("indices", "message"),
+    [([7], r"indices\[0\] is 7"), ([0, -1], r"\[1\] is -1"), ([0.5], "integers"), ([[0]], "1-D")],
+)
+def test_refused_indices(indices, message):
+    f = subsel.FacilityLocation(np.eye(7))
+    with pytest.raises((TypeError, ValueError), match=message):
+        f.value(indices)
+    with pytest.raises((TypeError, ValueError), match=message):
+        f.assign(indices)
+
+
+def test_assigning_to_nothing_is_refused():
+    with pytest.raises(ValueError, match="must not be empty"):
+        subsel.FacilityLocation(np.eye(3)).assign([])
+
+
+def test_an_objective_that_lacks_a_method_is_refused():
+    class Half(subsel.Objective):
+        def gains(self, candidates):
+            return np.ones(len(candidates))
+
+    with pytest.raises(TypeError, match="abstract"):
+        Half()
+
+
+def test_stochastic_greedy_is_reproducible_and_good():
+    S = np.random.default_rng(0).random((300, 300))
+    runs = [subsel.stochastic_greedy(S, 30, random_state=1) for _ in range(2)]
+    np.testing.assert_array_equal(runs[0].indices, runs[1].indices)
+    assert len(set(runs[0].indices)) == 30
+    assert runs[0].value > 0.98 * subsel.greedy(S, 30).value
+    assert not np.array_equal(
+        runs[0].indices, subsel.stochastic_greedy(S, 30, random_state=2).indices
+    )
+
+
+def test_stochastic_greedy_draws_samples_of_the_stated_size():
+    objective = Recomputed(np.random.default_rng(0).random((40, 100)))
+    sizes = []
+    inner = objective.gains
+    objective.gains = lambda candidates: sizes.append(len(candidates)) or inner(candidates)
+    subsel.stochastic_greedy(objective, 20, epsilon=0.1, random_state=0)
+    assert sizes == [12] * 20  # ceil(100 / 20 * ln 10)
+
+
+def test_stochastic_greedy_with_samples_of_everything_is_greedy():
+    S = tied(8)
+    selection = subsel.stochastic_greedy(S, 70, epsilon=1e-30, random_state=0)
+    np.testing.assert_array_equal(selection.indices, reference.greedy(S, 70)[0])
+
+
+def test_stochastic_greedy_accepts_any_objective_and_large_epsilon():
+    """submodlib returns -1 again and again, or crashes, when its sample is empty."""
+    selection = subsel.stochastic_greedy(Recomputed(tied(9)), 50, epsilon=0.999, random_state=0)
+    assert len(set(selection.indices)) == 50
+
+
+@pytest.mark.parametrize("epsilon", [0, 1, -0.5, np.nan, "a", None, True])
+def test_refused_epsilon(epsilon):
+    with pytest.raises((TypeError, ValueError), match="epsilon must be"):
+        subsel.stochastic_greedy(np.eye(3), 2, epsilon=epsilon)
+
+
+@pytest.mark.parametrize("random_state", [-1, "a", 0.5, np.random.RandomState(0)])
+def test_refused_random_state(random_state):
+    with pytest.raises((TypeError, ValueError), match="random_state must be"):
+        subsel.stochastic_greedy(np.eye(3), 2, random_state=random_state)
+
+
+def test_progress_bar(capsys):
+    subsel.greedy(np.eye(3), 3, progress=True)
+    assert "3/3" in capsys.readouterr().err
+    subsel.greedy(np.eye(3), 3)
+    assert capsys.readouterr().err == ""

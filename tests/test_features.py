@@ -1,0 +1,343 @@
+"""Selection from features: metrics, exactness, and the same answer on every path."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from sklearn.datasets import load_digits
+
+import subsel
+from subsel.coreset import apportion
+from subsel.kernels import cpu, reference
+from subsel.similarity import METRICS
+
+
+@pytest.fixture(params=METRICS)
+def metric(request):
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def gradients():
+    """Last-layer gradients of a softmax regression on digits: most of them nearly zero."""
+    images, labels = load_digits(return_X_y=True)
+    X = np.column_stack([images / 16, np.ones(len(images))])
+    onehot = np.eye(10)[labels]
+    weights = np.zeros((65, 10))
+    for _ in range(300):
+        scores = X @ weights
+        p = np.exp(scores - scores.max(axis=1, keepdims=True))
+        p /= p.sum(axis=1, keepdims=True)
+        weights -= 5.0 * X.T @ (p - onehot) / len(X)
+    return (p - onehot).astype(np.float32), labels
+
+
+@pytest.fixture(scope="session")
+def images():
+    return load_digits().data[:700].astype(np.float32)
+
+
+def assert_greedy(S, selection, slack):
+    """Each element had the largest gain up to `slack`, by the specification."""
+    for step in range(0, len(selection), max(1, len(selection) // 25)):
+        chosen = list(selection.indices[:step])
+        gains = reference.gains(S, chosen)
+        gains[chosen] = -np.inf
+        assert gains[selection.indices[step]] >= gains.max() - slack
+        assert selection.gains[step] == pytest.approx(gains[selection.indices[step]], abs=slack)
+
+
+def test_every_metric_against_the_specification(metric, gradients, images):
+    for X in (gradients[0][:600], images, images.astype(np.float64)):
+        for memory in (0, 1e9):
+            f = subsel.FacilityLocation.from_features(X, metric, memory=memory)
+            S = reference.similarity(X, metric, c0=f.offset)
+            selection = subsel.lazy_greedy(f, 80)
+            assert S.min() >= -1e-12 * abs(S).max()
+            assert_greedy(S, selection, slack=2e-6 * S.sum() / len(S))
+            assert selection.value == pytest.approx(reference.value(S, selection.indices), rel=1e-6)
+            wanted = reference.value(S, reference.greedy(S, 80)[0])
+            assert selection.value == pytest.approx(wanted, rel=1e-6)
+            assignment, sizes = f.assign(selection.indices)
+            mine = S[np.arange(len(X)), selection.indices[assignment]]
+            assert mine == pytest.approx(S[:, selection.indices].max(axis=1), abs=1e-5 * S.max())
+            assert sizes.sum() == len(X)
+
+
+def test_dot_products_of_integers_are_exact():
+    X = np.random.default_rng(0).integers(-3, 4, (150, 7))
+    for memory in (0, 1e9):
+        f = subsel.FacilityLocation.from_features(X, "dot", memory=memory)
+        S = reference.similarity(X, "dot", c0=f.offset)
+        selection = subsel.greedy(f, 150)
+        np.testing.assert_array_equal(selection.indices, reference.greedy(S, 150)[0])
+
+
+def test_distances_on_a_line_of_integers_are_exact():
+    X = np.random.default_rng(0).integers(0, 40, (200, 1))
+    f = subsel.FacilityLocation.from_features(X)
+    S = reference.similarity(X, c0=f.offset)
+    selection = subsel.greedy(f, 200)
+    np.testing.assert_array_equal(selection.indices, reference.greedy(S, 200)[0])
+    np.testing.assert_array_equal(selection.gains, reference.greedy(S, 200)[1])
+    for ours, wanted in zip(
+        f.assign(selection.indices), reference.assign(S, selection.indices), strict=True
+    ):
+        np.testing.assert_array_equal(ours, wanted)
+
+
+def same(a, b):
+    np.testing.assert_array_equal(a.indices, b.indices)
+    np.testing.assert_array_equal(a.gains, b.gains)
+    assert a.value == b.value
+
+
+def test_memory_does_not_change_the_selection(metric, gradients):
+    X = np.repeat(gradients[0][:500], 4, axis=1)  # wide enough that a matrix pays
+    recomputed = subsel.select(X, 100, metric=metric, memory=0)
+    in_memory = subsel.select(X, 100, metric=metric, memory=1e9)
+    assert (recomputed.path, in_memory.path) == ("features", "dense")
+    same(recomputed, in_memory)
+    np.testing.assert_array_equal(recomputed.assignment, in_memory.assignment)
+
+
+def test_threads_do_not_change_the_selection(metric, gradients, monkeypatch):
+    X, labels = gradients
+    alone = subsel.select(X, 0.2, metric=metric), subsel.select(X, 0.2, labels=labels)
+    monkeypatch.setattr("subsel.similarity._PARALLEL_WORK", 0)
+    monkeypatch.setattr(cpu, "threads", lambda: 2)
+    same(subsel.select(X, 0.2, metric=metric), alone[0])
+    monkeypatch.setattr(cpu, "threads", lambda: 1)
+    same(subsel.select(X, 0.2, metric=metric), alone[0])
+    same(subsel.select(X, 0.2, labels=labels), alone[1])
+
+
+def test_order_of_rows_does_not_change_the_selection(gradients):
+    X = np.unique(gradients[0], axis=0)
+    shuffled = np.random.default_rng(0).permutation(len(X))
+    a, b = subsel.select(X, 60), subsel.select(X[shuffled], 60)
+    np.testing.assert_array_equal(a.gains, b.gains)
+
+
+def test_pruning_looks_at_few_pairs():
+    """Without bounds there are two looks at each pair for the first element alone."""
+    X = np.random.default_rng(0).normal(size=(6000, 2)).astype(np.float32)
+    assert subsel.select(X, 10).n_evaluations < 1.9 * len(X)
+
+
+@pytest.mark.parametrize("shift", [0, 1e3])
+@pytest.mark.parametrize("scale", [1e-30, 1e-3, 1, 1e30])
+def test_near_duplicates_far_from_the_origin(shift, scale):
+    """The Gram trick in float32 sees noise here."""
+    random = np.random.default_rng(0)
+    X = np.float64(np.float32((random.random((300, 4)) * 1e-3 + shift) * scale))
+    f = subsel.FacilityLocation.from_features(X.astype(np.float32))
+    S = reference.similarity(X / scale, c0=f.offset / scale)
+    selection = subsel.greedy(f, 60)
+    coverage = reference.value(S - S.min(), selection.indices)
+    assert coverage == pytest.approx(
+        reference.value(S - S.min(), reference.greedy(S, 60)[0]), rel=1e-5
+    )
+
+
+def test_identical_rows(metric):
+    selection = subsel.select(np.ones((100, 3)), 10, metric=metric)
+    np.testing.assert_array_equal(selection.indices, np.arange(10))
+    np.testing.assert_array_equal(selection.sizes, [100] + [0] * 9)
+    assert (selection.gains[1:] == 0).all()
+
+
+def test_repeated_rows_are_covered_before_any_is_repeated(metric):
+    X = np.repeat(np.random.default_rng(0).normal(size=(30, 4)), 3, axis=0)
+    selection = subsel.select(X, 40, metric=metric)
+    if metric != "dot":  # where a longer row may cover another better than its own copy
+        assert len(set(selection.indices[:30] // 3)) == 30
+    assert len(set(selection.indices)) == 40
+    assert (selection.gains[30:] == 0).all()
+
+
+def test_rows_of_zeros_in_cosine():
+    X = np.array([[0, 0], [0, 0], [1, 0], [2, 0], [0, 3.0]])
+    f = subsel.FacilityLocation.from_features(X, "cosine")
+    S = np.stack([f.gains(np.arange(5))])
+    np.testing.assert_array_equal(S, [[2 * 2 + 3, 2 * 2 + 3, 2 * 2 + 3, 2 * 2 + 3, 2 + 4]])
+
+
+def test_points_without_positive_similarity_are_assigned_all_the_same():
+    X = np.array([[1.0, 0], [1, 0.1], [-1, 0]])
+    chosen = subsel.select(X, 1, metric="cosine")
+    assert chosen.sizes.sum() == 3
+
+
+def test_restricted_candidates(metric, gradients):
+    X = gradients[0][:300]
+    part = np.arange(5, 300, 7)
+    f = subsel.FacilityLocation.from_features(X, metric)
+    S = reference.similarity(X, metric, c0=f.offset)[:, part]
+    selection = subsel.greedy(f.restrict(part), 20)
+    assert_greedy(S, selection, slack=2e-6 * S.sum() / len(S))
+    again = subsel.greedy(f.restrict(part).restrict(np.arange(3, 20)), 5)
+    assert_greedy(S[:, 3:20], again, slack=2e-6 * S.sum() / len(S))
+
+
+@given(
+    arrays(np.float32, st.tuples(st.integers(1, 140), st.integers(1, 5)),
+           elements=st.floats(-100, 100, width=16)),
+    st.integers(1, 140),
+)  # fmt: skip
+def test_any_features(X, k):
+    k = min(k, len(X))
+    f = subsel.FacilityLocation.from_features(X)
+    selection = subsel.lazy_greedy(f, k)
+    S = reference.similarity(X, c0=f.offset)
+    assert len(set(selection.indices)) == k
+    assert (np.diff(selection.gains) <= 0).all()
+    assert_greedy(S, selection, slack=1e-5 * (S.sum() / len(S) + 1e-6))
+    np.testing.assert_array_equal(f.assignment, f.assign(selection.indices)[0])
+
+
+@pytest.mark.parametrize("budget", [10, 0.1])
+def test_labels_select_within_each_class(gradients, budget, metric):
+    X, labels = gradients[0][:400], gradients[1][:400]
+    chosen = subsel.select(X, budget, labels=labels, metric=metric)
+    assert (np.diff(chosen.gains) <= 0).all()
+    assert chosen.sizes.sum() == 400
+    assert (labels[chosen.indices[chosen.assignment]] == labels).all()
+    counts = {10: np.ones(10, int), 0.1: -(-np.bincount(labels) // 10)}[budget]
+    np.testing.assert_array_equal(np.bincount(labels[chosen.indices]), counts)
+    for c in range(10):
+        rows = np.flatnonzero(labels == c)
+        alone = subsel.select(X[rows], int(counts[c]), metric=metric)
+        of_class = labels[chosen.indices] == c
+        np.testing.assert_array_equal(chosen.indices[of_class], rows[alone.indices])
+        np.testing.assert_array_equal(chosen.gains[of_class], alone.gains)
+        np.testing.assert_array_equal(chosen.sizes[of_class], alone.sizes)
+
+
+def test_labels_of_any_kind_and_any_size():
+    X = np.random.default_rng(0).normal(size=(20, 3))
+    labels = np.array(["b"] * 18 + ["a", "c"])
+    chosen = subsel.select(X, 0.1, labels=labels)
+    np.testing.assert_array_equal(sorted(labels[chosen.indices]), ["a", "b", "b", "c"])
+    same(chosen, subsel.select(X, 0.1, labels=list(labels)))
+    np.testing.assert_array_equal(
+        subsel.select(X, 3, labels=[7] * 20).indices, subsel.select(X, 3).indices
+    )
+
+
+def test_a_fraction_means_what_it_says():
+    X = np.random.default_rng(0).normal(size=(30, 2))
+    assert len(subsel.select(X, 0.1)) == 3  # though 0.1 * 30 > 3 in floating point
+    assert len(subsel.select(X, 0.01)) == 1
+    assert len(subsel.select(X, 0.34)) == 11
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=8), st.data())
+def test_apportion(sizes, data):
+    sizes = np.array(sizes)
+    budget = data.draw(st.integers(len(sizes), int(sizes.sum())))
+    counts = apportion(budget, sizes)
+    assert counts.sum() == budget
+    assert (counts >= 1).all()
+    assert (counts <= sizes).all()
+    exact = budget * sizes / sizes.sum()
+    if (exact >= 1).all():
+        assert (np.abs(counts - exact) < 1).all()
+
+
+def test_stochastic_selection_is_reproducible(gradients):
+    X, labels = gradients
+    for kwargs in ({}, {"labels": labels}):
+        a, b = (
+            subsel.select(X, 0.05, method="stochastic", random_state=3, **kwargs) for _ in range(2)
+        )
+        same(a, b)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda X: X.tolist(),
+        np.asfortranarray,
+        lambda X: np.repeat(X, 2, axis=1)[:, ::2],
+        lambda X: X[::-1].copy()[::-1],
+        lambda X: X.astype(">f8"),
+    ],
+)
+def test_layouts(form):
+    X = np.random.default_rng(0).normal(size=(90, 3))
+    same(subsel.select(form(X), 9), subsel.select(X, 9))
+
+
+def test_features_are_not_changed(metric):
+    X = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+    before = X.copy()
+    subsel.select(X, 9, metric=metric)
+    np.testing.assert_array_equal(X, before)
+
+
+@pytest.mark.parametrize(
+    ("X", "kwargs", "error", "message"),
+    [
+        (np.ones(5), {}, ValueError, r"X must be 2-D \(n, d\), not of shape \(5,\)"),
+        (np.ones((5, 0)), {}, ValueError, "empty"),
+        (np.ones((0, 5)), {}, ValueError, "empty"),
+        ([[0, np.nan]], {}, ValueError, r"X\[0, 1\] is nan"),
+        ([[0, 1], [-np.inf, 0]], {}, ValueError, r"X\[1, 0\] is -inf"),
+        ([["a"]], {}, TypeError, "numeric"),
+        (np.eye(3) * 1e200, {}, ValueError, "rescale"),
+        (np.eye(3), {"budget": 4}, ValueError, r"budget must be a count in 1\.\.3 or a fraction"),
+        (np.eye(3), {"budget": 0}, ValueError, "budget"),
+        (np.eye(3), {"budget": 1.0}, ValueError, "budget"),
+        (np.eye(3), {"budget": -0.1}, ValueError, "budget"),
+        (np.eye(3), {"budget": np.nan}, ValueError, "budget"),
+        (np.eye(3), {"budget": "1"}, TypeError, "budget"),
+        (np.eye(3), {"budget": True}, TypeError, "budget"),
+        (np.eye(3), {"metric": "l1"}, ValueError, "metric must be one of 'euclidean', "),
+        (np.eye(3), {"method": "magic"}, ValueError, "method must be one of"),
+        (np.eye(3), {"backend": "tpu"}, ValueError, "backend must be one of"),
+        (np.eye(3), {"memory": -1}, ValueError, "memory must be a number of bytes"),
+        (np.eye(3), {"labels": [0, 1]}, ValueError, r"labels must have one entry per row of X"),
+        (np.eye(3), {"labels": np.zeros((3, 1))}, ValueError, "labels"),
+        (np.eye(3), {"labels": [0.5, 1, 2]}, TypeError, "labels must be integers"),
+        (np.eye(3), {"labels": 3}, ValueError, "labels"),
+        (np.eye(3), {"labels": [0, 1, 2], "budget": 2}, ValueError, "each of the 3 classes"),
+    ],
+)
+def test_refused_arguments(X, kwargs, error, message):
+    with pytest.raises(error, match=message):
+        subsel.select(X, **{"budget": 1, **kwargs})
+
+
+def test_sparse_features_are_refused():
+    import scipy.sparse
+
+    with pytest.raises(TypeError, match="sparse"):
+        subsel.select(scipy.sparse.eye_array(3), 1)
+
+
+def test_gamma_belongs_to_rbf():
+    with pytest.raises(ValueError, match="gamma"):
+        subsel.FacilityLocation.from_features(np.eye(3), "euclidean", gamma=1.0)
+    with pytest.raises(ValueError, match="gamma"):
+        subsel.FacilityLocation.from_features(np.eye(3), "rbf", gamma=-1.0)
+    X = np.random.default_rng(0).normal(size=(60, 3))
+    f = subsel.FacilityLocation.from_features(X, "rbf", gamma=0.2)
+    S = reference.similarity(X, "rbf", gamma=0.2)
+    assert f.value([3, 4]) == pytest.approx(reference.value(S, [3, 4]), rel=1e-12)
+
+
+def test_torch_tensors():
+    torch = pytest.importorskip("torch")
+    X = torch.randn(50, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    same(subsel.select(X, 5), subsel.select(X.detach().numpy(), 5))
+    half = X.detach().bfloat16()
+    same(subsel.select(half, 5), subsel.select(half.float().numpy(), 5))
+    labels = torch.arange(50) % 3
+    same(
+        subsel.select(X, 6, labels=labels),
+        subsel.select(X.detach().numpy(), 6, labels=labels.numpy()),
+    )
+    with pytest.raises(TypeError, match="meta"):
+        subsel.select(X.to("meta"), 5)
