@@ -1,0 +1,87 @@
+#!/usr/bin/env python3
+"""Set up subsel in a virtual environment of its own, and run its demonstration or its tests.
+
+    python3 run.py demo    a poisoning attack on real images, undefended and against EPIC
+    python3 run.py test    everything that must hold: style, types, tests, documentation
+
+Needs nothing but Python 3.11 or later. The environment is made in .venv, once. Arguments after the
+command are passed on: `python3 run.py demo --help`, `python3 run.py test -k select`.
+"""
+
+import argparse
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+ENVIRONMENT = ROOT / ".venv"
+PYTHON = ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+EXTRAS = {"demo": "poisoning", "test": "dev"}
+
+CUDA_NOTE = """
+If pip stopped at triton: the torch it found is the CUDA build, several gigabytes. Point pip at
+PyTorch's CPU builds (pytorch.org, "Get started", CPU) and repeat, or allow the CUDA build with
+    python3 run.py --cuda {command}
+"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--cuda", action="store_true", help="allow a CUDA build of torch")
+    parser.add_argument("command", choices=EXTRAS)
+    args, rest = parser.parse_known_args()
+    if sys.version_info < (3, 11):
+        sys.exit(f"subsel needs Python 3.11 or later; this is {sys.version.split()[0]}")
+    set_up(args.command, args.cuda)
+    if args.command == "demo":
+        return run("-m", "benchmarks.poisoning", "demo", *rest)
+    steps = [
+        ["-m", "ruff", "check", "."],
+        ["-m", "ruff", "format", "--check", "."],
+        ["-m", "mypy"],
+        ["-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "docs", "docs/_build/html"],
+        ["-m", "pytest", *rest],
+    ]
+    for step in steps:
+        if status := run(*step):
+            return status
+    return 0
+
+
+def set_up(command: str, cuda: bool) -> None:
+    """Install the package and what the command needs, unless that was done before."""
+    files = [ROOT / "pyproject.toml", ROOT / "constraints.txt"]
+    digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    stamp = ENVIRONMENT / f"ready-{EXTRAS[command]}"
+    if stamp.exists() and stamp.read_text() == digest:
+        return
+    if not PYTHON.exists():
+        print(f"Making {ENVIRONMENT.name} ...", flush=True)
+        if subprocess.run([sys.executable, "-m", "venv", ENVIRONMENT]).returncode:
+            sys.exit("No virtual environment could be made; on Debian: apt install python3-venv")
+    constraints = ROOT / "constraints.txt"
+    if cuda:
+        lines = constraints.read_text().splitlines(keepends=True)
+        constraints = ENVIRONMENT / "constraints.txt"
+        constraints.write_text("".join(line for line in lines if not line.startswith("triton")))
+    print(f"Installing subsel[{EXTRAS[command]}], once; about a minute ...", flush=True)
+    install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    if run(*install, "-c", str(constraints), "-e", f"{ROOT}[{EXTRAS[command]}]"):
+        sys.exit(CUDA_NOTE.format(command=command))
+    stamp.write_text(digest)
+
+
+def run(*arguments: str) -> int:
+    """Run the environment's Python at the repository's root; its exit status."""
+    try:
+        return subprocess.run([PYTHON, *arguments], cwd=ROOT).returncode
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
