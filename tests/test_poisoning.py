@@ -399,6 +399,29 @@ def test_missing_data_is_one_sentence_with_the_cure(tmp_path, capsys, command):
     assert "--dataset digits" in error
 
 
+@pytest.mark.parametrize("root", [True, False])
+def test_demo_installs_the_package_where_it_can(tmp_path, monkeypatch, capsys, root):
+    """Nowhere to be found, and apt-get fails too: then the download is tried, and fails."""
+    ran, asked = [], []
+
+    def nothing(name, data_dir, *, download):
+        asked.append(download)
+        raise FileNotFoundError("nowhere: get it.")
+
+    def run(command, check):
+        ran.append(command[1])
+        return cli.subprocess.CompletedProcess(command, returncode=100)
+
+    monkeypatch.setattr(datasets, "load", nothing)
+    monkeypatch.setattr(cli.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(cli.os, "geteuid", lambda: 0 if root else 1000)
+    monkeypatch.setattr(cli.subprocess, "run", run)
+    assert cli.main(["demo", "--cache", str(tmp_path)]) == 1
+    assert ran == (["install", "update", "install"] if root else [])
+    assert asked == [False, True]
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_report_without_results(tmp_path, capsys):
     assert cli.main(["report", str(tmp_path)]) == 1
     assert "holds no results" in capsys.readouterr().err

@@ -78,6 +78,7 @@ def parser() -> argparse.ArgumentParser:
     chosen.add_argument("--ground-sets", choices=["active", "full"], nargs="+", help="of EPIC")
 
     demo = commands.add_parser("demo", parents=[common], help="a handful of targets, start to end")
+    top.set_defaults(obtain=False)
     demo.set_defaults(command=demo_command, out=Path("runs/demo"))
     craft = commands.add_parser("craft", parents=[common], help="only craft the poisons, and keep")
     craft.set_defaults(command=craft_command)
@@ -108,9 +109,7 @@ def run_command(args: argparse.Namespace) -> None:
 
 def demo_command(args: argparse.Namespace) -> None:
     full = Settings() if args.dataset == "fashion-mnist" else DIGITS
-    if args.dataset == "fashion-mnist" and args.data_dir is None:
-        install_fashion_mnist()
-        args.download = True
+    args.obtain = args.data_dir is None
     lab = prepared(args, replace(full, steps=min(DEMO_STEPS, full.steps), **DEMO))
     run(lab, args.out, args.targets)
     report_on(args.out)
@@ -125,31 +124,36 @@ def prepared(args: argparse.Namespace, defaults: Settings) -> Lab:
         for key in vars(defaults)
         if (value := getattr(args, key)) is not None
     }
+    settings = replace(defaults, **given)
     try:
-        data = datasets.load(args.dataset, args.data_dir, download=args.download)
+        data = obtained(args) if args.obtain else loaded(args)
     except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"{error} Or try the small embedded set: --dataset digits."
-        ) from None
-    lab = Lab(replace(defaults, **given), data, args.cache)
+        hint = "Or try the small embedded set: --dataset digits."
+        raise FileNotFoundError(f"{error} {hint}") from None
+    lab = Lab(settings, data, args.cache)
     print(
         f"{data.name}: {lab.settings.victim} images, clean test accuracy {lab.clean_accuracy:.3f}"
     )
     return lab
 
 
-def install_fashion_mnist() -> None:
-    """Install the system's package of the data if it is not there and this user can."""
+def loaded(args: argparse.Namespace) -> datasets.ImageData:
+    return datasets.load(args.dataset, args.data_dir, download=args.download)
+
+
+def obtained(args: argparse.Namespace) -> datasets.ImageData:
+    """The data, if need be from the system's package (where this user can) or the network."""
     try:
-        datasets.load("fashion-mnist")
+        return loaded(args)
     except FileNotFoundError:
-        if os.geteuid() != 0 or shutil.which("apt-get") is None:
-            return
-        print(f"Installing {PACKAGE} with apt-get ...", flush=True)
-        install = ["apt-get", "install", "-y", "-qq", PACKAGE]
-        if subprocess.run(install, check=False).returncode:
-            subprocess.run(["apt-get", "update", "-qq"], check=False)
-            subprocess.run(install, check=False)
+        if shutil.which("apt-get") and os.geteuid() == 0:
+            print(f"Installing {PACKAGE} with apt-get ...", flush=True)
+            install = ["apt-get", "install", "-y", "-qq", PACKAGE]
+            if subprocess.run(install, check=False).returncode:
+                subprocess.run(["apt-get", "update", "-qq"], check=False)
+                subprocess.run(install, check=False)
+        args.download = True
+        return loaded(args)
 
 
 def report_on(out: Path) -> None:
