@@ -157,7 +157,7 @@ def test_the_matrix_is_not_changed(store):
     S = store(tied(3))
     before = S.copy()
     subsel.greedy(S, 20)
-    difference = S != before
+    difference = before != S
     assert not (difference.nnz if sp.issparse(difference) else np.any(difference))
 
 

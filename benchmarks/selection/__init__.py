@@ -1,1 +1,1 @@
-"""Selection speed: our own over time (test_speed.py), beside the peers (peers.py), counted (count.py)."""
+"""Selection speed: ours over time (test_speed.py), beside the peers (peers.py), counted (count.py)."""

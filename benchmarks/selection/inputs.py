@@ -6,7 +6,6 @@ trains it (about two minutes) and saves data/selection/fashion-mnist.npz: `gradi
 `embeddings` (60000, 512) float32 and `labels`, in the order of the training set.
 """
 
-import io
 from pathlib import Path
 
 import numpy as np
@@ -33,30 +32,25 @@ def main():
     import torch
 
     from subsel.defense import datasets, last_layer_gradients, train
-    from subsel.defense.files import write_whole
-    from subsel.defense.models import SmallCNN
+    from subsel.defense.files import written_whole
+    from subsel.defense.models import small_cnn
 
     data = datasets.load("fashion-mnist")
-    images = torch.from_numpy(data.train_images).float().reshape(-1, 1, 28, 28) / 255
-    dataset = torch.utils.data.TensorDataset(images, torch.from_numpy(data.train_labels).long())
-    torch.manual_seed(0)
-    model = SmallCNN(1, 28, 10)
-    result = train(model, dataset, epochs=4, lr=0.05, batch_size=128, seed=0)
-    print(f"training accuracy {result.history[-1]}")
-    gradients, labels = last_layer_gradients(model, dataset)
-    embeddings = []
-    hook = list(model.modules())[-1].register_forward_pre_hook(
-        lambda module, inputs: embeddings.append(inputs[0])
+    dataset = torch.utils.data.TensorDataset(
+        torch.from_numpy(data.train_images), torch.from_numpy(data.train_labels)
     )
+    torch.manual_seed(0)
+    model = small_cnn(10, data.train_images.shape[1:], data.mean, data.std)
+    result = train(model, dataset, epochs=5, lr=0.05, drops=(), weight_decay=0.0, seed=0)
+    print(f"accuracy while training: {result.history[-1]['train_accuracy']:.3f}")
+    gradients, labels = last_layer_gradients(model, dataset)
+    model[-1] = torch.nn.Identity()
     model.eval()
     with torch.inference_mode():
-        for part in images.split(1000):
-            model(part)
-    hook.remove()
-    buffer = io.BytesIO()
-    np.savez(buffer, gradients=gradients, labels=labels, embeddings=torch.cat(embeddings).numpy())
+        embeddings = torch.cat([model(x) for x in dataset.tensors[0].split(1000)]).numpy()
     FILE.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(FILE, buffer.getvalue())
+    with written_whole(FILE) as part:
+        np.savez(part, gradients=gradients, labels=labels, embeddings=embeddings)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,76 @@
+"""What importing costs, and that the examples in the documentation run."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import subsel
+
+ROOT = Path(__file__).parent.parent
+
+
+def python(code):
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=120
+    )
+
+
+def test_import_loads_neither_torch_nor_compilers():
+    run = python(
+        "import subsel, sys\n"
+        "heavy = {'torch', 'sklearn', 'numba', 'scipy', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    assert run.returncode == 0, run.stderr
+
+
+def test_selecting_does_not_load_torch():
+    run = python(
+        "import subsel, sys\n"
+        "subsel.greedy([[1.0, 0.0], [0.0, 2.0]], 1)\n"
+        "assert not {'torch', 'sklearn'} & set(sys.modules)"
+    )
+    assert run.returncode == 0, run.stderr
+
+
+def test_the_defense_without_torch_says_how_to_get_it():
+    run = python("import sys\nsys.modules['torch'] = None\nimport subsel.defense")
+    assert run.returncode == 1
+    assert run.stderr.strip().endswith('pip install "subsel[defense]"')
+
+
+def test_public_names():
+    for name in subsel.__all__:
+        assert getattr(subsel, name).__doc__
+    assert set(subsel.__all__) <= set(dir(subsel))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        subsel.nothing  # noqa: B018
+
+
+def blocks(page):
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("page", ["docs/getting_started.md"])
+def test_examples_of_a_page_run_in_sequence(page):
+    names = {}
+    for block in blocks(page):
+        exec(compile(block, page, "exec"), names)
+    assert names["chosen"].value > 0
+
+
+def test_the_readme_s_selection_example_runs():
+    names = {}
+    exec(compile(blocks("README.md")[0], "README.md", "exec"), names)
+    assert len(names["chosen"].indices) == 500
+    assert names["chosen"].sizes.sum() == 5000
+
+
+def test_the_docstring_s_example():
+    chosen = subsel.select(np.array([[0.0], [0.1], [0.2], [5.0], [5.1]]), 2)
+    np.testing.assert_array_equal(chosen.indices, [2, 3])
+    np.testing.assert_array_equal(chosen.sizes, [3, 2])
