@@ -1,1 +1,1 @@
-"""Selection speed: ours over time (test_speed.py), beside the peers (peers.py), counted (count.py)."""
+"""Selection speed: over time (test_speed.py), beside peers (peers.py), by count (count.py)."""
