@@ -212,11 +212,14 @@ class SparseSimilarity(_InMemory):
 
 
 class Tiles:
-    """Rows of features in groups of LANES neighbours, one tile each, with centre and radius."""
+    """Rows of features in groups of LANES, one tile each, with centre and radius.
 
-    def __init__(self, features: np.ndarray) -> None:
+    The groups are of neighbours, or if not `near` as the rows come, and then without a radius.
+    """
+
+    def __init__(self, features: np.ndarray, near: bool = True) -> None:
         n, d = features.shape
-        self.order = _spatial_order(features)
+        self.order = _spatial_order(features) if near else np.arange(n)
         self.slot = np.empty(n, np.int64)
         self.slot[self.order] = np.arange(n)
         self.count = -(-n // LANES)
@@ -230,11 +233,10 @@ class Tiles:
         self.means = tiled.mean(axis=1, dtype=np.float64)
         self.means[-1] = tiled[-1, : self.members[-1]].mean(axis=0, dtype=np.float64)
         centers = self.means.astype(features.dtype)
-        squares = np.zeros((self.count, LANES))
-        for k in range(d):
-            squares += (tiled[:, :, k] - centers[:, None, k].astype(np.float64)) ** 2
         self.centers = read_only(centers.T)
-        self.radii = np.sqrt(squares.max(axis=1)) * (1 + 1e-6)
+        self.radii = np.full(self.count, np.inf)
+        if near:
+            self.radii = cpu.tile_radii(self.rows, centers)
 
 
 def _spatial_order(features: np.ndarray) -> np.ndarray:
@@ -404,23 +406,27 @@ class FeatureSimilarity:
         """
         if self.metric not in (cpu.EUCLIDEAN, cpu.COSINE):
             return None
-        tiles = self.candidates
-        bounds = _bounds_alone(self.points, tiles, self.n, self.metric, self.offset)
+        points, tiles = self.points, self.candidates
+        losses = np.empty(self.n)
+        cpu.bound_losses(
+            tiles.rows[: self.n], read_only(points.means.T), points.members, self.metric, losses
+        )
+        bounds = self.n_points * self.offset * (1 + 1e-6) - losses * (1 - 1e-6)
         ranking = np.argsort(-bounds, kind="stable")
         c = self.coverage()
         c.consider_all(self.n_points)
         best = (-math.inf, 0)
         seen = 0
-        for start in range(0, self.n, LANES):
-            some = ranking[start : start + LANES]
+        step = 4 * LANES
+        for start in range(0, self.n, step):
+            some = ranking[start : start + step]
             if bounds[some[0]] < best[0]:
                 break
             if start > self.n // 4:
                 return None
-            group = Tiles(tiles.rows[some])
-            gains = np.zeros(LANES)
-            seen += self._sweep(group, c, self.n_points, 1.0, gains)
-            for gain, slot in zip(gains, some[group.order], strict=False):
+            gains = np.zeros(step)
+            seen += self._sweep(Tiles(tiles.rows[some], near=False), c, self.n_points, 1.0, gains)
+            for gain, slot in zip(gains, some, strict=False):
                 best = max(best, (float(gain), -int(tiles.order[slot])))
         return -best[1], best[0], seen
 
@@ -441,23 +447,6 @@ class FeatureSimilarity:
     def of_points(self, by_slot: np.ndarray) -> np.ndarray:
         """Values by slot, in the order of the points."""
         return by_slot[self.points.slot]
-
-
-def _bounds_alone(
-    points: Tiles, candidates: Tiles, n: int, metric: int, offset: float
-) -> np.ndarray:
-    """For each candidate slot an upper bound of its gain when nothing is selected."""
-    center = points.means.mean(axis=0)
-    means = points.means - center
-    weights = points.members.astype(np.float64)
-    bounds = np.empty(n)
-    for start in range(0, n, 4096):
-        rows = candidates.rows[start : min(start + 4096, n)] - center
-        squares = (rows**2).sum(axis=1)[:, None] + (means**2).sum(axis=1) - 2 * rows @ means.T
-        np.maximum(squares, 0, out=squares)
-        loss = np.sqrt(squares) if metric == cpu.EUCLIDEAN else squares / 2
-        bounds[start : start + len(rows)] = weights.sum() * offset - loss @ weights
-    return bounds + weights.sum() * offset * 1e-6
 
 
 def _squared_norms(features: np.ndarray, center: np.ndarray) -> np.ndarray:

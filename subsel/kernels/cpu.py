@@ -273,6 +273,40 @@ def _reach(s, metric, gamma):
 
 
 @njit(cache=True, nogil=True)
+def tile_radii(rows, centers):
+    """Largest distance of LANES consecutive rows to their centre, rounded up."""
+    radii = np.zeros(centers.shape[0])
+    for i in range(rows.shape[0]):
+        b = i // LANES
+        square = 0.0
+        for k in range(rows.shape[1]):
+            t = np.float64(rows[i, k]) - np.float64(centers[b, k])
+            square += t * t
+        radii[b] = max(radii[b], math.sqrt(square) * (1 + 1e-12))
+    return radii
+
+
+@njit(cache=True, nogil=True)
+def bound_losses(rows, means, members, metric, out):
+    """Lower bounds of each row's summed distance (or half squared distance) to all points.
+
+    `means` (d, groups) and `members` (groups,): the points' means by groups, in float64.
+    """
+    gap = np.empty(means.shape[1])
+    for j in range(rows.shape[0]):
+        gap[:] = 0.0
+        for k in range(means.shape[0]):
+            x = np.float64(rows[j, k])
+            for b in range(gap.size):
+                t = means[k, b] - x
+                gap[b] += t * t
+        total = 0.0
+        for b in range(gap.size):
+            total += members[b] * (math.sqrt(gap[b]) if metric == EUCLIDEAN else 0.5 * gap[b])
+        out[j] = total
+
+
+@njit(cache=True, nogil=True)
 def tile_cover(
     tiles,
     centers,

@@ -184,7 +184,7 @@ class FacilityLocation(Objective):
         """Make the selection empty."""
         self._coverage = self._similarity.coverage()
         self._gains: np.ndarray | None = None
-        self._added: list[int] = []
+        self._added = 0
         self._seen = 0
 
     @property
@@ -223,12 +223,13 @@ class FacilityLocation(Objective):
 
     def add(self, element: int) -> None:
         """Select an element: O(n_points) similarities, and a row of them for each point it wins."""
-        (element,) = check_indices([element], self.n, "element")
+        if not 0 <= element < self.n:
+            raise ValueError(f"element must be in 0..{self.n - 1}, not {element}")
         source, c = self._similarity, self._coverage
-        m, seen = source.cover(source.slots(element), len(self._added), c)
+        m, seen = source.cover(source.slots(element), self._added, c)
         if self._gains is not None:
             seen += source.sweep(c, m, -1.0, self._gains)
-        self._added.append(int(element))
+        self._added += 1
         self._seen += seen
 
     def _kept_gains(self) -> np.ndarray:
