@@ -199,13 +199,14 @@ def train(
                 _save(checkpoint, settings, result, optimizer)
             for epoch in range(first, epochs):
                 began = time.perf_counter()
-                bar.set_description_str(f"epoch {epoch + 1}/{epochs}")
                 dropped = 0
                 if defense is not None and defense.due(epoch):
+                    bar.set_description_str(f"epoch {epoch + 1}/{epochs}, selecting")
                     seen = defense.kept if defense.ground_set == "active" else None
                     gradients = last_layer_gradients(net, data.subset(seen), wrt=wrt, layer=layer)
                     dropped = len(defense.prune(*gradients, epoch).dropped)
                     result.kept = defense.kept
+                bar.set_description_str(f"epoch {epoch + 1}/{epochs}")
                 bar.total = bar.n + (epochs - epoch) * len(result.kept)
                 selected = time.perf_counter()
 

@@ -201,7 +201,8 @@ def test_torch_keeps_its_threads():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        EPIC(subset_size=0.3, warmup=0, interval=1).prune(*unbalanced(0), 0)
+        spread = np.random.default_rng(0).normal(size=(2000, 10))  # enough to be worth threads
+        EPIC(subset_size=0.1, warmup=0, interval=1).prune(spread, np.zeros(2000, int), 0)
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(threads)

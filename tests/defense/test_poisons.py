@@ -213,9 +213,11 @@ class Reduced:
         return self.parts
 
 
-def hostile_dtype():
+def hostile_dtype(code):
     """Bytes that NumPy would take for object pointers: a record type that hides its objects."""
-    return Reduced(np.dtype, "V8", state=(3, "|", None, ("o",), {"o": (np.dtype("O"), 0)}, 8, 1, 0))
+    return Reduced(
+        np.dtype, code, state=(3, "|", None, ("o",), {"o": (np.dtype("u8"), 0)}, 8, 1, 0)
+    )
 
 
 def op(module, name):
@@ -293,13 +295,14 @@ class TestHostile:
             with pytest.raises(ValueError, match="only plain numbers"):
                 restricted_load(io.BytesIO(pickle.dumps(np.zeros(2, dtype))))
 
-    def test_a_forged_dtype(self):
+    @pytest.mark.parametrize("code", ["V8", "u8"])
+    def test_a_forged_dtype(self, code):
         array = Reduced(
             np.empty(0).__reduce__()[0],
             np.ndarray,
             (0,),
             b"b",
-            state=(1, (1,), hostile_dtype(), False, b"\x41" * 8),
+            state=(1, (1,), hostile_dtype(code), False, b"\x41" * 8),
         )
         with pytest.raises(ValueError, match="only plain numbers"):
             restricted_load(io.BytesIO(pickle.dumps(array)))

@@ -147,6 +147,14 @@ def test_seeds_differ():
     assert not same_state(nets[0], nets[2])
 
 
+def test_every_epoch_has_its_own_randomness():
+    draws = set()
+    for epoch in (None, 0, 1, 2):
+        with seeded(0, epoch, torch.device("cpu")) as generator:
+            draws |= {torch.rand(()).item(), torch.rand((), generator=generator).item()}
+    assert len(draws) == 8
+
+
 class Interrupt:
     """An augmentation that presses Ctrl-C at its k-th batch."""
 
@@ -184,6 +192,7 @@ def test_interrupted_and_resumed_is_bit_for_bit_uninterrupted(tmp_path, scenario
             checkpoint=path,
             **common,
         )
+    torch.manual_seed(k)  # what comes next may not depend on it, dropout included
     resumed = quick(
         make_net(9),
         make_data(),
@@ -228,9 +237,11 @@ def test_without_a_checkpoint_the_message_says_so():
 
 def test_resuming_a_finished_run_trains_no_more(tmp_path):
     path = tmp_path / "c.pt"
-    whole = quick(make_net(), make_data(), checkpoint=path)
-    again = quick(make_net(3), make_data(), resume=path)
+    whole = quick(make_net(), make_data(), defense=make_epic(), checkpoint=path)
+    again = quick(make_net(3), make_data(), defense=make_epic(), resume=path)
     assert same_state(whole.model, again.model)
+    np.testing.assert_array_equal(whole.kept, again.kept)
+    quick(make_net(), make_data(), checkpoint=path)
     assert len(quick(make_net(), make_data(), resume=path, epochs=8).history) == 8
 
 
