@@ -1,7 +1,7 @@
 """The front door: features in, the most representative rows out."""
 
 import math
-import numbers
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -33,7 +33,7 @@ BACKENDS = ("auto", "cpu")
 
 def select(
     X: ArrayLike,
-    budget: int | float,
+    budget: int | float | Mapping[Any, int],
     *,
     labels: ArrayLike | None = None,
     metric: str = "euclidean",
@@ -52,8 +52,9 @@ def select(
     ----------
     X : array_like, shape (n, d)
         Features (embeddings, gradients): finite, any real dtype.
-    budget : int or float
-        How many rows: a count in 1..n, or a fraction in (0, 1).
+    budget : int or float, or mapping with labels
+        How many rows: a count in 1..n, or a fraction in (0, 1). With labels also a mapping from
+        each label to its count.
     labels : array_like of int, bool or str, shape (n,), optional
         Class of each row. Rows are then represented only by rows of their own class. A fraction f
         takes ceil(f * n_c) rows of each class of n_c; a count is shared out in proportion to n_c
@@ -110,48 +111,71 @@ def select(
     features = as_float_array(X, "X")
     check_matrix_shape(features.shape, "X", "(n, d)")
     n = len(features)
-    count = check_budget(budget, n, fraction=True)
     random = check_random_state(random_state)
     allowed = check_memory(memory)
-    check_entries(features, "X")
-    search: dict[str, Any] = {"lazy": lazy_greedy, "greedy": greedy}
-
-    def represent(part: np.ndarray, k: int, seed: np.random.Generator, share: int) -> Selection:
-        f = FacilityLocation.from_features(part, metric, memory=share)
-        if method == "stochastic":
-            chosen = stochastic_greedy(f, k, random_state=seed, progress=bar)
-        else:
-            chosen = search[method](f, k, progress=bar)
-        assignment = f.assignment
-        return replace(chosen, assignment=assignment, sizes=np.bincount(assignment, minlength=k))
-
-    bar = progress and labels is None
     if labels is None:
-        return represent(features, count, random, allowed)
+        k = check_budget(budget, n, fraction=True)
+        return _represent(features, k, metric, method, random, allowed, progress)
 
-    members = _members(check_labels(labels, n))
-    sizes = np.array([len(rows) for rows in members])
-    if isinstance(budget, numbers.Integral):
-        counts = apportion(count, sizes)
-    else:
-        counts = np.array([portion(float(budget), size) for size in sizes])
+    members, counts = _budgets(budget, check_labels(labels, n))
+    check_entries(features, "X")
     workers = min(cpu.threads(), len(members))
-    seeds = random.spawn(len(members))
-    # One thread per class, and only one within it: Numba's thread pools do not nest.
+    # One thread for each class, and only one within it: Numba's thread pools do not nest.
     with ThreadPoolExecutor(workers, initializer=cpu.single_thread) as pool:
         futures = [
-            pool.submit(represent, features[rows], int(k), seed, allowed // workers)
-            for rows, k, seed in zip(members, counts, seeds, strict=True)
+            pool.submit(
+                _represent, features[rows], k, metric, method, seed, allowed // workers, False
+            )
+            for rows, k, seed in zip(members, counts, random.spawn(len(members)), strict=True)
         ]
         try:
-            parts = [
-                future.result()
-                for future in tqdm(futures, desc="select", unit="class", disable=not progress)
-            ]
+            bar = tqdm(futures, desc="select", unit="class", disable=not progress)
+            parts = [future.result() for future in bar]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return _merge(parts, members, n)
+
+
+def _represent(
+    features: np.ndarray,
+    k: int,
+    metric: str,
+    method: str,
+    random: np.random.Generator,
+    memory: int,
+    progress: bool,
+) -> Selection:
+    """Select k rows without regard to labels, with the assignment that the search left behind."""
+    f = FacilityLocation.from_features(features, metric, memory=memory)
+    if method == "stochastic":
+        chosen = stochastic_greedy(f, k, random_state=random, progress=progress)
+    else:
+        search = {"lazy": lazy_greedy, "greedy": greedy}[method]
+        chosen = search(f, k, progress=progress)
+    assignment = f.assignment
+    return replace(chosen, assignment=assignment, sizes=np.bincount(assignment, minlength=k))
+
+
+def _budgets(budget: Any, labels: np.ndarray) -> tuple[list[np.ndarray], list[int]]:
+    """Rows of each class that occurs (ascending, classes in sorted order), and its count."""
+    classes, inverse, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    members = np.split(np.argsort(inverse, kind="stable"), np.cumsum(sizes)[:-1])
+    if isinstance(budget, Mapping):
+        names = classes.tolist()
+        if wrong := set(names) ^ set(budget):
+            raise ValueError(f"budget must have a count for each label; see {sorted(wrong)[:5]}")
+        counts = [
+            check_budget(budget[name], int(size), name=f"budget[{name!r}]")
+            for name, size in zip(names, sizes, strict=True)
+        ]
+    else:
+        count = check_budget(budget, len(labels), fraction=True)
+        if isinstance(budget, float | np.floating):
+            counts = [portion(float(budget), int(size)) for size in sizes]
+        else:
+            counts = apportion(count, sizes).tolist()
+    return members, counts
 
 
 def apportion(budget: int, sizes: np.ndarray) -> np.ndarray:
@@ -182,12 +206,6 @@ def apportion(budget: int, sizes: np.ndarray) -> np.ndarray:
         else:
             counts[np.argmin(np.where(counts > 1, claim, np.iinfo(np.int64).max))] -= 1
     return counts
-
-
-def _members(labels: np.ndarray) -> list[np.ndarray]:
-    """Rows of each class that occurs, ascending; classes in sorted order."""
-    _, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    return np.split(np.argsort(inverse, kind="stable"), np.cumsum(counts)[:-1])
 
 
 def _merge(parts: list[Selection], members: list[np.ndarray], n: int) -> Selection:

@@ -226,6 +226,23 @@ def test_labels_of_any_kind_and_any_size():
     )
 
 
+def test_a_count_for_each_label():
+    X = np.random.default_rng(0).normal(size=(30, 3))
+    labels = np.array(["a"] * 10 + ["b"] * 20)
+    chosen = subsel.select(X, {"b": 2, "a": 7}, labels=labels)
+    np.testing.assert_array_equal(np.unique(labels[chosen.indices], return_counts=True)[1], [7, 2])
+    for budget, message in [
+        ({"a": 1}, "count for each label"),
+        ({"a": 1, "b": 1, "c": 1}, "count for each label"),
+        ({"a": 11, "b": 1}, r"budget\['a'\] must be a count in 1\.\.10"),
+        ({"a": 0, "b": 1}, r"budget\['a'\] must be"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            subsel.select(X, budget, labels=labels)
+    with pytest.raises(TypeError, match="budget must be"):
+        subsel.select(X, {"a": 1})
+
+
 def test_a_fraction_means_what_it_says():
     X = np.random.default_rng(0).normal(size=(30, 2))
     assert len(subsel.select(X, 0.1)) == 3  # though 0.1 * 30 > 3 in floating point
