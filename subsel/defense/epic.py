@@ -88,8 +88,7 @@ class EPIC:
     *Small classes.*  A class with one example left is skipped.  So is a class that the round
     would empty.  Both are recorded in the round.
 
-    A round costs one facility-location selection per class: for n_c examples and k medoids about
-    5 to 7 n_c exact gain evaluations of n_c distances each.
+    A round costs one `subsel.select` per class, and no memory beyond what that takes.
     """
 
     def __init__(

@@ -86,6 +86,20 @@ class TestFolder:
         np.testing.assert_array_equal(poisoned.indices, view.numpy())
 
 
+@pytest.mark.parametrize("dtype", ["u1", "<i8", ">i4", "f4", "?"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_arrays_from_numpy_1_and_python_2(dtype, order):
+    array = np.asarray(RNG.integers(0, 2, (3, 4)), dtype=dtype, order=order)
+    new = pickle.dumps([array, array[0, 0], array[:, 1]], protocol=2)
+    old = new.replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+    assert old != new
+    for content, encoding in ((new, "ASCII"), (old, "ASCII"), (old, "bytes"), (old, "latin1")):
+        ours = restricted_load(io.BytesIO(content), encoding=encoding)
+        for a, b in zip(ours, pickle.loads(new), strict=True):  # noqa: S301
+            np.testing.assert_array_equal(a, b)
+            assert a.dtype == b.dtype
+
+
 class TestMetaPoison:
     def write(self, path, n=10_000, kind="u1"):
         x = np.zeros((n, 2, 2, 3), np.uint8)
