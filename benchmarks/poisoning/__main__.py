@@ -167,7 +167,9 @@ def report_on(out: Path) -> None:
         for ground in settings["ground_sets"]
         for size in settings["subset_sizes"]
     ]
-    restarted = [name for name in by_defense(records) if "fresh head" in name]
+    restarted = [
+        name for name in by_defense(records) if name.startswith("EPIC") and "fresh head" in name
+    ]
     summary = (
         f"{settings['attack']} on {settings['dataset']}: {settings['poisons']} poisons among "
         f"{settings['victim']} images, epsilon {settings['epsilon']}/255, "

@@ -225,21 +225,20 @@ def defend(victim: Victim, settings: Settings) -> Iterator[Outcome]:
     for ground_set, subset_size in product(settings.ground_sets, settings.subset_sizes):
         epic = new_epic(n, subset_size, ground_set)
         name = f"EPIC {subset_size} {ground_set}"
-        yield Outcome(name, victim.head(epic), epic.kept, epic.history)
+        defended = Outcome(name, victim.head(epic), epic.kept, epic.history)
+        yield defended
 
         counts = {entry.epoch: len(entry.dropped) for entry in epic.history}
         for rule, title in (("random", "random drop"), ("loss", "highest-loss drop")):
             control = MatchedDrop(n, counts, rule=rule, seed=victim.seed)
             head = victim.head(control)
-            yield Outcome(f"{title}, as {name}", head, control.kept, control.history)
+            matched = Outcome(f"{title}, as {name}", head, control.kept, control.history)
+            yield matched
 
-        # Not the paper's: start afresh from what EPIC trusts, then re-admit by agreement.
         if ground_set == "active":
-            fresh = victim.fresh_head(epic.kept)
-            yield Outcome(f"{name}, fresh head", fresh, epic.kept)
-        if ground_set == "active" and subset_size == max(settings.subset_sizes):
-            kept = np.union1d(epic.kept, victim.agreeing(fresh))
-            yield Outcome(f"{name}, re-admission, fresh head", victim.fresh_head(kept), kept)
+            largest = subset_size == max(settings.subset_sizes)
+            for trusted in (defended, matched):  # the latter of highest loss
+                yield from restart(victim, trusted, readmit=largest)
 
     kept = deep_knn(victim.features, victim.labels, neighbours=2 * settings.poisons)
     yield Outcome("Deep k-NN, told the budget", victim.fresh_head(kept), kept)
@@ -247,6 +246,16 @@ def defend(victim: Victim, settings: Settings) -> Iterator[Outcome]:
     # What no defense can beat: hits that are left here are the victim's own mistakes.
     kept = np.flatnonzero(~victim.poisoned)
     yield Outcome("all poisons removed, oracle", victim.fresh_head(kept), kept)
+
+
+def restart(victim: Victim, trusted: Outcome, *, readmit: bool) -> Iterator[Outcome]:
+    """Not the paper's: start afresh from what a defense kept, then re-admit by agreement."""
+    fresh = victim.fresh_head(trusted.kept)
+    yield Outcome(f"{trusted.defense}, fresh head", fresh, trusted.kept)
+    if readmit:
+        kept = np.union1d(trusted.kept, victim.agreeing(fresh))
+        name = f"{trusted.defense}, re-admission, fresh head"
+        yield Outcome(name, victim.fresh_head(kept), kept)
 
 
 def record(lab: Lab, target: Target, victim: Victim, outcome: Outcome) -> dict[str, object]:
