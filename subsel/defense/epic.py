@@ -88,7 +88,7 @@ class EPIC:
     *Small classes.*  A class with one example left is skipped.  So is a class that the round
     would empty.  Both are recorded in the round.
 
-    A round costs one `subsel.select` per class, and no memory beyond what that takes.
+    A round costs one `subsel.select` with labels, and no memory beyond what that takes.
     """
 
     def __init__(
@@ -191,34 +191,40 @@ class EPIC:
             self.start(len(labels))
         ground, gradients, labels = self._ground(gradients, labels)
 
-        kept = np.isin(np.arange(len(self._labels)), self._kept)
-        drop = np.zeros_like(kept)
-        medoids, sizes, kept_per_class, skipped = [], [], {}, {}
-        for label in np.unique(labels).tolist():
-            members = ground[labels == label]
-            k = min(math.ceil(self.subset_size * len(members) - 1e-9), len(members) - 1)
-            if k == 0:
-                skipped[label] = "one example left"
-            else:
-                chosen, owner, owned = self._medoids(gradients[labels == label], k)
-                isolated = owned[owner] < self.min_cluster_size
-                medoids.append(members[chosen])
-                sizes.append(owned)
-                if kept[members[~isolated]].any():
-                    drop[members[isolated]] = True
-                else:
-                    skipped[label] = "all that is left of it is isolated"
-            kept_per_class[label] = int(np.sum(kept[members] & ~drop[members]))
+        classes, counts = (part.tolist() for part in np.unique(labels, return_counts=True))
+        budget = {
+            label: min(math.ceil(self.subset_size * n - 1e-9), n - 1)
+            for label, n in zip(classes, counts, strict=True)
+        }
+        skipped = {label: "one example left" for label, k in budget.items() if k == 0}
+        searched = ~np.isin(labels, list(skipped))
+        ground, labels = ground[searched], labels[searched]
+        medoids, owner, sizes = _select_medoids(
+            gradients[searched],
+            labels,
+            {label: k for label, k in budget.items() if k > 0},
+            self.metric,
+        )
 
-        self._kept = np.flatnonzero(kept & ~drop)
+        isolated = sizes[owner] < self.min_cluster_size
+        kept = np.isin(ground, self._kept)
+        for label in np.unique(labels).tolist():
+            members = labels == label
+            if not (kept & members & ~isolated).any():
+                isolated[members] = False
+                skipped[label] = "all that is left of it is isolated"
+
+        dropped = np.sort(ground[kept & isolated])
+        self._kept = np.setdiff1d(self._kept, dropped)
+        left = np.unique(self._labels[self._kept], return_counts=True)
         self.history.append(
             Round(
                 epoch=epoch,
-                dropped=np.flatnonzero(kept & drop),
+                dropped=dropped,
                 n_kept=len(self._kept),
-                medoids=np.concatenate([np.empty(0, np.int64), *medoids]),
-                sizes=np.concatenate([np.empty(0, np.int64), *sizes]),
-                kept_per_class=kept_per_class,
+                medoids=ground[medoids],
+                sizes=sizes,
+                kept_per_class=dict(zip(*(part.tolist() for part in left), strict=True)),
                 skipped=skipped,
             )
         )
@@ -264,19 +270,6 @@ class EPIC:
         names = ("subset_size", "warmup", "interval", "stop", "ground_set", "metric")
         return {name: getattr(self, name) for name in (*names, "min_cluster_size")}
 
-    def _medoids(self, gradients: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Pick k medoids; also each example's own, by position, and how many examples each owns."""
-        threads = torch.get_num_threads()
-        try:
-            chosen = select(gradients, k, metric=self.metric)
-        finally:
-            # Numba and torch share OpenMP's setting: undo what Numba's kernels did to it, or
-            # training would go on with other threads, and not bit for bit as before.
-            torch.set_num_threads(threads)
-        assert chosen.assignment is not None
-        assert chosen.sizes is not None
-        return chosen.indices, chosen.assignment, chosen.sizes
-
     def _ground(
         self, gradients: np.ndarray, labels: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -298,6 +291,24 @@ class EPIC:
         self._labels[given] = labels
         chosen = np.isin(given, self._kept) if active else np.ones(len(given), bool)
         return given[chosen], gradients[chosen], labels[chosen]
+
+
+def _select_medoids(
+    gradients: np.ndarray, labels: np.ndarray, budget: dict[int, int], metric: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Medoids of each class, the position among them of each example's own, and cluster sizes."""
+    if not budget:
+        return (np.empty(0, np.int64),) * 3
+    threads = torch.get_num_threads()
+    try:
+        chosen = select(gradients, budget, labels=labels, metric=metric)
+    finally:
+        # Numba and torch share OpenMP's setting: undo what Numba's kernels did to it, or training
+        # would go on with other threads, and not bit for bit as before.
+        torch.set_num_threads(threads)
+    assert chosen.assignment is not None
+    assert chosen.sizes is not None
+    return chosen.indices, chosen.assignment, chosen.sizes
 
 
 def _checked_arrays(gradients: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:

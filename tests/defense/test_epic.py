@@ -140,6 +140,12 @@ def test_a_class_with_one_example_is_skipped_and_an_absent_one_is_no_class():
     assert record.kept_per_class[1] == 1
 
 
+def test_nothing_but_classes_of_one():
+    record = EPIC(3, warmup=0, interval=1).prune(np.eye(3), np.arange(3), 0)
+    assert record.n_kept == len(record.skipped) == 3
+    assert not len(record.medoids)
+
+
 def test_a_class_that_a_round_would_empty_is_skipped():
     epic = EPIC(4, subset_size=0.5, warmup=0, interval=1, min_cluster_size=5)
     record = epic.prune(np.arange(8.0).reshape(4, 2), np.zeros(4, int), 0)
