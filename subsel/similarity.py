@@ -330,21 +330,22 @@ class FeatureSimilarity:
 
     def matrix(self) -> DenseSimilarity:
         """All similarities, computed once: the same bits, in n_points * n_candidates numbers."""
-        n, d = self.features.shape
-        columns = self.features if self._candidates is None else self.features[self._candidates]
-        count = -(-len(columns) // LANES)
-        padded = np.zeros((count * LANES, d), columns.dtype)
-        padded[: len(columns)] = columns
-        tiles = read_only(padded.reshape(count, LANES, d).transpose(0, 2, 1))
-        out = np.empty((n, len(columns)), columns.dtype)
+        rows = _whole_blocks(self.features)
+        columns = (
+            rows if self._candidates is None else _whole_blocks(self.features[self._candidates])
+        )
+        count, d = len(columns) // LANES, rows.shape[1]
+        tiles = read_only(columns.reshape(count, LANES, d).transpose(0, 2, 1))
+        out = np.empty((self.n_points, self.n), rows.dtype)
         arguments = (
-            tiles.reshape(count, d * LANES), self.features,
-            self.metric, self.gamma, self.up, self.down, out,
+            tiles.reshape(count, d * LANES), rows,
+            self.metric, self.gamma, self.up, self.down, self._candidates is None, out,
         )  # fmt: skip
         if self.threads > 1:
             cpu.tile_matrix_parallel(*arguments)
         else:
-            cpu.tile_matrix(*arguments, 0, n)
+            for block in range(len(rows) // LANES):
+                cpu.tile_matrix(*arguments, block)
         return DenseSimilarity(read_only(out), span=self.span, offset=self.offset, unit=self.unit)
 
     @cached_property
@@ -447,6 +448,11 @@ class FeatureSimilarity:
     def of_points(self, by_slot: np.ndarray) -> np.ndarray:
         """Values by slot, in the order of the points."""
         return by_slot[self.points.slot]
+
+
+def _whole_blocks(rows: np.ndarray) -> np.ndarray:
+    """Rows, with rows of zeros up to a multiple of LANES."""
+    return read_only(np.pad(rows, [(0, -len(rows) % LANES), (0, 0)]))
 
 
 def _squared_norms(features: np.ndarray, center: np.ndarray) -> np.ndarray:

@@ -239,25 +239,35 @@ def _tile_products(tile, row, out):
             out[j] = _fma(x[LANES + j], x1, _fma(x[j], x0, out[j]))
 
 
-@njit(cache=True, nogil=True)
-def _tile_similarities(tile, row, metric, gamma, up, down, out):
-    """Similarities less the offset, on the grid: -||x-y||, cos-1, <x,y>, exp(-gamma||x-y||^2)-1."""
-    if metric == DOT:
-        _tile_products(tile, row, out)
-        for j in range(LANES):
-            out[j] = _quantize(out[j], up, down)
-        return
-    _tile_distances(tile, row, out)
+@njit(inline="always")
+def _to_similarities(metric, gamma, up, down, out):
+    """From squared distances (or products) to similarities less the offset, on the grid.
+
+    They are -||x - y||, cos - 1, <x, y>, and exp(-gamma ||x - y||^2) - 1.
+    """
     if metric == EUCLIDEAN:
-        for j in range(LANES):
+        for j in range(out.size):
             out[j] = -_quantize(np.sqrt(out[j]), up, down)
     elif metric == COSINE:
         up_half = np.float32(0.5) * up
-        for j in range(LANES):
+        for j in range(out.size):
             out[j] = -_quantize(out[j], up_half, down)
+    elif metric == DOT:
+        for j in range(out.size):
+            out[j] = _quantize(out[j], up, down)
     else:
-        for j in range(LANES):
+        for j in range(out.size):
             out[j] = -_quantize(-math.expm1(-gamma * out[j]), up, down)
+
+
+@njit(cache=True, nogil=True)
+def _tile_similarities(tile, row, metric, gamma, up, down, out):
+    """Similarities less the offset of one row to the LANES columns of a tile."""
+    if metric == DOT:
+        _tile_products(tile, row, out)
+    else:
+        _tile_distances(tile, row, out)
+    _to_similarities(metric, gamma, up, down, out)
 
 
 @njit(inline="always")
@@ -423,20 +433,81 @@ def tile_sweep_parallel(
 
 
 @njit(cache=True, nogil=True)
-def tile_matrix(tiles, rows, metric, gamma, up, down, out, start, stop):
-    """Similarities of rows `start` to `stop` to the columns of `tiles`, into `out`."""
-    buffer = np.empty(LANES, tiles.dtype)
-    for b in range(tiles.shape[0]):
-        first = b * LANES
-        width = min(LANES, out.shape[1] - first)
-        for i in range(start, stop):
-            _tile_similarities(tiles[b], rows[i], metric, gamma, up, down, buffer)
-            out[i, first : first + width] = buffer[:width]
+def _quad_similarities(tile, rows, metric, gamma, up, down, out):
+    """`_tile_similarities` of four rows at once, one after the other in `rows` and `out`.
+
+    Each element of a wide tile is then loaded once for four pairs; the bits are the same.
+    """
+    d = rows.size // 4
+    out[:] = 0
+    for k in range(0, d, 2):
+        x = tile[k * LANES : (k + 2) * LANES]
+        a0, a1, b0, b1 = rows[k], rows[k + 1], rows[d + k], rows[d + k + 1]
+        c0, c1, d0, d1 = rows[2 * d + k], rows[2 * d + k + 1], rows[3 * d + k], rows[3 * d + k + 1]
+        if metric == DOT:
+            for j in range(LANES):
+                u = x[j]
+                v = x[LANES + j]
+                out[j] = _fma(v, a1, _fma(u, a0, out[j]))
+                out[LANES + j] = _fma(v, b1, _fma(u, b0, out[LANES + j]))
+                out[2 * LANES + j] = _fma(v, c1, _fma(u, c0, out[2 * LANES + j]))
+                out[3 * LANES + j] = _fma(v, d1, _fma(u, d0, out[3 * LANES + j]))
+        else:
+            for j in range(LANES):
+                u = x[j]
+                v = x[LANES + j]
+                t = u - a0
+                s = _fma(t, t, out[j])
+                t = v - a1
+                out[j] = _fma(t, t, s)
+                t = u - b0
+                s = _fma(t, t, out[LANES + j])
+                t = v - b1
+                out[LANES + j] = _fma(t, t, s)
+                t = u - c0
+                s = _fma(t, t, out[2 * LANES + j])
+                t = v - c1
+                out[2 * LANES + j] = _fma(t, t, s)
+                t = u - d0
+                s = _fma(t, t, out[3 * LANES + j])
+                t = v - d1
+                out[3 * LANES + j] = _fma(t, t, s)
+    _to_similarities(metric, gamma, up, down, out)
+
+
+@njit(cache=True, nogil=True)
+def tile_matrix(tiles, rows, metric, gamma, up, down, symmetric, out, block):
+    """Similarities of one block of LANES rows to the columns of `tiles`, into `out`.
+
+    `rows` is padded to whole blocks. If `symmetric`, only tiles from the block's own on are
+    computed, and mirrored.
+    """
+    n, columns = out.shape
+    d = rows.shape[1]
+    first = block * LANES
+    height = min(LANES, n - first)
+    part = np.empty((LANES, LANES), tiles.dtype)
+    for b in range(block if symmetric else 0, tiles.shape[0]):
+        for i in range(0, LANES, 4):
+            quad = rows[first + i : first + i + 4].reshape(4 * d)
+            _quad_similarities(
+                tiles[b], quad, metric, gamma, up, down, part[i : i + 4].reshape(4 * LANES)
+            )
+        left = b * LANES
+        width = min(LANES, columns - left)
+        out[first : first + height, left : left + width] = part[:height, :width]
+        if symmetric and b > block:
+            for j in range(width):
+                for i in range(height):
+                    out[left + j, first + i] = part[i, j]
 
 
 @njit(cache=True, parallel=True, nogil=True)
-def tile_matrix_parallel(tiles, rows, metric, gamma, up, down, out):
-    for block in prange((rows.shape[0] + LANES - 1) // LANES):
-        start = block * LANES
-        stop = min(start + LANES, rows.shape[0])
-        tile_matrix(tiles, rows, metric, gamma, up, down, out, start, stop)
+def tile_matrix_parallel(tiles, rows, metric, gamma, up, down, symmetric, out):
+    blocks = rows.shape[0] // LANES
+    # Paired from both ends, so that threads get equal parts of a triangle.
+    for pair in prange((blocks + 1) // 2):
+        tile_matrix(tiles, rows, metric, gamma, up, down, symmetric, out, pair)
+        if blocks - 1 - pair > pair:
+            last = blocks - 1 - pair
+            tile_matrix(tiles, rows, metric, gamma, up, down, symmetric, out, last)
