@@ -62,24 +62,35 @@ def dropped(records: list[dict], poisons: int) -> Figure:
     groups = by_defense(records)
     n = groups["none"][0]["kept"]
     epics = [name for name in groups if name.startswith("EPIC") and "," not in name]
+    rows = len({name.split()[-1] for name in epics})  # a row for each ground set
+    columns = len(epics) // rows
     figure, axes = plt.subplots(
-        1, len(epics), figsize=(2.6 * len(epics) + 0.8, 3), sharey=True, layout="constrained"
+        rows,
+        columns,
+        figsize=(3 * columns + 0.6, 2.6 * rows + 0.2),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
     )
-    for axis, name in zip(np.atleast_1d(axes), epics, strict=True):
+    for axis, name in zip(axes.flat, epics, strict=True):
         curves = {"EPIC": (groups[name], POISON)}
         for title, colour in CONTROL.items():
             curves[title] = (groups[f"{title}, as {name}"], colour)
         for title, (group, colour) in curves.items():
             paths = [dropped_path(record, n, poisons) for record in group]
             for path in paths:
-                axis.plot(*path, color=colour, alpha=0.15, lw=0.8)
+                axis.plot(*path, color=colour, alpha=0.12, lw=0.7)
             axis.plot(*np.mean(paths, axis=0), "o-", color=colour, ms=3, label=title)
         axis.plot([0, 1], [0, 1], ":", color=TEXT, lw=0.8)
-        axis.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="share of all dropped")
+        axis.set(xlim=(0, 1), ylim=(0, 1.02))
         axis.set_title(name, fontsize=10)
         axis.spines[["top", "right"]].set_visible(False)
-    np.atleast_1d(axes)[0].set_ylabel("share of poisons dropped")
-    np.atleast_1d(axes)[-1].legend(frameon=False, fontsize=8, loc="lower right")
+    for axis in axes[-1]:
+        axis.set_xlabel("share of all dropped")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("share of poisons dropped")
+    axes[-1, -1].legend(frameon=False, fontsize=8, loc="lower right")
     return figure
 
 
