@@ -422,6 +422,13 @@ def test_demo_installs_the_package_where_it_can(tmp_path, monkeypatch, capsys, r
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.parametrize("option", ["--threads", "--targets"])
+def test_counts_from_the_shell(capsys, option):
+    with pytest.raises(SystemExit):
+        cli.main(["demo", option, "0"])
+    assert f"{option}: invalid count value: '0'" in capsys.readouterr().err
+
+
 def test_report_without_results(tmp_path, capsys):
     assert cli.main(["report", str(tmp_path)]) == 1
     assert "holds no results" in capsys.readouterr().err

@@ -59,7 +59,12 @@ def parser() -> argparse.ArgumentParser:
         default=Path("data/poisoning"),
         help="folder for backbones and crafted poisons (default: %(default)s)",
     )
-    common.add_argument("--threads", type=int, help="of torch (default: torch's choice)")
+    common.add_argument(
+        "--threads",
+        type=count,
+        default=1,
+        help="of torch (default: %(default)s: the nets are small, and any machine's results alike)",
+    )
     chosen = common.add_argument_group("settings (default: those of docs/experiments.md)")
     chosen.add_argument("--attack", choices=list(ATTACKS))
     for name, kind, text in (
@@ -85,13 +90,20 @@ def parser() -> argparse.ArgumentParser:
     full = commands.add_parser("run", parents=[common], help="the experiment")
     full.set_defaults(command=run_command, out=Path("runs/poisoning"))
     for command, targets in ((demo, DEMO_TARGETS), (craft, 24), (full, 24)):
-        command.add_argument("--targets", type=int, default=targets, help="default: %(default)s")
+        command.add_argument("--targets", type=count, default=targets, help="default: %(default)s")
     for command in (demo, full):
         command.add_argument("--out", type=Path, help="folder for results (default: %(default)s)")
     report = commands.add_parser("report", help="tables and plots of what a run has so far")
     report.add_argument("out", type=Path, help="the run's folder")
     report.set_defaults(command=lambda args: report_on(args.out))
     return top
+
+
+def count(text: str) -> int:
+    """A number from 1, for argparse."""
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
 
 
 def craft_command(args: argparse.Namespace) -> None:
@@ -117,8 +129,7 @@ def demo_command(args: argparse.Namespace) -> None:
 
 def prepared(args: argparse.Namespace, defaults: Settings) -> Lab:
     """Data, backbone and clean head, for the defaults with what the command line says."""
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    torch.set_num_threads(args.threads)
     given = {
         key: tuple(value) if isinstance(value, list) else value
         for key in vars(defaults)
