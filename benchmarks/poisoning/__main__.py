@@ -84,15 +84,17 @@ def parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", parents=[common], help="a handful of targets, start to end")
     top.set_defaults(obtain=False)
-    demo.set_defaults(command=demo_command, out=Path("runs/demo"))
+    demo.set_defaults(command=demo_command)
     craft = commands.add_parser("craft", parents=[common], help="only craft the poisons, and keep")
     craft.set_defaults(command=craft_command)
     full = commands.add_parser("run", parents=[common], help="the experiment")
-    full.set_defaults(command=run_command, out=Path("runs/poisoning"))
+    full.set_defaults(command=run_command)
     for command, targets in ((demo, DEMO_TARGETS), (craft, 24), (full, 24)):
         command.add_argument("--targets", type=count, default=targets, help="default: %(default)s")
-    for command in (demo, full):
-        command.add_argument("--out", type=Path, help="folder for results (default: %(default)s)")
+    for command, out in ((demo, "runs/demo"), (full, "runs/poisoning")):
+        text = f"folder for results (default: {out}, with digits {out}-digits)"
+        command.add_argument("--out", type=Path, help=text)
+        command.set_defaults(usual_out=out)
     report = commands.add_parser("report", help="tables and plots of what a run has so far")
     report.add_argument("out", type=Path, help="the run's folder")
     report.set_defaults(command=lambda args: report_on(args.out))
@@ -115,16 +117,21 @@ def craft_command(args: argparse.Namespace) -> None:
 
 def run_command(args: argparse.Namespace) -> None:
     lab = prepared(args, Settings() if args.dataset == "fashion-mnist" else DIGITS)
-    run(lab, args.out, args.targets)
-    report_on(args.out)
+    run_and_report(args, lab)
 
 
 def demo_command(args: argparse.Namespace) -> None:
     full = Settings() if args.dataset == "fashion-mnist" else DIGITS
     args.obtain = args.data_dir is None
     lab = prepared(args, replace(full, steps=min(DEMO_STEPS, full.steps), **DEMO))
-    run(lab, args.out, args.targets)
-    report_on(args.out)
+    run_and_report(args, lab)
+
+
+def run_and_report(args: argparse.Namespace, lab: Lab) -> None:
+    usual = args.usual_out if args.dataset == "fashion-mnist" else f"{args.usual_out}-digits"
+    out = args.out or Path(usual)
+    run(lab, out, args.targets)
+    report_on(out)
 
 
 def prepared(args: argparse.Namespace, defaults: Settings) -> Lab:

@@ -352,7 +352,9 @@ def run(lab: Lab, out: Path, targets: int) -> list[dict]:
         before = json.loads((out / "settings.json").read_text())
         if before != about:
             changed = [key for key in about if before.get(key) != about[key]]
-            raise ValueError(f"{out} holds results of another {', '.join(changed)}: name another")
+            raise ValueError(
+                f"{out} holds results of another {', '.join(changed)}: choose another --out"
+            )
     write_text(out / "settings.json", json.dumps(about, indent=1) + "\n")
     records = read_records(out)
     done = {line["target"] for line in records}
