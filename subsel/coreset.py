@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -87,8 +88,8 @@ def select(
 
     Notes
     -----
-    Time at most O(sum of n_c^2 d) and usually a small multiple of that for the first element alone;
-    memory O(n d) beside the matrix that `memory` allows. Classes are spread over the threads that
+    Time at most O(sum of n_c^2 d ln k_c) over classes c; memory O(n d) beside the matrices that
+    `memory` allows. Classes are spread over the threads that
     Numba is allowed (``numba.set_num_threads``).
 
     References
@@ -111,6 +112,8 @@ def select(
     features = as_float_array(X, "X")
     check_matrix_shape(features.shape, "X", "(n, d)")
     n = len(features)
+    if isinstance(budget, np.ndarray) and budget.ndim == 0:
+        budget = budget[()]  # type: ignore[assignment]
     random = check_random_state(random_state)
     allowed = check_memory(memory)
     if labels is None:
@@ -120,13 +123,14 @@ def select(
     members, counts = _budgets(budget, check_labels(labels, n))
     check_entries(features, "X")
     workers = min(cpu.threads(), len(members))
+    seeds: Any = random.spawn(len(members)) if method == "stochastic" else repeat(random)
     # One thread for each class, and only one within it: Numba's thread pools do not nest.
     with ThreadPoolExecutor(workers, initializer=cpu.single_thread) as pool:
         futures = [
             pool.submit(
                 _represent, features[rows], k, metric, method, seed, allowed // workers, False
             )
-            for rows, k, seed in zip(members, counts, random.spawn(len(members)), strict=True)
+            for rows, k, seed in zip(members, counts, seeds, strict=False)
         ]
         try:
             bar = tqdm(futures, desc="select", unit="class", disable=not progress)
@@ -164,7 +168,9 @@ def _budgets(budget: Any, labels: np.ndarray) -> tuple[list[np.ndarray], list[in
     if isinstance(budget, Mapping):
         names = classes.tolist()
         if wrong := set(names) ^ set(budget):
-            raise ValueError(f"budget must have a count for each label; see {sorted(wrong)[:5]}")
+            raise ValueError(
+                f"budget must have a count for each label; see {sorted(wrong, key=repr)[:5]}"
+            )
         counts = [
             check_budget(budget[name], int(size), name=f"budget[{name!r}]")
             for name, size in zip(names, sizes, strict=True)
@@ -172,7 +178,7 @@ def _budgets(budget: Any, labels: np.ndarray) -> tuple[list[np.ndarray], list[in
     else:
         count = check_budget(budget, len(labels), fraction=True)
         if isinstance(budget, float | np.floating):
-            counts = [portion(float(budget), int(size)) for size in sizes]
+            counts = [portion(budget, int(size)) for size in sizes]
         else:
             counts = apportion(count, sizes).tolist()
     return members, counts

@@ -28,7 +28,7 @@ class Selection:
         Number of points assigned to each selected element; they sum to n (CRAIG's weights).
     path : str
         How similarities were had: ``"features"`` (recomputed), ``"dense"`` or ``"sparse"`` (in
-        memory), or ``""`` for other objectives.
+        memory), ``"mixed"`` if classes differ, or ``""`` for other objectives.
     """
 
     indices: np.ndarray

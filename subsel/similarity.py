@@ -33,13 +33,15 @@ _CACHED = 2**17
 
 @dataclass
 class Coverage:
-    """How well each point is represented, and what the last `cover` changed."""
+    """How well each point is represented, by what, and what the last `cover` changed.
+
+    `changes` are the points that changed and the similarity to their representative before and
+    after; room for all of them, of which `cover` says how many are used.
+    """
 
     best: np.ndarray
     assigned: np.ndarray
-    changed: np.ndarray
-    before: np.ndarray
-    after: np.ndarray
+    changes: tuple[np.ndarray, np.ndarray, np.ndarray]
     reach: np.ndarray | None = None
 
     @classmethod
@@ -48,23 +50,23 @@ class Coverage:
         return cls(
             best=np.full(n_slots, start),
             assigned=np.zeros(n_slots, np.int64),
-            changed=np.empty(n_slots, np.int64),
-            before=np.empty(n_slots),
-            after=np.empty(n_slots),
+            changes=(np.empty(n_slots, np.int64), np.empty(n_slots), np.empty(n_slots)),
         )
 
     def consider_all(self, n_points: int) -> None:
         """List every point as if it had changed without bound: a sweep gives gains from scratch."""
-        self.changed[:n_points] = np.arange(n_points)
-        self.before[:n_points] = self.best[:n_points]
-        self.after[:n_points] = np.inf
+        changed, before, after = self.changes
+        changed[:n_points] = np.arange(n_points)
+        before[:n_points] = self.best[:n_points]
+        after[:n_points] = np.inf
 
 
 def _grid(n_points: int, span: float) -> tuple[float, float]:
     """The grid on which sums of `n_points` similarities in 0..span are exact in float64."""
     if span <= 0:
         return 1.0, 1.0
-    exponent = math.frexp(n_points)[1] + math.frexp(span)[1]
+    (a, points), (b, size) = math.frexp(n_points), math.frexp(span)
+    exponent = points + size + math.frexp(a * b)[1]  # of n_points * span, which may overflow
     if not -960 < exponent < 1000:
         raise ValueError(
             f"similarities of magnitude {span:g} cannot be summed in float64; rescale them"
@@ -95,8 +97,9 @@ class _InMemory:
         """Values by slot, in the order of the points."""
         return by_slot
 
-    def best_alone(self) -> None:
+    def best_alone(self) -> tuple[int | None, float, int]:
         """No short cut to the first element: every similarity is looked at."""
+        return None, 0.0, 0
 
 
 class DenseSimilarity(_InMemory):
@@ -110,7 +113,7 @@ class DenseSimilarity(_InMemory):
         self.matrix = matrix
         self.n_points, self.n = matrix.shape
         self.offset, self.unit, self.span = offset, unit, span
-        self.up, self.down = _grid(self.n_points, span)
+        self.grid = _grid(self.n_points, span)
         self.threads = cpu.threads()
 
     @classmethod
@@ -131,16 +134,13 @@ class DenseSimilarity(_InMemory):
     def cover(self, element: int, position: int, c: Coverage) -> tuple[int, int]:
         """Add a representative; returns how many points changed and similarities were seen."""
         m = cpu.dense_cover(
-            self.matrix, element, position, self.up, self.down,
-            c.best, c.assigned, c.changed, c.before, c.after,
-        )  # fmt: skip
+            self.matrix, element, position, self.grid, c.best, c.assigned, c.changes
+        )
         return m, self.n_points
 
     def sweep(self, c: Coverage, m: int, sign: float, gains: np.ndarray) -> int:
         """Change the gains by what the `m` changed points say; returns similarities seen."""
-        arguments = (
-            self.matrix, c.changed, c.before, c.after, m, self.up, self.down, sign, gains
-        )  # fmt: skip
+        arguments = self.matrix, c.changes, m, self.grid, sign, gains
         if self.threads > 1 and m * self.n >= _PARALLEL_WORK:
             cpu.dense_sweep_parallel(*arguments, 512)
         else:
@@ -162,7 +162,7 @@ class SparseSimilarity(_InMemory):
     def __init__(self, rows: Any, columns: Any, span: float) -> None:
         self.rows, self.columns, self.span = rows, columns, span
         self.n_points, self.n = rows.shape
-        self.up, self.down = _grid(self.n_points, span)
+        self.grid = _grid(self.n_points, span)
         self._rows, self._columns = (
             tuple(read_only(a) for a in (m.indptr.astype(np.int64), m.indices.astype(np.int64),
                                          m.data)) for m in (rows, columns)
@@ -193,17 +193,14 @@ class SparseSimilarity(_InMemory):
     def cover(self, element: int, position: int, c: Coverage) -> tuple[int, int]:
         """Add a representative; returns how many points changed and similarities were seen."""
         m = cpu.sparse_cover(
-            *self._columns, element, position, self.up, self.down,
-            c.best, c.assigned, c.changed, c.before, c.after,
-        )  # fmt: skip
+            self._columns, element, position, self.grid, c.best, c.assigned, c.changes
+        )
         indptr = self._columns[0]
         return m, int(indptr[element + 1] - indptr[element])
 
     def sweep(self, c: Coverage, m: int, sign: float, gains: np.ndarray) -> int:
         """Change the gains by what the `m` changed points say; returns similarities seen."""
-        return cpu.sparse_sweep(
-            *self._rows, c.changed, c.before, c.after, m, self.up, self.down, sign, gains
-        )
+        return cpu.sparse_sweep(self._rows, c.changes, m, self.grid, sign, gains)
 
     def restrict(self, candidates: np.ndarray) -> "SparseSimilarity":
         """The same points with fewer candidates (a copy of their columns)."""
@@ -227,16 +224,17 @@ class Tiles:
         slots = np.concatenate([self.order, np.full(padding, self.order[-1])])
         tiled = features[slots].reshape(self.count, LANES, d)
         self.rows = read_only(tiled.reshape(-1, d))
-        self.tiles = read_only(tiled.transpose(0, 2, 1)).reshape(self.count, d * LANES)
-        self.members = np.full(self.count, LANES)
-        self.members[-1] -= padding
+        members = np.full(self.count, LANES)
+        members[-1] -= padding
         self.means = tiled.mean(axis=1, dtype=np.float64)
-        self.means[-1] = tiled[-1, : self.members[-1]].mean(axis=0, dtype=np.float64)
+        self.means[-1] = tiled[-1, : members[-1]].mean(axis=0, dtype=np.float64)
         centers = self.means.astype(features.dtype)
-        self.centers = read_only(centers.T)
-        self.radii = np.full(self.count, np.inf)
-        if near:
-            self.radii = cpu.tile_radii(self.rows, centers)
+        self.group = (
+            read_only(tiled.transpose(0, 2, 1)).reshape(self.count, d * LANES),
+            read_only(centers.T),
+            cpu.tile_radii(self.rows, centers) if near else np.full(self.count, np.inf),
+            members,
+        )
 
 
 def _spatial_order(features: np.ndarray) -> np.ndarray:
@@ -284,67 +282,68 @@ class FeatureSimilarity:
         self.n = self.n_points if candidates is None else len(candidates)
         self.unit, self.offset, self.span = scale.unit, scale.offset, scale.span
         dtype = features.dtype.type
-        self.gamma = dtype(gamma)
-        self.up, self.down = map(dtype, _grid(self.n_points, self.span))
+        up, down = _grid(self.n_points, self.span)
+        # A computed distance is off by at most (d + 4) / 2 units in the last place; the last
+        # factor makes every bound on distances err on the side of looking.
+        shrink = 1 - (d + 64) * 4 * float(np.finfo(dtype).eps)
+        self.rule = metric, dtype(gamma), dtype(up), dtype(down), dtype(shrink)
         self.threads = cpu.threads()
-        # A computed distance is off by at most (d + 4) / 2 units in the last place; the factor
-        # makes every bound on distances err on the side of looking.
-        self._shrink = dtype(1 - (d + 64) * 4 * np.finfo(dtype).eps)
 
     @classmethod
     def from_features(
         cls, features: np.ndarray, metric: str, gamma: float | None
     ) -> "FeatureSimilarity":
         """Condition checked features: a power-of-two scale, unit length for cosine, even width."""
+        d = features.shape[1]
+        limits = np.finfo(features.dtype)
+        rate = 1.0
         if metric == "cosine":
             prepared, scale = _unit_rows(features), _Scale(1.0, 2.0, 2.0)
         else:
-            center = np.zeros(features.shape[1])
-            if metric != "dot":
-                center = features.mean(axis=0, dtype=np.float64)
-            radius = math.sqrt(max(_squared_norms(features, center).max(), 0.0))
-            if not radius < 1e150:
-                raise ValueError(f"X has rows of length {radius:g}; rescale it to below 1e150")
-            unit = 2.0 ** math.frexp(radius)[1] if radius > 0 else 1.0
-            prepared = features / features.dtype.type(unit)
-            bound = _round_up(radius / unit * (1 + 1e-5))
+            low, high = features.min(axis=0), features.max(axis=0)
+            center = np.zeros(d) if metric == "dot" else low / 2.0 + high / 2.0
+            radius = _radius(features, center)
+            if radius and not (1e-150 < radius < 1e150 if metric == "dot" else radius < 1e300):
+                raise ValueError(f"X spreads over {radius:g}, too far for {metric}; rescale it")
+            # Near the spread, but not so small that the largest feature overflows.
+            largest = max(abs(float(low.min())), abs(float(high.max())))
+            exponent = max(math.frexp(radius)[1], math.frexp(largest)[1] - limits.maxexp + 8)
+            prepared, unit = np.ldexp(features, -exponent), math.ldexp(1.0, exponent)
+            bound = _round_up(radius / unit * (1 + (d + 64) * float(limits.eps)))
             if metric == "euclidean":
                 scale = _Scale(unit, 2 * bound, 2 * bound)
             elif metric == "dot":
-                offset = 0.0 if features.min() >= 0 else _round_up(bound**2)
+                offset = 0.0 if low.min() >= 0 else _round_up(bound**2)
                 scale = _Scale(unit**2, offset, offset + _round_up(bound**2))
             else:
-                gamma = (1 / features.shape[1] if gamma is None else gamma) * unit**2
+                rate = (1 / d if gamma is None else gamma) * unit * unit
+                rate = min(max(rate, float(limits.tiny)), float(limits.max) / 2**10)
                 scale = _Scale(1.0, 1.0, 1.0)
         if prepared.shape[1] % 2:
             prepared = np.pad(prepared, [(0, 0), (0, 1)])
-        return cls(read_only(prepared), METRICS[metric], gamma or 1.0, scale)
+        return cls(read_only(prepared), METRICS[metric], rate, scale)
 
     def restrict(self, candidates: np.ndarray) -> "FeatureSimilarity":
         """The same points with fewer candidates."""
         if self._candidates is not None:
             candidates = self._candidates[candidates]
-        return FeatureSimilarity(
-            self.features, self.metric, float(self.gamma), self.scale, candidates
+        part = FeatureSimilarity(
+            self.features, self.metric, float(self.rule[1]), self.scale, candidates
         )
+        part.points = self.points
+        return part
 
     def matrix(self) -> DenseSimilarity:
-        """All similarities, computed once: the same bits, in n_points * n_candidates numbers."""
+        """All similarities of the points to one another, computed once; the same bits."""
         rows = _whole_blocks(self.features)
-        columns = (
-            rows if self._candidates is None else _whole_blocks(self.features[self._candidates])
-        )
-        count, d = len(columns) // LANES, rows.shape[1]
-        tiles = read_only(columns.reshape(count, LANES, d).transpose(0, 2, 1))
-        out = np.empty((self.n_points, self.n), rows.dtype)
-        arguments = (
-            tiles.reshape(count, d * LANES), rows,
-            self.metric, self.gamma, self.up, self.down, self._candidates is None, out,
-        )  # fmt: skip
+        count, d = len(rows) // LANES, rows.shape[1]
+        tiles = read_only(rows.reshape(count, LANES, d).transpose(0, 2, 1))
+        out = np.empty((self.n_points, self.n_points), rows.dtype)
+        arguments = tiles.reshape(count, d * LANES), rows, self.rule, out
         if self.threads > 1:
             cpu.tile_matrix_parallel(*arguments)
         else:
-            for block in range(len(rows) // LANES):
+            for block in range(count):
                 cpu.tile_matrix(*arguments, block)
         return DenseSimilarity(read_only(out), span=self.span, offset=self.offset, unit=self.unit)
 
@@ -370,11 +369,9 @@ class FeatureSimilarity:
 
     def cover(self, slot: int, position: int, c: Coverage) -> tuple[int, int]:
         """Add a representative; returns how many points changed and similarities were seen."""
-        tiles = self.points
         return cpu.tile_cover(
-            tiles.tiles, tiles.centers, tiles.radii, self.candidates.rows[slot], position,
-            self.metric, self.gamma, self.up, self.down, self._shrink,
-            c.reach, c.best, c.assigned, c.changed, c.before, c.after,
+            self.points.group, self.candidates.rows[slot], position, self.rule,
+            c.reach, c.best, c.assigned, c.changes,
         )  # fmt: skip
 
     def sweep(self, c: Coverage, m: int, sign: float, gains: np.ndarray) -> int:
@@ -382,18 +379,14 @@ class FeatureSimilarity:
         return self._sweep(self.candidates, c, m, sign, gains)
 
     def _sweep(self, tiles: Tiles, c: Coverage, m: int, sign: float, gains: np.ndarray) -> int:
-        arguments = (
-            tiles.tiles, tiles.centers, tiles.radii, self.points.rows,
-            c.changed, c.before, c.after, m,
-            self.metric, self.gamma, self.up, self.down, self._shrink, sign, gains,
-        )  # fmt: skip
+        arguments = tiles.group, self.points.rows, c.changes, m, self.rule, sign, gains
         width = max(1, _CACHED // (LANES * self.features.shape[1] * self.features.itemsize))
         if self.threads > 1 and m * tiles.count * LANES >= _PARALLEL_WORK:
             width = min(width, -(-tiles.count // (8 * self.threads)))
             return cpu.tile_sweep_parallel(*arguments, width)
         return cpu.tile_sweep_serial(*arguments, width)
 
-    def best_alone(self) -> tuple[int, float, int] | None:
+    def best_alone(self) -> tuple[int | None, float, int]:
         """The candidate that is best on its own, found without the gains of all.
 
         Distance is convex, so the distances from a candidate to the points of a tile sum to at
@@ -402,17 +395,19 @@ class FeatureSimilarity:
 
         Returns
         -------
-        (element, gain, similarities seen), or None where the bound does not help: another metric,
-        or too many candidates close to the best.
+        (element, gain, similarities seen); the element is None where the bound does not help:
+        another metric, or too many candidates close to the best.
         """
         if self.metric not in (cpu.EUCLIDEAN, cpu.COSINE):
-            return None
+            return None, 0.0, 0
         points, tiles = self.points, self.candidates
         losses = np.empty(self.n)
         cpu.bound_losses(
-            tiles.rows[: self.n], read_only(points.means.T), points.members, self.metric, losses
+            tiles.rows[: self.n], read_only(points.means.T), points.group[3], self.metric, losses
         )
-        bounds = self.n_points * self.offset * (1 + 1e-6) - losses * (1 - 1e-6)
+        # Computed distances are off by a little, see `rule`; so the bounds have to be loose.
+        largest = self.n_points * self.offset
+        bounds = largest * (1 + 1e-14) - losses * float(self.rule[-1])
         ranking = np.argsort(-bounds, kind="stable")
         c = self.coverage()
         c.consider_all(self.n_points)
@@ -424,7 +419,7 @@ class FeatureSimilarity:
             if bounds[some[0]] < best[0]:
                 break
             if start > self.n // 4:
-                return None
+                return None, 0.0, seen
             gains = np.zeros(step)
             seen += self._sweep(Tiles(tiles.rows[some], near=False), c, self.n_points, 1.0, gains)
             for gain, slot in zip(gains, some, strict=False):
@@ -455,15 +450,18 @@ def _whole_blocks(rows: np.ndarray) -> np.ndarray:
     return read_only(np.pad(rows, [(0, -len(rows) % LANES), (0, 0)]))
 
 
-def _squared_norms(features: np.ndarray, center: np.ndarray) -> np.ndarray:
-    """Squared distances of the rows to a centre, in float64, a block of rows at a time."""
-    out = np.empty(len(features))
+def _radius(features: np.ndarray, center: np.ndarray) -> float:
+    """Largest distance of a row to the centre, in float64, a block of rows at a time."""
     step = max(1, 2**20 // features.shape[1])
-    for start in range(0, len(features), step):
-        block = features[start : start + step] - center
-        with np.errstate(over="ignore"):
-            out[start : start + step] = np.einsum("ij,ij->i", block, block)
-    return out
+    blocks = range(0, len(features), step)
+    with np.errstate(over="ignore"):
+        largest = max(float(np.abs(features[b : b + step] - center).max()) for b in blocks)
+        if not 0 < largest < math.inf:
+            return largest
+        return largest * max(
+            float(np.linalg.norm((features[b : b + step] - center) / largest, axis=1).max())
+            for b in blocks
+        )
 
 
 def _unit_rows(features: np.ndarray) -> np.ndarray:
@@ -471,7 +469,7 @@ def _unit_rows(features: np.ndarray) -> np.ndarray:
     largest = np.abs(features).max(axis=1).astype(np.float64)
     zero = largest == 0
     scaled = features / np.where(zero, 1.0, largest)[:, None]
-    scaled /= np.sqrt(_squared_norms(scaled, np.zeros(1)) + zero)[:, None]
+    scaled /= (np.linalg.norm(scaled, axis=1) + zero)[:, None]
     unit = scaled.astype(features.dtype)
     return np.column_stack([unit, zero.astype(unit.dtype)]) if zero.any() else unit
 

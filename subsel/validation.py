@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ def as_float_array(array: ArrayLike, name: str) -> np.ndarray:
     """A NumPy array of float32 or float64 with the same values, without a copy where possible.
 
     bool, 8 and 16 bit integers and float16 become float32, which holds them exactly; other integers
-    and extended floats become float64. CUDA tensors are refused.
+    and extended floats are rounded to float64. CUDA and sparse tensors are refused.
     """
     if hasattr(array, "tocsr"):
         raise TypeError(f"{name} is sparse; it must be a dense array ({name}.toarray())")
@@ -26,6 +27,8 @@ def as_float_array(array: ArrayLike, name: str) -> np.ndarray:
             raise TypeError(
                 f"{name} is a tensor on {array.device}; selection runs on the CPU: pass its .cpu()"
             )
+        if str(array.layout) != "torch.strided":
+            raise TypeError(f"{name} is a {array.layout} tensor; it must be a dense one")
         array = array.detach().resolve_conj()
         array = (array.float() if array.dtype.itemsize == 2 and array.is_floating_point()
                  else array).numpy()  # fmt: skip
@@ -97,13 +100,13 @@ def check_budget(budget: Any, n: int, *, fraction: bool = False, name: str = "bu
     ):
         if not 0 < budget < 1:
             raise ValueError(f"{name} must be {wanted}, not {budget}")
-        return portion(float(budget), n)
+        return portion(budget, n)
     raise TypeError(f"{name} must be {wanted}, not {budget!r}")
 
 
-def portion(fraction: float, n: int) -> int:
+def portion(fraction: float | np.floating, n: int) -> int:
     """``ceil(fraction * n)`` as written: 0.1 of 30 is 3, though in floats ``0.1 * 30 > 3``."""
-    return max(1, math.ceil(round(fraction * n, 9)))
+    return math.ceil(Fraction(str(fraction)) * n)
 
 
 def check_indices(indices: ArrayLike, n: int, name: str = "indices") -> np.ndarray:
@@ -123,10 +126,18 @@ def check_indices(indices: ArrayLike, n: int, name: str = "indices") -> np.ndarr
 
 def check_labels(labels: ArrayLike, n: int) -> np.ndarray:
     """One label per row: a 1-D array of integers, booleans or strings."""
+    if isinstance(labels, np.ma.MaskedArray):
+        raise TypeError("labels is a masked array; fill or drop the masked entries first")
     if hasattr(labels, "detach"):
         labels = labels.detach().cpu().numpy()
-    elif not isinstance(labels, np.ndarray) and isinstance(labels, Iterable):
+    elif isinstance(labels, np.ndarray) and labels.dtype.kind in "OT":
+        labels = labels.tolist()
+    elif isinstance(labels, Iterable) and not isinstance(labels, np.ndarray | str | bytes):
         labels = list(labels)
+    kinds = {type(label) for label in labels} if isinstance(labels, list) else set()
+    if len(kinds) > 1 and kinds & {str, bytes}:
+        names = ", ".join(sorted(kind.__name__ for kind in kinds))
+        raise TypeError(f"labels must be of one kind, not a mixture of {names}")
     array = np.asarray(labels)
     if array.ndim != 1 or len(array) != n:
         raise ValueError(f"labels must have one entry per row of X: ({n},), not {array.shape}")
@@ -138,7 +149,7 @@ def check_labels(labels: ArrayLike, n: int) -> np.ndarray:
 def check_choice(value: Any, choices: Iterable[str], name: str) -> str:
     """One of a few names."""
     choices = list(choices)
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
     return value
 

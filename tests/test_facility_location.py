@@ -1,6 +1,7 @@
 """Facility location in every storage and with every optimizer, against the NumPy specification."""
 
 import itertools
+from copy import deepcopy
 from math import e
 
 import numpy as np
@@ -155,7 +156,7 @@ def test_read_only_memory_map(tmp_path):
 
 def test_the_matrix_is_not_changed(store):
     S = store(tied(3))
-    before = S.copy()
+    before = deepcopy(S)
     subsel.greedy(S, 20)
     difference = before != S
     assert not (difference.nnz if sp.issparse(difference) else np.any(difference))
@@ -294,6 +295,48 @@ def test_an_objective_that_lacks_a_method_is_refused():
         Half()
 
 
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("search", [subsel.greedy, subsel.lazy_greedy, subsel.stochastic_greedy])
+def test_gains_that_are_not_finite_are_refused(search, wrong):
+    """Apricot's lazy greedy never ends on a NaN."""
+    S = np.random.default_rng(0).random((20, 6))
+    objective = Recomputed(S)
+    inner = objective.gains
+    objective.gains = lambda c: np.where(c == 3, wrong, inner(c)) if objective.chosen else inner(c)
+    with pytest.raises(ValueError, match=r"gains gave .* for candidate 3; gains must be finite"):
+        search(objective, 5)
+    objective.gains = lambda candidates: np.ones(2)
+    with pytest.raises(ValueError, match=r"gains gave shape \(2,\) for"):
+        search(objective, 5)
+
+
+@pytest.mark.parametrize("element", [1.0, True, "1", None, 7, -1])
+def test_refused_elements(element):
+    for f in (
+        subsel.FacilityLocation(np.eye(7)),
+        subsel.FacilityLocation.from_features(np.eye(7)),
+    ):
+        with pytest.raises((TypeError, ValueError), match="element must be"):
+            f.add(element)
+
+
+def test_no_best_of_none():
+    for f in (subsel.FacilityLocation(np.eye(3)), Recomputed(np.eye(3))):
+        f.reset()
+        with pytest.raises(ValueError, match=r"taken|empty"):
+            f.best(np.ones(3, bool))
+
+
+def test_evaluations_are_the_rows_that_changed():
+    S = tied(10)
+    selection = subsel.greedy(S, 20)
+    covered, rows = np.zeros(60), 60
+    for element in selection.indices:
+        rows += (S[:, element] > covered).sum()
+        covered = np.maximum(covered, S[:, element])
+    assert selection.n_evaluations == -(-(rows * 70 + 20 * 60) // 60)
+
+
 def test_stochastic_greedy_is_reproducible_and_good():
     S = np.random.default_rng(0).random((300, 300))
     runs = [subsel.stochastic_greedy(S, 30, random_state=1) for _ in range(2)]
@@ -318,6 +361,10 @@ def test_stochastic_greedy_with_samples_of_everything_is_greedy():
     S = tied(8)
     selection = subsel.stochastic_greedy(S, 70, epsilon=1e-30, random_state=0)
     np.testing.assert_array_equal(selection.indices, reference.greedy(S, 70)[0])
+
+
+def test_stochastic_greedy_with_the_smallest_epsilon():
+    assert len(subsel.stochastic_greedy(np.eye(5), 2, epsilon=1e-310)) == 2
 
 
 def test_stochastic_greedy_accepts_any_objective_and_large_epsilon():

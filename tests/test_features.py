@@ -1,5 +1,7 @@
 """Selection from features: metrics, exactness, and the same answer on every path."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,6 +13,7 @@ import subsel
 from subsel.coreset import apportion
 from subsel.kernels import cpu, reference
 from subsel.similarity import METRICS
+from subsel.validation import portion
 
 
 @pytest.fixture(params=METRICS)
@@ -99,7 +102,65 @@ def test_memory_does_not_change_the_selection(metric, gradients):
     in_memory = subsel.select(X, 100, metric=metric, memory=1e9)
     assert (recomputed.path, in_memory.path) == ("features", "dense")
     same(recomputed, in_memory)
+    f = subsel.FacilityLocation.from_features(X, metric, memory=0)
+    assert f.value(recomputed.indices) == recomputed.value
     np.testing.assert_array_equal(recomputed.assignment, in_memory.assignment)
+
+
+@pytest.mark.parametrize("d", [1, 2, 9, 10, 17, 32])
+def test_memory_does_not_change_the_selection_of_narrow_features(metric, d, monkeypatch):
+    X = np.random.default_rng(d).standard_cauchy((333, d)).astype(np.float32)
+    recomputed = subsel.select(X, 60, metric=metric, memory=0)
+    monkeypatch.setattr("subsel.objectives.facility_location.DENSE_FROM_DIMENSION", 1)
+    in_memory = subsel.select(X, 60, metric=metric, memory=1e9)
+    assert in_memory.path == "dense"
+    same(recomputed, in_memory)
+
+
+def test_the_first_of_many_equal_rows_of_wide_features():
+    """Rounding of a wide distance is larger than it looks; bounds on it have to allow for that."""
+    X = np.zeros((700, 2048), np.float32)
+    X[400:] = 0.8248119950294495
+    for seed in range(6):
+        Y = X[np.random.default_rng(seed).permutation(700)]
+        first = int(np.flatnonzero(Y[:, 0] == 0)[0])
+        assert subsel.select(Y, 1, memory=0).indices == subsel.select(Y, 1, memory=1e9).indices
+        assert subsel.select(Y, 1, memory=0).indices == first
+
+
+@pytest.mark.parametrize(
+    ("metric", "dtype", "exponent"),
+    [
+        *itertools.product(["euclidean", "cosine"], [np.float32], [-100, 100, 126]),
+        *itertools.product(["euclidean", "cosine"], [np.float64], [-600, 600, 970]),
+        *itertools.product(["dot", "rbf"], [np.float32], [-100, 100, 126]),
+        *itertools.product(["dot", "rbf"], [np.float64], [-480, 480]),
+    ],
+)
+def test_scale_does_not_change_the_selection(metric, dtype, exponent):
+    X = np.random.default_rng(0).random((200, 4)).astype(dtype)
+    gammas = (0.5, 0.5 * 4.0**-exponent) if metric == "rbf" else (None, None)
+    plain = subsel.FacilityLocation.from_features(X, metric, gamma=gammas[0])
+    scaled = subsel.FacilityLocation.from_features(np.ldexp(X, exponent), metric, gamma=gammas[1])
+    np.testing.assert_array_equal(
+        subsel.greedy(scaled, 20).indices, subsel.greedy(plain, 20).indices
+    )
+
+
+def test_features_far_apart_in_magnitude():
+    X = np.column_stack([np.full(200, 1e30), np.random.default_rng(0).random(200) * 1e-10])
+    for dtype in (np.float32, np.float64):
+        wide = subsel.select(X.astype(dtype), 5)
+        narrow = subsel.select(X[:, 1:].astype(dtype), 5)
+        np.testing.assert_array_equal(wide.indices, narrow.indices)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rbf_with_extreme_gamma(dtype):
+    X = np.random.default_rng(0).random((50, 3)).astype(dtype)
+    for gamma, gain in ((1e50, 1.0), (1e300, 1.0), (1e-50, 50.0), (1e-300, 50.0)):
+        f = subsel.FacilityLocation.from_features(X, "rbf", gamma=gamma)
+        assert f.gains([0]) == pytest.approx(gain)
 
 
 def test_threads_do_not_change_the_selection(metric, gradients, monkeypatch):
@@ -165,9 +226,10 @@ def test_rows_of_zeros_in_cosine():
 
 
 def test_points_without_positive_similarity_are_assigned_all_the_same():
-    X = np.array([[1.0, 0], [1, 0.1], [-1, 0]])
-    chosen = subsel.select(X, 1, metric="cosine")
-    assert chosen.sizes.sum() == 3
+    """EPIC's reference code drops them."""
+    X = np.array([[1.0, 0], [1, 0.1], [-1, -0.2]])
+    f = subsel.FacilityLocation.from_features(X, "cosine")
+    np.testing.assert_array_equal(f.assign([1, 0])[0], [1, 0, 1])
 
 
 def test_restricted_candidates(metric, gradients):
@@ -177,6 +239,7 @@ def test_restricted_candidates(metric, gradients):
     S = reference.similarity(X, metric, c0=f.offset)[:, part]
     selection = subsel.greedy(f.restrict(part), 20)
     assert_greedy(S, selection, slack=2e-6 * S.sum() / len(S))
+    assert f.restrict(part).offset == f.offset
     again = subsel.greedy(f.restrict(part).restrict(np.arange(3, 20)), 5)
     assert_greedy(S[:, 3:20], again, slack=2e-6 * S.sum() / len(S))
 
@@ -201,6 +264,7 @@ def test_any_features(X, k):
 def test_labels_select_within_each_class(gradients, budget, metric):
     X, labels = gradients[0][:400], gradients[1][:400]
     chosen = subsel.select(X, budget, labels=labels, metric=metric)
+    assert 0 < chosen.n_evaluations < 400
     assert (np.diff(chosen.gains) <= 0).all()
     assert chosen.sizes.sum() == 400
     assert (labels[chosen.indices[chosen.assignment]] == labels).all()
@@ -221,6 +285,7 @@ def test_labels_of_any_kind_and_any_size():
     chosen = subsel.select(X, 0.1, labels=labels)
     np.testing.assert_array_equal(sorted(labels[chosen.indices]), ["a", "b", "b", "c"])
     same(chosen, subsel.select(X, 0.1, labels=list(labels)))
+    same(chosen, subsel.select(X, 0.1, labels=labels.astype(object)))
     np.testing.assert_array_equal(
         subsel.select(X, 3, labels=[7] * 20).indices, subsel.select(X, 3).indices
     )
@@ -233,6 +298,7 @@ def test_a_count_for_each_label():
     np.testing.assert_array_equal(np.unique(labels[chosen.indices], return_counts=True)[1], [7, 2])
     for budget, message in [
         ({"a": 1}, "count for each label"),
+        ({"a": 1, 0: 1}, "count for each label"),
         ({"a": 1, "b": 1, "c": 1}, "count for each label"),
         ({"a": 11, "b": 1}, r"budget\['a'\] must be a count in 1\.\.10"),
         ({"a": 0, "b": 1}, r"budget\['a'\] must be"),
@@ -248,6 +314,12 @@ def test_a_fraction_means_what_it_says():
     assert len(subsel.select(X, 0.1)) == 3  # though 0.1 * 30 > 3 in floating point
     assert len(subsel.select(X, 0.01)) == 1
     assert len(subsel.select(X, 0.34)) == 11
+    assert len(subsel.select(X, np.float32(0.1))) == 3
+    assert len(subsel.select(X, np.array(0.1))) == 3
+    assert portion(0.07, 2 * 10**8) == 14 * 10**6
+    labels = np.arange(200) >= 195
+    X = np.random.default_rng(0).normal(size=(200, 2))
+    assert len(subsel.select(X, np.array(0.013), labels=labels)) == 3 + 1
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=8), st.data())
@@ -303,7 +375,11 @@ def test_features_are_not_changed(metric):
         ([[0, np.nan]], {}, ValueError, r"X\[0, 1\] is nan"),
         ([[0, 1], [-np.inf, 0]], {}, ValueError, r"X\[1, 0\] is -inf"),
         ([["a"]], {}, TypeError, "numeric"),
-        (np.eye(3) * 1e200, {}, ValueError, "rescale"),
+        (np.eye(3) * 1e301, {}, ValueError, "rescale"),
+        (np.eye(3) * 1e308, {}, ValueError, "rescale"),
+        (np.eye(3) * 1e160, {"metric": "dot"}, ValueError, "rescale"),
+        (np.eye(3) * 1e-160, {"metric": "dot"}, ValueError, "rescale"),
+        (np.eye(3), {"metric": np.array(["dot"])}, ValueError, "metric must be one of"),
         (np.eye(3), {"budget": 4}, ValueError, r"budget must be a count in 1\.\.3 or a fraction"),
         (np.eye(3), {"budget": 0}, ValueError, "budget"),
         (np.eye(3), {"budget": 1.0}, ValueError, "budget"),
@@ -319,6 +395,8 @@ def test_features_are_not_changed(metric):
         (np.eye(3), {"labels": np.zeros((3, 1))}, ValueError, "labels"),
         (np.eye(3), {"labels": [0.5, 1, 2]}, TypeError, "labels must be integers"),
         (np.eye(3), {"labels": 3}, ValueError, "labels"),
+        (np.eye(3), {"labels": [1, "1", 2]}, TypeError, "not a mixture of int, str"),
+        (np.eye(3), {"labels": np.ma.masked_array([1, 2, 3])}, TypeError, "masked"),
         (np.eye(3), {"labels": [0, 1, 2], "budget": 2}, ValueError, "each of the 3 classes"),
     ],
 )
@@ -337,8 +415,9 @@ def test_sparse_features_are_refused():
 def test_gamma_belongs_to_rbf():
     with pytest.raises(ValueError, match="gamma"):
         subsel.FacilityLocation.from_features(np.eye(3), "euclidean", gamma=1.0)
-    with pytest.raises(ValueError, match="gamma"):
-        subsel.FacilityLocation.from_features(np.eye(3), "rbf", gamma=-1.0)
+    for gamma in (-1.0, 0, np.nan, np.inf, "a", True):
+        with pytest.raises((TypeError, ValueError), match="gamma must be"):
+            subsel.FacilityLocation.from_features(np.eye(3), "rbf", gamma=gamma)
     X = np.random.default_rng(0).normal(size=(60, 3))
     f = subsel.FacilityLocation.from_features(X, "rbf", gamma=0.2)
     S = reference.similarity(X, "rbf", gamma=0.2)
@@ -356,5 +435,7 @@ def test_torch_tensors():
         subsel.select(X, 6, labels=labels),
         subsel.select(X.detach().numpy(), 6, labels=labels.numpy()),
     )
+    with pytest.raises(TypeError, match=r"X is a torch\.sparse_coo tensor"):
+        subsel.select(X.to_sparse(), 5)
     with pytest.raises(TypeError, match="meta"):
         subsel.select(X.to("meta"), 5)

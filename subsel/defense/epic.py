@@ -1,6 +1,5 @@
 """EPIC: every few epochs, drop the examples that stand alone in gradient space."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 import torch
 
 from subsel import select
+from subsel.validation import portion
 
 __all__ = ["EPIC", "Round"]
 
@@ -193,7 +193,7 @@ class EPIC:
 
         classes, counts = (part.tolist() for part in np.unique(labels, return_counts=True))
         budget = {
-            label: min(math.ceil(self.subset_size * n - 1e-9), n - 1)
+            label: min(portion(self.subset_size, n), n - 1)
             for label, n in zip(classes, counts, strict=True)
         }
         skipped = {label: "one example left" for label, k in budget.items() if k == 0}

@@ -105,7 +105,9 @@ def argmax(gains, order, taken):
 
 
 @njit(cache=True, nogil=True)
-def dense_cover(matrix, element, position, up, down, best, assigned, changed, before, after):
+def dense_cover(matrix, element, position, grid, best, assigned, changes):
+    up, down = grid
+    changed, before, after = changes
     m = 0
     for i in range(matrix.shape[0]):
         s = _quantize(np.float64(matrix[i, element]), up, down)
@@ -120,8 +122,10 @@ def dense_cover(matrix, element, position, up, down, best, assigned, changed, be
 
 
 @njit(cache=True, nogil=True)
-def dense_sweep(matrix, changed, before, after, m, up, down, sign, gains, start, stop):
+def dense_sweep(matrix, changes, m, grid, sign, gains, start, stop):
     """Columns `start` to `stop`, a piece of each row at a time."""
+    up, down = grid
+    changed, before, after = changes
     for a in range(m):
         low = before[a]
         span = after[a] - low
@@ -134,19 +138,19 @@ def dense_sweep(matrix, changed, before, after, m, up, down, sign, gains, start,
 
 
 @njit(cache=True, parallel=True, nogil=True)
-def dense_sweep_parallel(matrix, changed, before, after, m, up, down, sign, gains, width):
+def dense_sweep_parallel(matrix, changes, m, grid, sign, gains, width):
     n = matrix.shape[1]
     for c in prange((n + width - 1) // width):
         start = c * width
-        stop = min(start + width, n)
-        dense_sweep(matrix, changed, before, after, m, up, down, sign, gains, start, stop)
+        dense_sweep(matrix, changes, m, grid, sign, gains, start, min(start + width, n))
 
 
 @njit(cache=True, nogil=True)
-def sparse_cover(
-    indptr, rows, data, element, position, up, down, best, assigned, changed, before, after
-):
-    """One column of a matrix in compressed columns."""
+def sparse_cover(columns, element, position, grid, best, assigned, changes):
+    """One column of a matrix in compressed columns (indptr, rows, data)."""
+    indptr, rows, data = columns
+    up, down = grid
+    changed, before, after = changes
     m = 0
     for p in range(indptr[element], indptr[element + 1]):
         i = rows[p]
@@ -162,8 +166,11 @@ def sparse_cover(
 
 
 @njit(cache=True, nogil=True)
-def sparse_sweep(indptr, columns, data, changed, before, after, m, up, down, sign, gains):
+def sparse_sweep(rows, changes, m, grid, sign, gains):
     """The changed rows of a matrix in compressed rows; an absent entry is 0 and covers nothing."""
+    indptr, columns, data = rows
+    up, down = grid
+    changed, before, after = changes
     seen = 0
     for a in range(m):
         low = before[a]
@@ -261,8 +268,9 @@ def _to_similarities(metric, gamma, up, down, out):
 
 
 @njit(cache=True, nogil=True)
-def _tile_similarities(tile, row, metric, gamma, up, down, out):
+def _tile_similarities(tile, row, rule, out):
     """Similarities less the offset of one row to the LANES columns of a tile."""
+    metric, gamma, up, down, _ = rule
     if metric == DOT:
         _tile_products(tile, row, out)
     else:
@@ -317,25 +325,16 @@ def bound_losses(rows, means, members, metric, out):
 
 
 @njit(cache=True, nogil=True)
-def tile_cover(
-    tiles,
-    centers,
-    radii,
-    row,
-    position,
-    metric,
-    gamma,
-    up,
-    down,
-    shrink,
-    reach,
-    best,
-    assigned,
-    changed,
-    before,
-    after,
-):
-    """Cover from features. `reach[b]`: the largest `_reach` in tile b; padding has best = inf."""
+def tile_cover(group, row, position, rule, reach, best, assigned, changes):
+    """Cover from features.
+
+    `group`: (tiles (count, d * LANES), centers (d, count), radii (count,), members (count,)).
+    `rule`: (metric, gamma, up, down, shrink), the last a factor that keeps bounds safe.
+    `reach[b]`: the largest `_reach` of the points in tile b. Padding has best = inf.
+    """
+    tiles, centers, radii, members = group
+    metric, gamma, _, _, shrink = rule
+    changed, before, after = changes
     buffer = np.empty(LANES, tiles.dtype)
     m = 0
     seen = 0
@@ -347,8 +346,8 @@ def tile_cover(
         limit = reach[b] + radii[b]
         if gap * shrink >= limit * limit:
             continue
-        _tile_similarities(tiles[b], row, metric, gamma, up, down, buffer)
-        seen += LANES
+        _tile_similarities(tiles[b], row, rule, buffer)
+        seen += members[b]
         worst = np.inf
         for j in range(LANES):
             i = b * LANES + j
@@ -366,11 +365,11 @@ def tile_cover(
 
 
 @njit(cache=True, nogil=True)
-def tile_sweep(
-    tiles, centers, radii, points, changed, before, after, m,
-    metric, gamma, up, down, shrink, sign, gains, start, stop,
-):  # fmt: skip
+def tile_sweep(group, points, changes, m, rule, sign, gains, start, stop):
     """Tiles `start` to `stop`: few enough to stay in the cache while the changed points pass."""
+    tiles, centers, radii, members = group
+    metric, gamma, _, _, shrink = rule
+    changed, before, after = changes
     gap = np.empty(stop - start, centers.dtype)
     buffer = np.empty(LANES, tiles.dtype)
     seen = 0
@@ -389,8 +388,8 @@ def tile_sweep(
             limit = reach + radii[b]
             if gap[b - start] * shrink >= limit * limit:
                 continue
-            _tile_similarities(tiles[b], row, metric, gamma, up, down, buffer)
-            seen += LANES
+            _tile_similarities(tiles[b], row, rule, buffer)
+            seen += members[b]
             block = gains[b * LANES : (b + 1) * LANES]
             for j in range(LANES):
                 t = np.float64(buffer[j]) - low
@@ -401,43 +400,34 @@ def tile_sweep(
 
 
 @njit(cache=True, nogil=True)
-def tile_sweep_serial(
-    tiles, centers, radii, points, changed, before, after, m,
-    metric, gamma, up, down, shrink, sign, gains, width,
-):  # fmt: skip
+def tile_sweep_serial(group, points, changes, m, rule, sign, gains, width):
+    count = group[0].shape[0]
     seen = 0
-    for start in range(0, tiles.shape[0], width):
-        seen += tile_sweep(
-            tiles, centers, radii, points, changed, before, after, m,
-            metric, gamma, up, down, shrink, sign, gains,
-            start, min(start + width, tiles.shape[0]),
-        )  # fmt: skip
+    for start in range(0, count, width):
+        stop = min(start + width, count)
+        seen += tile_sweep(group, points, changes, m, rule, sign, gains, start, stop)
     return seen
 
 
 @njit(cache=True, parallel=True, nogil=True)
-def tile_sweep_parallel(
-    tiles, centers, radii, points, changed, before, after, m,
-    metric, gamma, up, down, shrink, sign, gains, width,
-):  # fmt: skip
-    n = tiles.shape[0]
-    chunks = (n + width - 1) // width
-    seen = np.zeros(chunks, np.int64)
-    for c in prange(chunks):
+def tile_sweep_parallel(group, points, changes, m, rule, sign, gains, width):
+    count = group[0].shape[0]
+    pieces = (count + width - 1) // width
+    seen = np.zeros(pieces, np.int64)
+    for c in prange(pieces):
         start = c * width
-        seen[c] = tile_sweep(
-            tiles, centers, radii, points, changed, before, after, m,
-            metric, gamma, up, down, shrink, sign, gains, start, min(start + width, n),
-        )  # fmt: skip
+        stop = min(start + width, count)
+        seen[c] = tile_sweep(group, points, changes, m, rule, sign, gains, start, stop)
     return seen.sum()
 
 
 @njit(cache=True, nogil=True)
-def _quad_similarities(tile, rows, metric, gamma, up, down, out):
+def _quad_similarities(tile, rows, rule, out):
     """`_tile_similarities` of four rows at once, one after the other in `rows` and `out`.
 
     Each element of a wide tile is then loaded once for four pairs; the bits are the same.
     """
+    metric, gamma, up, down, _ = rule
     d = rows.size // 4
     out[:] = 0
     for k in range(0, d, 2):
@@ -476,38 +466,35 @@ def _quad_similarities(tile, rows, metric, gamma, up, down, out):
 
 
 @njit(cache=True, nogil=True)
-def tile_matrix(tiles, rows, metric, gamma, up, down, symmetric, out, block):
-    """Similarities of one block of LANES rows to the columns of `tiles`, into `out`.
+def tile_matrix(tiles, rows, rule, out, block):
+    """Similarities of one block of LANES rows to all rows, into `out`.
 
-    `rows` is padded to whole blocks. If `symmetric`, only tiles from the block's own on are
-    computed, and mirrored.
+    `rows`, padded to whole blocks, are what the tiles are made of, so only tiles from the block's
+    own on are computed, and mirrored.
     """
-    n, columns = out.shape
+    n = out.shape[0]
     d = rows.shape[1]
-    first = block * LANES
-    height = min(LANES, n - first)
+    top = block * LANES
+    height = min(LANES, n - top)
     part = np.empty((LANES, LANES), tiles.dtype)
-    for b in range(block if symmetric else 0, tiles.shape[0]):
+    for b in range(block, tiles.shape[0]):
         for i in range(0, LANES, 4):
-            quad = rows[first + i : first + i + 4].reshape(4 * d)
-            _quad_similarities(
-                tiles[b], quad, metric, gamma, up, down, part[i : i + 4].reshape(4 * LANES)
-            )
+            quad = rows[top + i : top + i + 4].reshape(4 * d)
+            _quad_similarities(tiles[b], quad, rule, part[i : i + 4].reshape(4 * LANES))
         left = b * LANES
-        width = min(LANES, columns - left)
-        out[first : first + height, left : left + width] = part[:height, :width]
-        if symmetric and b > block:
+        width = min(LANES, n - left)
+        out[top : top + height, left : left + width] = part[:height, :width]
+        if b > block:
             for j in range(width):
                 for i in range(height):
-                    out[left + j, first + i] = part[i, j]
+                    out[left + j, top + i] = part[i, j]
 
 
 @njit(cache=True, parallel=True, nogil=True)
-def tile_matrix_parallel(tiles, rows, metric, gamma, up, down, symmetric, out):
+def tile_matrix_parallel(tiles, rows, rule, out):
     blocks = rows.shape[0] // LANES
     # Paired from both ends, so that threads get equal parts of a triangle.
-    for pair in prange((blocks + 1) // 2):
-        tile_matrix(tiles, rows, metric, gamma, up, down, symmetric, out, pair)
-        if blocks - 1 - pair > pair:
-            last = blocks - 1 - pair
-            tile_matrix(tiles, rows, metric, gamma, up, down, symmetric, out, last)
+    for block in prange((blocks + 1) // 2):
+        tile_matrix(tiles, rows, rule, out, block)
+        if blocks - 1 - block > block:
+            tile_matrix(tiles, rows, rule, out, blocks - 1 - block)

@@ -56,6 +56,22 @@ class Objective(ABC):
         The lowest index wins among equals.
         """
         candidates = np.flatnonzero(~taken)
-        gains = np.asarray(self.gains(candidates))
+        gains = self.checked_gains(candidates)
         at = int(np.argmax(gains))
         return int(candidates[at]), float(gains[at])
+
+    def checked_gains(self, candidates: np.ndarray) -> np.ndarray:
+        """`gains`, in float64, once they are seen to be one finite number for each candidate."""
+        gains = np.asarray(self.gains(candidates), np.float64)
+        if gains.shape != candidates.shape:
+            raise ValueError(
+                f"{type(self).__name__}.gains gave shape {gains.shape} for "
+                f"{len(candidates)} candidates; wanted {candidates.shape}"
+            )
+        bad = np.flatnonzero(~np.isfinite(gains))
+        if len(bad):
+            raise ValueError(
+                f"{type(self).__name__}.gains gave {gains[bad[0]]} for candidate "
+                f"{candidates[bad[0]]}; gains must be finite"
+            )
+        return gains

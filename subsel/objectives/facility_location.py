@@ -66,9 +66,10 @@ class FacilityLocation(Objective):
     (a full evaluation every time would cost k times n_points * n_candidates; lazy greedy, on real
     gradients, half as much again as this). From features, rows too far to matter are skipped.
 
-    Similarities are rounded to a grid of 2**-53 of the largest possible F (rounded up to a power of
-    two), which makes every sum exact. So gains and selections have the same bits for any number of
-    threads, memory layout or path, and equal gains are exactly equal: the lowest index wins.
+    Similarities are rounded to a grid, at most 2**-52 of n_points times the largest of them, which
+    makes every sum exact; smaller ones count as 0. So gains and selections have the same bits for
+    any number of threads, memory layout or path, and equal gains are exactly equal: the lowest
+    index wins.
 
     References
     ----------
@@ -106,13 +107,15 @@ class FacilityLocation(Objective):
         metric : {"euclidean", "cosine", "dot", "rbf"}, default "euclidean"
             Similarity of rows x and y, with c0 in the attribute `offset`:
 
-            - ``"euclidean"``: c0 - ||x - y||, where c0 is twice the largest distance to the mean
-              (rounded up), so no similarity is negative. Selections do not depend on c0.
+            - ``"euclidean"``: c0 - ||x - y||, where c0 is twice the largest distance to the middle
+              of the features' ranges (rounded up), so no similarity is negative.
             - ``"cosine"``: c0 - (1 - cos(x, y)), c0 = 2. A row of zeros is orthogonal to all rows
               but the other rows of zeros.
             - ``"dot"``: c0 + <x, y>, where c0 is 0 if no feature is negative, else the largest
-              squared length (rounded up). Selections depend on c0 only in their first element.
+              squared length (rounded up).
             - ``"rbf"``: exp(-gamma ||x - y||^2), c0 = 0.
+
+            Selections do not depend on c0, only the first gain does.
         gamma : float, optional
             Of ``"rbf"``; default 1 / d.
         memory : float, optional
@@ -126,8 +129,9 @@ class FacilityLocation(Objective):
         Raises
         ------
         ValueError
-            If X is not 2-D, is empty, has NaN or inf (said where), or is longer than 1e150; if
-            `metric`, `gamma` or `memory` is not one of the above.
+            If X is not 2-D, is empty, has NaN or inf (said where), or spreads over more than 1e300
+            (for ``"dot"``, not between 1e-150 and 1e150); if `metric`, `gamma` or `memory` is not
+            one of the above.
         TypeError
             If X is not numeric, is sparse, or lies in GPU memory.
 
@@ -135,12 +139,15 @@ class FacilityLocation(Objective):
         -----
         Distances come from exact differences with fused multiply-adds, never from inner products,
         whose cancellation in float32 is larger than most distances between gradients. Time: at
-        most O(n^2 d) for the first element and less for each later one; memory O(n d), or O(n^2)
-        with a matrix.
+        most O(n^2 d) for the first element and less for each later one, O(n^2 d ln k) in all;
+        memory O(n d), or O(n^2) with a matrix.
         """
         check_choice(metric, METRICS, "metric")
-        if gamma is not None and not (metric == "rbf" and 0 < gamma < math.inf):
-            raise ValueError(f"gamma must be positive and goes with metric='rbf', not {gamma!r}")
+        if gamma is not None:
+            if isinstance(gamma, bool) or not isinstance(gamma, int | float | np.number):
+                raise TypeError(f"gamma must be a number, not {gamma!r}")
+            if metric != "rbf" or not 0 < gamma < math.inf:
+                raise ValueError(f"gamma must be positive and goes with metric='rbf', not {gamma}")
         budget = check_memory(memory)
         features = as_float_array(X, "X")
         check_matrix_shape(features.shape, "X", "(n, d)")
@@ -213,16 +220,19 @@ class FacilityLocation(Objective):
         """The candidate of largest gain (the lowest index of equals) and its gain."""
         source = self._similarity
         if self._gains is None and not self._added and not taken.any():
-            found = source.best_alone()
-            if found is not None:
-                element, gain, seen = found
-                self._seen += seen
-                return element, gain * source.unit
+            first, gain, seen = source.best_alone()
+            self._seen += seen
+            if first is not None:
+                return first, gain * source.unit
         element, gain = cpu.argmax(self._kept_gains(), source.order, taken)
+        if element < 0:
+            raise ValueError("every candidate is taken")
         return element, gain * source.unit
 
     def add(self, element: int) -> None:
         """Select an element: O(n_points) similarities, and a row of them for each point it wins."""
+        if isinstance(element, bool) or not isinstance(element, int | np.integer):
+            raise TypeError(f"element must be an integer, not {element!r}")
         if not 0 <= element < self.n:
             raise ValueError(f"element must be in 0..{self.n - 1}, not {element}")
         source, c = self._similarity, self._coverage

@@ -50,7 +50,7 @@ def lazy_greedy(f: Objective | ArrayLike, budget: int, *, progress: bool = False
         return greedy(f, budget, progress=progress)
     budget = check_budget(budget, f.n)
     f.reset()
-    bounds = np.asarray(f.gains(np.arange(f.n)), np.float64).copy()
+    bounds = f.checked_gains(np.arange(f.n)).copy()
     evaluations = f.n
     indices, gains = np.empty(budget, np.int64), np.empty(budget)
     fresh = np.ones(f.n, bool)
@@ -60,15 +60,15 @@ def lazy_greedy(f: Objective | ArrayLike, budget: int, *, progress: bool = False
             best = int(np.argmax(bounds))
             if fresh[best]:
                 break
-            stale = np.flatnonzero(~fresh & (bounds > -np.inf))
+            stale = np.flatnonzero(~fresh)
             if len(stale) > batch:
                 stale = np.sort(stale[np.argsort(-bounds[stale], kind="stable")[:batch]])
-            bounds[stale] = f.gains(stale)
+            bounds[stale] = f.checked_gains(stale)
             fresh[stale] = True
             evaluations += len(stale)
             batch *= 2
         indices[step], gains[step] = best, bounds[best]
         f.add(best)
         bounds[best] = -np.inf
-        fresh[:] = False
+        fresh[:] = bounds == -np.inf
     return result(f, indices, gains, evaluations)

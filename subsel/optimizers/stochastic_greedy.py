@@ -65,17 +65,19 @@ def stochastic_greedy(
         raise ValueError(f"epsilon must be in (0, 1), not {epsilon}")
     random = check_random_state(random_state)
     f.reset()
-    size = math.ceil(f.n / budget * math.log(1 / epsilon))
+    size = math.ceil(f.n / budget * -math.log(epsilon))
     left = np.arange(f.n)
     indices, gains = np.empty(budget, np.int64), np.empty(budget)
     evaluations = 0
     for step in steps(budget, progress):
         count = min(size, len(left))
-        sample = np.sort(random.choice(len(left), count, replace=False, shuffle=False))
-        sample_gains = np.asarray(f.gains(left[sample]))
+        drawn = random.choice(len(left), count, replace=False, shuffle=False)
+        drawn = drawn[np.argsort(left[drawn])]
+        sample_gains = f.checked_gains(left[drawn])
         evaluations += count
-        at = sample[int(np.argmax(sample_gains))]
-        indices[step], gains[step] = left[at], sample_gains.max()
-        left = np.delete(left, at)
+        best = int(np.argmax(sample_gains))
+        indices[step], gains[step] = left[drawn[best]], sample_gains[best]
+        left[drawn[best]] = left[-1]
+        left = left[:-1]
         f.add(int(indices[step]))
     return result(f, indices, gains, evaluations)
