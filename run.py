@@ -21,7 +21,7 @@ PYTHON = ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python
 EXTRAS = {"demo": "poisoning", "test": "dev"}
 
 CUDA_NOTE = """
-If pip stopped at triton: the torch it found is the CUDA build, several gigabytes. Point pip at
+The torch that pip finds here is probably the CUDA build, several gigabytes. Either point pip at
 PyTorch's CPU builds (pytorch.org, "Get started", CPU) and repeat, or allow the CUDA build with
     python3 run.py --cuda {command}
 """
@@ -63,16 +63,24 @@ def set_up(command: str, cuda: bool) -> None:
         print(f"Making {ENVIRONMENT.name} ...", flush=True)
         if subprocess.run([sys.executable, "-m", "venv", ENVIRONMENT]).returncode:
             sys.exit("No virtual environment could be made; on Debian: apt install python3-venv")
-    constraints = ROOT / "constraints.txt"
-    if cuda:
-        lines = constraints.read_text().splitlines(keepends=True)
-        constraints = ENVIRONMENT / "constraints.txt"
-        constraints.write_text("".join(line for line in lines if not line.startswith("triton")))
     print(f"Installing subsel[{EXTRAS[command]}], once; about a minute ...", flush=True)
-    install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    if run(*install, "-c", str(constraints), "-e", f"{ROOT}[{EXTRAS[command]}]"):
-        sys.exit(CUDA_NOTE.format(command=command))
+    if not install(command, cuda):
+        print(CUDA_NOTE.format(command=command), file=sys.stderr)
+        asked = not cuda and sys.stdin is not None and sys.stdin.isatty()
+        if not (asked and input("Allow it now? [y/N] ").lower().startswith("y")):
+            sys.exit(1)
+        if not install(command, cuda=True):
+            sys.exit(1)
     stamp.write_text(digest)
+
+
+def install(command: str, cuda: bool) -> bool:
+    """Install with pip, within the constraints; whether it went well."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines(keepends=True)
+    constraints = ENVIRONMENT / "constraints.txt"
+    constraints.write_text("".join(x for x in lines if not (cuda and x.startswith("triton"))))
+    pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    return run(*pip, "-c", str(constraints), "-e", f"{ROOT}[{EXTRAS[command]}]") == 0
 
 
 def run(*arguments: str) -> int:
