@@ -71,6 +71,7 @@ def _grid(n_points: int, span: float) -> tuple[float, float]:
         raise ValueError(
             f"similarities of magnitude {span:g} cannot be summed in float64; rescale them"
         )
+    exponent = max(exponent, math.frexp(span)[1] + 4)  # room for rounding by addition
     return 2.0 ** (53 - exponent), 2.0 ** (exponent - 53)
 
 

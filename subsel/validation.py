@@ -70,11 +70,11 @@ def check_entries(array: np.ndarray, name: str, *, non_negative: bool = False) -
     from subsel.kernels.cpu import find_invalid
 
     limit = 0.0 if non_negative else -np.finfo(np.float64).max
+    if limit <= array.min() and array.max() < np.inf:
+        return
     transposed = array.flags.f_contiguous and not array.flags.c_contiguous
     in_memory = array.T if transposed else array
     at = find_invalid(read_only(in_memory).reshape(-1), limit)
-    if at < 0:
-        return
     index = tuple(int(i) for i in np.unravel_index(at, in_memory.shape))
     index = index[::-1] if transposed else index
     entry = float(array[index])
