@@ -5,17 +5,17 @@
 
 One class of CIFAR-10's shape (n rows of 10 real gradients, k = n / 10, euclidean). Each library
 gets the features and a process of its own, in which it warms up on 200 rows first; time is the
-median of `--repeats` runs, memory the process's peak less what it had before the runs. Prints a
+median of `--repeats` runs, memory the process's peak less its peak before the runs. Prints a
 Markdown table; a library that is not installed is left out and named.
 """
 
 import argparse
 import json
 import platform
+import resource
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from datetime import date
 from importlib.metadata import version
@@ -76,34 +76,24 @@ def measure(name, n, repeats):
     data = load()
     X = np.ascontiguousarray(data["gradients"][data["labels"] == 0][:n])
     select(X[:200], 20)
-    before = resident()
-    peak, done = [before], threading.Event()
-
-    def watch():
-        while not done.wait(0.005):
-            peak[0] = max(peak[0], resident())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
+    before = peak_memory()
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
         chosen = select(X, n // 10)
         times.append(time.perf_counter() - start)
-    done.set()
-    watcher.join()
+    memory = peak_memory() - before
     distance = np.sqrt(((X[:, None].astype(float) - X[np.array(chosen)]) ** 2).sum(-1)).min(1)
     record = {
         "name": name, "n": n, "seconds": statistics.median(times),
-        "memory": peak[0] - before, "loss": distance.sum(),
+        "memory": memory, "loss": distance.sum(),
     }  # fmt: skip
     print(json.dumps(record))
 
 
-def resident():
-    """Bytes of memory that this process has."""
-    with open("/proc/self/statm") as fields:
-        return int(fields.read().split()[1]) * 4096
+def peak_memory():
+    """Bytes of memory that this process has had at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def main():
@@ -112,13 +102,14 @@ def main():
     )
     parser.add_argument("--n", type=int, nargs="+", default=[1000, 2500, 5000])
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--libraries", nargs="+", choices=PEERS, default=[*PEERS])
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
         return measure(args.measure, args.n[0], args.repeats)
     records = []
     for n in args.n:
-        for name in PEERS:
+        for name in args.libraries:
             run = subprocess.run(
                 [sys.executable, "-m", "benchmarks.selection.peers", "--measure", name,
                  "--n", str(n), "--repeats", str(args.repeats)],
