@@ -1,5 +1,6 @@
 """What importing costs, and that the examples in the documentation run."""
 
+import os
 import re
 import subprocess
 import sys
@@ -13,9 +14,13 @@ import subsel
 ROOT = Path(__file__).parent.parent
 
 
-def python(code):
+def python(code, **environment):
     return subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=120
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, **environment},
     )
 
 
@@ -41,6 +46,19 @@ def test_the_defense_without_torch_says_how_to_get_it():
     run = python("import sys\nsys.modules['torch'] = None\nimport subsel.defense")
     assert run.returncode == 1
     assert run.stderr.strip().endswith('pip install "subsel[defense]"')
+
+
+def test_compiling_is_announced_once_to_a_terminal_and_not_when_cached(tmp_path):
+    code = (
+        "import sys, numpy as np\n"
+        "sys.stderr.isatty = lambda: {}\n"
+        "from subsel.kernels import cpu\n"
+        "cpu.is_symmetric(np.eye(2)); cpu.is_symmetric(np.eye(2, dtype=np.float32))\n"
+    )
+    for terminal, told in ((True, 1), (True, 0), (False, 0)):
+        run = python(code.format(terminal), NUMBA_CACHE_DIR=str(tmp_path / str(terminal)))
+        assert run.returncode == 0, run.stderr
+        assert run.stderr.count("compiling") == told
 
 
 def test_public_names():

@@ -20,15 +20,33 @@ All kernels live in this one file: Numba's disk cache does not notice a changed 
 """
 
 import math
+import sys
 
 import numpy as np
 from numba import get_num_threads, njit, prange, set_num_threads
+from numba.core import event
 from numba.extending import intrinsic
 
 LANES = 64
 """Candidates (and points) per tile: a few vector registers wide on every current CPU."""
 
 EUCLIDEAN, COSINE, DOT, RBF = range(4)
+
+
+class _CompilationNotice(event.Listener):
+    """Tells a person who waits, once, that kernels are being compiled; cached ones are not."""
+
+    def on_start(self, event_):
+        if event_.data["dispatcher"].py_func.__module__ == __name__:
+            event.unregister("numba:compile", self)
+            if sys.stderr.isatty():
+                sys.stderr.write("subsel: compiling for this machine, once; some ten seconds ...\n")
+
+    def on_end(self, event_):
+        """Nothing to say."""
+
+
+event.register("numba:compile", _CompilationNotice())
 
 
 def threads():
