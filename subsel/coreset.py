@@ -124,13 +124,14 @@ def select(
     check_entries(features, "X")
     workers = min(cpu.threads(), len(members))
     seeds: Any = random.spawn(len(members)) if method == "stochastic" else repeat(random)
+
+    def represent(rows: np.ndarray, k: int, seed: np.random.Generator) -> Selection:
+        return _represent(features[rows], k, metric, method, seed, allowed // workers, False)
+
     # One thread for each class, and only one within it: Numba's thread pools do not nest.
     with ThreadPoolExecutor(workers, initializer=cpu.single_thread) as pool:
         futures = [
-            pool.submit(
-                _represent, features[rows], k, metric, method, seed, allowed // workers, False
-            )
-            for rows, k, seed in zip(members, counts, seeds, strict=False)
+            pool.submit(represent, *task) for task in zip(members, counts, seeds, strict=False)
         ]
         try:
             bar = tqdm(futures, desc="select", unit="class", disable=not progress)
