@@ -404,61 +404,6 @@ def tile_cover(group, row, position, rule, reach, best, assigned, changes):
 
 
 @njit(cache=True, nogil=True)
-def tile_sweep(group, points, changes, m, rule, sign, gains, start, stop):
-    """Tiles `start` to `stop`: few enough to stay in the cache while the changed points pass."""
-    tiles, centers, radii, members = group
-    metric, gamma, _, _, shrink = rule
-    changed, before, after = changes
-    gap = np.empty(stop - start, centers.dtype)
-    buffer = np.empty(LANES, tiles.dtype)
-    seen = 0
-    for a in range(m):
-        row = points[changed[a]]
-        gap[:] = 0
-        for k in range(row.size):
-            x = row[k]
-            line = centers[k, start:stop]
-            for b in range(gap.size):
-                t = line[b] - x
-                gap[b] += t * t
-        low = before[a]
-        span = after[a] - low
-        reach = _reach(low, metric, gamma)
-        for b in range(start, stop):
-            limit = reach + radii[b]
-            if gap[b - start] * shrink >= limit * limit:
-                continue
-            _tile_similarities(tiles[b], row, rule, buffer)
-            seen += members[b]
-            block = gains[b * LANES : (b + 1) * LANES]
-            for j in range(LANES):
-                block[j] += sign * _clamp(np.float64(buffer[j]) - low, span)
-    return seen
-
-
-@njit(cache=True, nogil=True)
-def tile_sweep_serial(group, points, changes, m, rule, sign, gains, width):
-    count = group[0].shape[0]
-    seen = 0
-    for start in range(0, count, width):
-        stop = min(start + width, count)
-        seen += tile_sweep(group, points, changes, m, rule, sign, gains, start, stop)
-    return seen
-
-
-@njit(cache=True, parallel=True, nogil=True)
-def tile_sweep_parallel(group, points, changes, m, rule, sign, gains, width):
-    count = group[0].shape[0]
-    pieces = (count + width - 1) // width
-    seen = np.zeros(pieces, np.int64)
-    for c in prange(pieces):
-        start = c * width
-        stop = min(start + width, count)
-        seen[c] = tile_sweep(group, points, changes, m, rule, sign, gains, start, stop)
-    return seen.sum()
-
-
-@njit(cache=True, nogil=True)
 def _quad_similarities(tile, rows, rule, out):
     """`_tile_similarities` of four rows at once, one after the other in `rows` and `out`.
 
@@ -500,6 +445,82 @@ def _quad_similarities(tile, rows, rule, out):
                 t = v - d1
                 out[3 * LANES + j] = _fma(t, t, s)
     _to_similarities(metric, gamma, up, down, out)
+
+
+@njit(cache=True, nogil=True)
+def tile_sweep(group, points, changes, m, rule, sign, gains, start, stop):
+    """Tiles `start` to `stop`: few enough to stay in the cache while the changed points pass.
+
+    Points come four at a time, as they lie near each other, so that a tile and its gains are
+    loaded once for four of them; a tile is skipped if none of the four can reach it.
+    """
+    tiles, centers, radii, members = group
+    metric, gamma, _, _, shrink = rule
+    changed, before, after = changes
+    d = points.shape[1]
+    gap = np.empty((4, stop - start), centers.dtype)
+    quad = np.zeros(4 * d, tiles.dtype)
+    reach = np.empty(4)
+    low = np.empty(4)
+    span = np.empty(4)
+    buffer = np.empty(4 * LANES, tiles.dtype)
+    seen = 0
+    for a in range(0, m, 4):
+        for q in range(4):
+            i = min(a + q, m - 1)
+            quad[q * d : (q + 1) * d] = points[changed[i]]
+            low[q] = before[i]
+            # What fills up the last four changes no gain.
+            span[q] = after[i] - before[i] if a + q < m else 0.0
+            reach[q] = _reach(before[i], metric, gamma)
+            gap[q] = 0
+            for k in range(d):
+                x = quad[q * d + k]
+                line = centers[k, start:stop]
+                for b in range(line.size):
+                    t = line[b] - x
+                    gap[q, b] += t * t
+        for b in range(start, stop):
+            needed = False
+            for q in range(4):
+                limit = reach[q] + radii[b]
+                needed |= gap[q, b - start] * shrink < limit * limit
+            if not needed:
+                continue
+            _quad_similarities(tiles[b], quad, rule, buffer)
+            seen += members[b] * min(4, m - a)
+            block = gains[b * LANES : (b + 1) * LANES]
+            l0, l1, l2, l3 = low[0], low[1], low[2], low[3]
+            s0, s1, s2, s3 = span[0], span[1], span[2], span[3]
+            for j in range(LANES):
+                total = _clamp(np.float64(buffer[j]) - l0, s0)
+                total += _clamp(np.float64(buffer[LANES + j]) - l1, s1)
+                total += _clamp(np.float64(buffer[2 * LANES + j]) - l2, s2)
+                total += _clamp(np.float64(buffer[3 * LANES + j]) - l3, s3)
+                block[j] += sign * total
+    return seen
+
+
+@njit(cache=True, nogil=True)
+def tile_sweep_serial(group, points, changes, m, rule, sign, gains, width):
+    count = group[0].shape[0]
+    seen = 0
+    for start in range(0, count, width):
+        stop = min(start + width, count)
+        seen += tile_sweep(group, points, changes, m, rule, sign, gains, start, stop)
+    return seen
+
+
+@njit(cache=True, parallel=True, nogil=True)
+def tile_sweep_parallel(group, points, changes, m, rule, sign, gains, width):
+    count = group[0].shape[0]
+    pieces = (count + width - 1) // width
+    seen = np.zeros(pieces, np.int64)
+    for c in prange(pieces):
+        start = c * width
+        stop = min(start + width, count)
+        seen[c] = tile_sweep(group, points, changes, m, rule, sign, gains, start, stop)
+    return seen.sum()
 
 
 @njit(cache=True, nogil=True)
