@@ -67,16 +67,14 @@ def read_only(array: np.ndarray) -> np.ndarray:
 
 def check_entries(array: np.ndarray, name: str, *, non_negative: bool = False) -> None:
     """Refuse NaN and inf, and negative entries if asked; says where the first one is."""
-    from subsel.kernels.cpu import find_invalid
-
     limit = 0.0 if non_negative else -np.finfo(np.float64).max
     if limit <= array.min() and array.max() < np.inf:
         return
-    transposed = array.flags.f_contiguous and not array.flags.c_contiguous
-    in_memory = array.T if transposed else array
-    at = find_invalid(read_only(in_memory).reshape(-1), limit)
-    index = tuple(int(i) for i in np.unravel_index(at, in_memory.shape))
-    index = index[::-1] if transposed else index
+    index = next(
+        (i, int(np.argmin(good)))
+        for i, good in enumerate((limit <= row) & (row < np.inf) for row in array)
+        if not good.all()
+    )
     entry = float(array[index])
     where = f"{name}[{', '.join(map(str, index))}] is {entry}"
     if math.isfinite(entry):

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from subsel import select
-from subsel.validation import portion
+from subsel.similarity import METRICS
+from subsel.validation import check_choice, portion
 
 __all__ = ["EPIC", "Round"]
 
@@ -107,14 +108,12 @@ class EPIC:
             raise ValueError(f"subset_size must be a fraction in (0, 1), got {subset_size!r}")
         if ground_set not in ("active", "full"):
             raise ValueError(f'ground_set must be "active" or "full", got {ground_set!r}')
-        if metric not in ("euclidean", "cosine", "dot", "rbf"):
-            raise ValueError(f"metric must be euclidean, cosine, dot or rbf, got {metric!r}")
         self.subset_size = float(subset_size)
         self.warmup = _count("warmup", warmup, least=0)
         self.interval = _count("interval", interval, least=1)
         self.stop = None if stop is None else _count("stop", stop, least=self.warmup + 1)
         self.ground_set = ground_set
-        self.metric = metric
+        self.metric = check_choice(metric, METRICS, "metric")
         self.min_cluster_size = _count("min_cluster_size", min_cluster_size, least=2)
         self.history: list[Round] = []
         # Of every example; empty until n is known.  Label -1: not yet seen.

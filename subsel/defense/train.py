@@ -18,6 +18,7 @@ from subsel.defense.files import written_whole
 from subsel.defense.poisons import PoisonedSet, read_poisons
 from subsel.defense.presets import PRESETS, Preset
 from subsel.defense.training import TrainResult, seeded, train
+from subsel.similarity import METRICS
 
 MODELS = {"small-cnn": models.small_cnn, "resnet18": models.resnet18}
 
@@ -232,7 +233,7 @@ def _parser() -> argparse.ArgumentParser:
         choices=("active", "full"),
         help="medoids and neighbours from what is kept, or from everything (active)",
     )
-    epic.add_argument("--metric", choices=("euclidean", "cosine", "dot", "rbf"), help="(euclidean)")
+    epic.add_argument("--metric", choices=METRICS, help="(euclidean)")
     epic.add_argument(
         "--min-cluster-size", type=int, metavar="N", help="drop clusters smaller than this (2)"
     )

@@ -89,21 +89,6 @@ def _clamp(t, span):
 
 
 @njit(cache=True, nogil=True)
-def find_invalid(flat, minimum):
-    """Position of the first entry that is not finite or below `minimum`; -1 where there is none."""
-    for start in range(0, flat.size, 4096):
-        good = True
-        stop = min(start + 4096, flat.size)
-        for i in range(start, stop):
-            good &= minimum <= flat[i] < np.inf
-        if not good:
-            for i in range(start, stop):
-                if not (minimum <= flat[i] < np.inf):
-                    return i
-    return -1
-
-
-@njit(cache=True, nogil=True)
 def is_symmetric(matrix):
     """Whether a square matrix equals its transpose exactly, tile by tile."""
     n = matrix.shape[0]
