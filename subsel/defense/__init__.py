@@ -24,7 +24,7 @@ except ModuleNotFoundError as error:
     ) from None
 
 from subsel.defense.epic import EPIC, Round
-from subsel.defense.gradients import last_layer_gradients
+from subsel.defense.gradients import EpochLogits, last_layer_gradients
 from subsel.defense.poisons import PoisonedSet, read_poisons
 from subsel.defense.presets import PRESETS
 from subsel.defense.training import TrainResult, train
@@ -32,6 +32,7 @@ from subsel.defense.training import TrainResult, train
 __all__ = [
     "EPIC",
     "PRESETS",
+    "EpochLogits",
     "PoisonedSet",
     "Round",
     "TrainResult",

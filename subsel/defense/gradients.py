@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from subsel.defense.data import batches, check_labels, named
 
-__all__ = ["last_layer_gradients"]
+__all__ = ["EpochLogits", "last_layer_gradients"]
 
 
 def last_layer_gradients(
@@ -47,7 +47,7 @@ def last_layer_gradients(
         the model executes last, and then the model's output must be that layer's (or its
         log-softmax).  A named layer is taken at its word: what it puts out are the logits.
     batch_size
-        Examples per forward pass: by default the DataLoader's own, else 512.
+        Examples per forward pass: by default the DataLoader's own, else 256.
     device
         Where to compute; by default where the model's first parameter lies.  The model is not
         moved.
@@ -84,7 +84,7 @@ def last_layer_gradients(
             logits = last.checked_logits(output, len(y))
             y = y.to(device)
             start = sum(len(part) for part in labels)
-            check_labels(y, logits.shape[1], start)
+            check_labels(y, logits.shape[1], np.arange(start, start + len(y)))
             finite = logits.isfinite().all(dim=1)
             if not finite.all():
                 broken += (start + torch.nonzero(~finite).flatten()).tolist()
@@ -96,6 +96,101 @@ def last_layer_gradients(
     if broken:
         raise ValueError(f"the model's logits are not finite for {named(broken)}")
     return torch.cat(gradients).numpy(), torch.cat(labels).numpy()
+
+
+class EpochLogits:
+    """What the forward passes of one training epoch put out, and the gradients that follow.
+
+    In place of the forward pass that `last_layer_gradients` makes, at no cost to speak of: an
+    epoch of training computes every example's logits anyway.  They are other logits, though:
+    of the model in training mode (BatchNorm, dropout), of augmented inputs, and of weights that
+    change from batch to batch.
+
+    Parameters
+    ----------
+    n : int
+        Size of the training set.
+
+    Notes
+    -----
+    Use a new one for each epoch, so that nothing in it is older.  It holds n x C float32 and n
+    int64, on the device of the logits; nothing goes to the host before `gradients`.
+    """
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+        self.logits: Tensor | None = None
+        self.labels: Tensor  # -1: not recorded
+
+    def record(self, indices: Any, logits: Tensor, labels: Tensor) -> None:
+        """Take down a batch.
+
+        Parameters
+        ----------
+        indices : array or tensor of integers, (b,)
+            The examples' places in the training set.
+        logits : Tensor, (b, C)
+            The model's output, as it goes into the loss.
+        labels : Tensor of integers, (b,)
+
+        Raises
+        ------
+        ValueError
+            Shapes that do not fit.
+        """
+        if logits.ndim != 2 or logits.shape[1] < 2:
+            raise ValueError(f"logits must be (b, C) with C > 1, got {tuple(logits.shape)}")
+        if not len(indices) == len(logits) == len(labels):
+            raise ValueError(
+                "indices, logits and labels must be of the same examples, got "
+                f"{len(indices)}, {len(logits)} and {len(labels)}"
+            )
+        logits = logits.detach().float()
+        if self.logits is None:
+            self.logits = logits.new_zeros(self.n, logits.shape[1])
+            self.labels = torch.full((self.n,), -1, device=logits.device)
+        rows = torch.as_tensor(indices, device=logits.device)
+        self.logits[rows] = logits
+        self.labels[rows] = labels.to(self.labels)
+
+    def gradients(
+        self, indices: np.ndarray, weight: Tensor | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Gradients of some examples' cross-entropy, in the form that `EPIC.prune` takes.
+
+        Parameters
+        ----------
+        indices : ndarray of int64, (m,)
+            The examples, such as `EPIC.kept`.
+        weight : Tensor, (C, embedding), optional
+            The last layer's weight, for gradients with respect to its input.
+
+        Returns
+        -------
+        gradients : ndarray of float32, (m, C) or (m, embedding)
+        labels : ndarray of int64, (m,)
+
+        Raises
+        ------
+        ValueError
+            An example that the epoch did not see; a label outside 0..C-1; logits that are not
+            finite.  The message names the examples.
+        """
+        if self.logits is None:
+            raise ValueError("no logits are recorded: no epoch was trained yet")
+        rows = torch.as_tensor(indices, device=self.labels.device)
+        logits, labels = self.logits[rows], self.labels[rows]
+        if (labels == -1).any():
+            unseen = rows[labels == -1].tolist()
+            raise ValueError(f"no logits are recorded for {named(unseen)}: the epoch left them out")
+        check_labels(labels, logits.shape[1], indices)
+        broken = rows[~logits.isfinite().all(dim=1)]
+        if len(broken):
+            raise ValueError(f"the model's logits are not finite for {named(broken.tolist())}")
+        residual = softmax_residual(logits, labels)
+        if weight is not None:
+            residual = residual @ weight.detach().float()
+        return residual.cpu().numpy(), labels.cpu().numpy()
 
 
 def softmax_residual(logits: Tensor, labels: Tensor) -> Tensor:
@@ -197,11 +292,16 @@ class LastLayerHook:
 
     def weight(self) -> Tensor:
         """The layer's weight, (C, embedding)."""
-        if not isinstance(self.module, nn.Linear):
-            raise ValueError(
-                f'wrt="input" needs an nn.Linear as last layer, got {type(self.module).__name__}'
-            )
-        return self.module.weight
+        return linear_weight(self.module)
+
+
+def linear_weight(module: nn.Module | None) -> Tensor:
+    """The weight of a last layer, (C, embedding), which only `nn.Linear` is sure to have."""
+    if not isinstance(module, nn.Linear):
+        raise ValueError(
+            f'wrt="input" needs an nn.Linear as last layer, got {type(module).__name__}'
+        )
+    return module.weight
 
 
 def _shape(output: Any) -> str:

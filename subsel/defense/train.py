@@ -71,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             drops=args.drops,
             batch_size=args.batch_size,
             augment=augment,
+            gradients=args.gradients,
             wrt=args.wrt,
             seed=args.seed,
             device=args.device,
@@ -236,6 +237,13 @@ def _parser() -> argparse.ArgumentParser:
     epic.add_argument("--metric", choices=METRICS, help="(euclidean)")
     epic.add_argument(
         "--min-cluster-size", type=int, metavar="N", help="drop clusters smaller than this (2)"
+    )
+    epic.add_argument(
+        "--gradients",
+        choices=("fresh", "training"),
+        default="fresh",
+        help="from a forward pass before each round, or from the epoch that was just trained, "
+        "which costs nothing (fresh)",
     )
     epic.add_argument(
         "--wrt",

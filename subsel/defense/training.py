@@ -19,13 +19,25 @@ from subsel.defense.augment import flip_and_crop
 from subsel.defense.data import Examples, batches, check_labels
 from subsel.defense.epic import EPIC
 from subsel.defense.files import written_whole
-from subsel.defense.gradients import LastLayerHook, device_of, evaluating, last_layer_gradients
+from subsel.defense.gradients import (
+    EpochLogits,
+    LastLayerHook,
+    device_of,
+    evaluating,
+    last_layer_gradients,
+    linear_weight,
+)
 from subsel.defense.presets import PRESETS
+from subsel.validation import check_choice
 
 __all__ = ["TrainResult", "seeded", "train"]
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
-SCENARIOS = ("scratch", "transfer", "finetune")
+CHOICES = {
+    "scenario": ("scratch", "transfer", "finetune"),
+    "gradients": ("fresh", "training"),
+    "wrt": ("logits", "input"),
+}
 
 
 @dataclass
@@ -41,7 +53,8 @@ class TrainResult:
     history : list of dict
         For each epoch: ``epoch`` (from 0), ``lr``, ``loss`` and ``train_accuracy`` (means over
         the epoch, as it trained), ``test_accuracy`` (None without a test set), ``kept``,
-        ``dropped`` (in the round before the epoch), ``selection_seconds``, ``seconds``.
+        ``dropped`` (in the round before the epoch), ``gradient_seconds`` and
+        ``selection_seconds`` (of that round), ``seconds`` (of all).
     defense : EPIC or None
     """
 
@@ -73,6 +86,7 @@ def train(
     weight_decay: float = 5e-4,
     batch_size: int = 128,
     augment: bool | Augment = False,
+    gradients: str = "fresh",
     wrt: str = "logits",
     layer: str | None = None,
     seed: int = 0,
@@ -117,6 +131,11 @@ def train(
     augment : bool or callable
         True: random flip, then random crop with 4 pixels of reflect padding.  A callable gets a
         batch of inputs and a CPU generator.  Never applied for gradients or features.
+    gradients : {"fresh", "training"}
+        What EPIC looks at.  "fresh": gradients taken before each round by a forward pass in eval
+        mode, without augmentation, as in the paper.  "training": those that follow from the
+        logits of the epoch before, as it trained (`EpochLogits`), which costs no pass.  It wants
+        EPIC's active ground set, for what was dropped has no such logits, and a warmup.
     wrt, layer
         Of `last_layer_gradients`; `layer` is also the head of transfer and fine-tuning.
     seed : int
@@ -159,6 +178,7 @@ def train(
         weight_decay=weight_decay,
         batch_size=batch_size,
         augment=augment is not False,
+        gradients=gradients,
         wrt=wrt,
         seed=seed,
     )
@@ -173,6 +193,8 @@ def train(
         if defense.history:
             raise ValueError("defense has already pruned; give a fresh EPIC, also to resume")
         defense.start(len(data))
+        if gradients == "training":
+            _check_trains_all_it_sees(defense)
     checkpoint = None if checkpoint is None else Path(checkpoint)
     if checkpoint is not None and not checkpoint.parent.is_dir():
         raise FileNotFoundError(f"checkpoint {checkpoint} is in a folder that does not exist")
@@ -190,21 +212,27 @@ def train(
             held_out = held_out and _features(model, layer, held_out)
             net, layer = head, None
         optimizer = _sgd(net, settings)
+        seen = EpochLogits(len(data))
         if resume is not None:
-            _restore(Path(resume), settings, result, optimizer)
+            _restore(Path(resume), settings, result, optimizer, seen)
         first = len(result.history)
         bar = tqdm(disable=not progress, unit="examples", bar_format=_BAR)
         try:
             if checkpoint is not None:
-                _save(checkpoint, settings, result, optimizer)
+                _save(checkpoint, settings, result, optimizer, seen)
             for epoch in range(first, epochs):
-                began = time.perf_counter()
+                began = known = time.perf_counter()
                 dropped = 0
                 if defense is not None and defense.due(epoch):
                     bar.set_description_str(f"epoch {epoch + 1}/{epochs}, selecting")
-                    seen = defense.kept if defense.ground_set == "active" else None
-                    gradients = last_layer_gradients(net, data.subset(seen), wrt=wrt, layer=layer)
-                    dropped = len(defense.prune(*gradients, epoch).dropped)
+                    if gradients == "training":
+                        weight = linear_weight(head) if wrt == "input" else None
+                        found = seen.gradients(defense.kept, weight)
+                    else:
+                        ground = defense.kept if defense.ground_set == "active" else None
+                        found = last_layer_gradients(net, data.subset(ground), wrt=wrt, layer=layer)
+                    known = time.perf_counter()
+                    dropped = len(defense.prune(*found, epoch).dropped)
                     result.kept = defense.kept
                 bar.set_description_str(f"epoch {epoch + 1}/{epochs}")
                 bar.total = bar.n + (epochs - epoch) * len(result.kept)
@@ -214,11 +242,15 @@ def train(
                 for group in optimizer.param_groups:
                     group["lr"] = rate
                 net.train(not transfer)
+                seen = EpochLogits(len(data))
+                recording = gradients == "training" and defense and defense.due(epoch + 1)
                 loss_sum = right = torch.zeros((), device=where)
                 with seeded(seed, epoch, where) as generator:
-                    for x, y in data.shuffled(result.kept, batch_size, generator):
+                    for rows, x, y in data.shuffled(result.kept, batch_size, generator):
                         logits = net(augmented(x, generator))
                         loss = F.cross_entropy(logits, y)
+                        if recording:
+                            seen.record(rows, logits, y)
                         optimizer.zero_grad()
                         loss.backward()
                         optimizer.step()
@@ -239,12 +271,13 @@ def train(
                         "test_accuracy": None if held_out is None else _accuracy(net, held_out),
                         "kept": len(result.kept),
                         "dropped": dropped,
-                        "selection_seconds": selected - began,
+                        "gradient_seconds": known - began,
+                        "selection_seconds": selected - known,
                         "seconds": time.perf_counter() - began,
                     }
                 )
                 if checkpoint is not None:
-                    _save(checkpoint, settings, result, optimizer)
+                    _save(checkpoint, settings, result, optimizer, seen)
                 bar.set_postfix_str(_summary(result.history[-1]))
                 if callback is not None:
                     callback(result)
@@ -284,8 +317,8 @@ def _settings(preset: str | None, given: dict[str, Any], **settings: Any) -> dic
     settings["drops"] = [int(epoch) for epoch in settings["drops"]]
     if "epochs" not in settings:
         raise ValueError("epochs must be given, or a preset that says how many")
-    if settings["scenario"] not in SCENARIOS:
-        raise ValueError(f"scenario must be one of {SCENARIOS}, got {settings['scenario']!r}")
+    for name, choices in CHOICES.items():
+        check_choice(settings[name], choices, name)
     for name in ("epochs", "batch_size"):
         if not isinstance(settings[name], int) or settings[name] < 1:
             raise ValueError(f"{name} must be an integer of at least 1, got {settings[name]!r}")
@@ -295,6 +328,20 @@ def _settings(preset: str | None, given: dict[str, Any], **settings: Any) -> dic
     if not isinstance(settings["seed"], int) or settings["seed"] < 0:
         raise ValueError(f"seed must be an integer of at least 0, got {settings['seed']!r}")
     return settings
+
+
+def _check_trains_all_it_sees(defense: EPIC) -> None:
+    """Whether a training epoch sees what `defense` looks at in the round that follows."""
+    if defense.ground_set != "active":
+        raise ValueError(
+            f'gradients="training" needs ground_set="active", not {defense.ground_set!r}: dropped '
+            "examples are not trained on and have no gradients; take fresh ones"
+        )
+    if defense.warmup == 0:
+        raise ValueError(
+            'gradients="training" needs a warmup of at least 1: before epoch 0 nothing has been '
+            "trained; take fresh ones"
+        )
 
 
 def _head(model: nn.Module, data: Examples, layer: str | None) -> Any:
@@ -362,7 +409,11 @@ def _sgd(net: nn.Module, settings: dict[str, Any]) -> torch.optim.SGD:
 
 
 def _save(
-    path: Path, settings: dict[str, Any], result: TrainResult, optimizer: torch.optim.Optimizer
+    path: Path,
+    settings: dict[str, Any],
+    result: TrainResult,
+    optimizer: torch.optim.Optimizer,
+    seen: EpochLogits,
 ) -> None:
     state = {
         "settings": settings,
@@ -370,13 +421,19 @@ def _save(
         "optimizer": optimizer.state_dict(),
         "defense": None if result.defense is None else result.defense.state_dict(),
         "history": result.history,
+        # For the round that comes next, if it looks at what the last epoch computed.
+        "logits": None if seen.logits is None else (seen.logits, seen.labels),
     }
     with written_whole(path) as part:
         torch.save(state, part)
 
 
 def _restore(
-    path: Path, settings: dict[str, Any], result: TrainResult, optimizer: torch.optim.Optimizer
+    path: Path,
+    settings: dict[str, Any],
+    result: TrainResult,
+    optimizer: torch.optim.Optimizer,
+    seen: EpochLogits,
 ) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"resume: there is no checkpoint {path}")
@@ -398,6 +455,8 @@ def _restore(
     if result.defense is not None:
         result.defense.load_state_dict(state["defense"])
         result.kept = result.defense.kept
+    if state["logits"] is not None:
+        seen.logits, seen.labels = state["logits"]
 
 
 _BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"

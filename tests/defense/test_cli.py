@@ -69,6 +69,31 @@ def test_gives_what_train_gives(run):
     assert all(torch.equal(value, state[k]) for k, value in result.model.state_dict().items())
 
 
+def test_gradients_of_the_training_passes(run, tmp_path, capsys):
+    command = [*QUICK, "--epochs", "3", "--gradients", "training"]
+    assert main([*command, "--out", str(tmp_path / "run")]) == 0
+    data = load("digits")
+    with seeded(3, None, torch.device("cpu")):
+        model = small_cnn(10, (1, 8, 8), data.mean.tolist(), data.std.tolist())
+    result = train(
+        model,
+        (data.train_images, data.train_labels),
+        defense=PRESETS["paper-40"].epic(warmup=1, interval=1),
+        preset="paper-40",
+        gradients="training",
+        epochs=3,
+        lr=0.05,
+        batch_size=256,
+        seed=3,
+        progress=False,
+    )
+    kept = np.load(tmp_path / "run" / "kept.npy")
+    np.testing.assert_array_equal(kept, result.kept)
+    assert not np.array_equal(kept, np.load(run / "kept.npy"))
+    assert main([*command, "--ground-set", "full", "--out", str(tmp_path / "other")]) == 1
+    assert "take fresh ones" in capsys.readouterr().err
+
+
 def test_writes_what_it_promises(run, capsys):
     assert sorted(path.name for path in run.iterdir()) == [
         "checkpoint.pt",

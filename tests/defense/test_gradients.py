@@ -16,7 +16,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from subsel.defense import last_layer_gradients
+from subsel.defense import EpochLogits, last_layer_gradients
 
 N, C = 37, 4
 
@@ -263,3 +263,58 @@ class TestRefuses:
     def test_a_batch_size_below_one(self, net, data):
         with pytest.raises(ValueError, match="batch_size"):
             last_layer_gradients(net, data, batch_size=-1)
+
+
+class TestEpochLogits:
+    @pytest.mark.parametrize("wrt", ["logits", "input"])
+    def test_equal_a_pass_of_their_own_in_any_order(self, net, data, wrt):
+        x, y = data
+        seen = EpochLogits(N)
+        net.eval()
+        for rows in torch.randperm(N, generator=torch.Generator().manual_seed(2)).split(10):
+            seen.record(rows, net(x[rows]), y[rows])
+        indices = np.arange(0, N, 3)
+        gradients, labels = seen.gradients(indices, net.head.weight if wrt == "input" else None)
+        expected, _ = last_layer_gradients(net, data, wrt=wrt)
+        assert gradients.dtype == np.float32
+        np.testing.assert_allclose(gradients, expected[indices], rtol=1e-5, atol=1e-7)
+        assert labels.dtype == np.int64
+        np.testing.assert_array_equal(labels, y[indices])
+
+    def test_other_floats_and_integers(self):
+        seen = EpochLogits(3)
+        logits = torch.randn(3, C, dtype=torch.float64, requires_grad=True)
+        seen.record([2, 0, 1], logits, torch.tensor([0, 1, 2], dtype=torch.int32))
+        gradients, labels = seen.gradients(np.arange(3))
+        assert gradients.dtype == np.float32
+        np.testing.assert_array_equal(labels, [1, 2, 0])
+        seen.record(np.array([0]), torch.zeros(1, C, dtype=torch.bfloat16), torch.tensor([3]))
+        np.testing.assert_array_equal(seen.gradients(np.array([0]))[0], [[0.25] * 3 + [-0.75]])
+
+    def test_names_what_the_epoch_did_not_see(self):
+        seen = EpochLogits(5)
+        with pytest.raises(ValueError, match="no epoch was trained yet"):
+            seen.gradients(np.arange(5))
+        seen.record([4, 1], torch.zeros(2, C), torch.tensor([0, 1]))
+        with pytest.raises(ValueError, match="no logits are recorded for 2 examples: 0, 3:"):
+            seen.gradients(np.array([0, 1, 3, 4]))
+        seen.gradients(np.array([1, 4]))
+
+    def test_names_labels_and_logits_that_cannot_be(self):
+        seen = EpochLogits(5)
+        logits = torch.zeros(5, C)
+        logits[3, 1] = -torch.inf
+        seen.record(np.arange(5), logits, torch.tensor([0, 0, C, 0, 0]))
+        with pytest.raises(ValueError, match=r"label 4 and so on for 1 example: 2$"):
+            seen.gradients(np.array([1, 2]))
+        with pytest.raises(ValueError, match=r"not finite for 1 example: 3$"):
+            seen.gradients(np.array([1, 3, 4]))
+
+    @pytest.mark.parametrize("shape", [(2,), (2, 1), (2, C, 1)])
+    def test_refuses_what_are_no_logits(self, shape):
+        with pytest.raises(ValueError, match=r"logits must be \(b, C\)"):
+            EpochLogits(5).record([0, 1], torch.zeros(shape), torch.tensor([0, 1]))
+
+    def test_refuses_batches_of_two_lengths(self):
+        with pytest.raises(ValueError, match="of the same examples, got 3, 2 and 2"):
+            EpochLogits(5).record([0, 1, 2], torch.zeros(2, C), torch.tensor([0, 1]))

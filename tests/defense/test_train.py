@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from subsel.defense import EPIC, PRESETS, last_layer_gradients, train
+from subsel.defense import EPIC, PRESETS, EpochLogits, last_layer_gradients, train
 from subsel.defense.augment import flip_and_crop
 from subsel.defense.files import written_whole
 from subsel.defense.models import Normalize, resnet18, small_cnn
@@ -93,25 +93,34 @@ def test_learns_drops_and_reports():
     assert not result.model.training
 
 
-@pytest.mark.parametrize("ground_set", ["active", "full"])
-def test_own_loop_gives_the_same(ground_set):
-    """What the README shows, with train's order of examples."""
+@pytest.mark.parametrize(
+    ("ground_set", "gradients"), [("active", "fresh"), ("full", "fresh"), ("active", "training")]
+)
+def test_own_loop_gives_the_same(ground_set, gradients):
+    """What docs/epic.md shows, with train's order of examples."""
     data, net, epic = Plain(*make_data()), make_net(), make_epic(n=N, ground_set=ground_set)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9, nesterov=True)
+    seen = EpochLogits(N)
     for epoch in range(6):
-        if epic.due(epoch):
+        if epic.due(epoch) and gradients == "fresh":
             epic.prune(*last_layer_gradients(net, data), epoch)
+        elif epic.due(epoch):
+            epic.prune(*seen.gradients(epic.kept), epoch)
+        seen = EpochLogits(N)
         net.train()
         with seeded(7, epoch, torch.device("cpu")) as generator:
             order = torch.from_numpy(epic.kept)[torch.randperm(len(epic.kept), generator=generator)]
             for rows in order.tensor_split(tuple(range(64, len(order) - 1, 64))):
+                logits = net(data.x[rows])
+                seen.record(rows, logits, data.y[rows])
                 optimizer.zero_grad()
-                F.cross_entropy(net(data.x[rows]), data.y[rows]).backward()
+                F.cross_entropy(logits, data.y[rows]).backward()
                 optimizer.step()
     result = quick(
         make_net(),
         make_data(),
         defense=make_epic(ground_set=ground_set),
+        gradients=gradients,
         weight_decay=0.0,
         drops=(),
         seed=7,
@@ -122,9 +131,11 @@ def test_own_loop_gives_the_same(ground_set):
 
 
 @pytest.mark.parametrize("scenario", ["scratch", "transfer", "finetune"])
-def test_tensors_arrays_and_datasets_train_the_same(scenario):
+@pytest.mark.parametrize("gradients", ["fresh", "training"])
+def test_tensors_arrays_and_datasets_train_the_same(scenario, gradients):
+    settings = {"scenario": scenario, "gradients": gradients, "augment": True}
     results = [
-        quick(make_net(), data, defense=make_epic(), scenario=scenario, augment=True, lr=0.05)
+        quick(make_net(), data, defense=make_epic(), **settings)
         for data in (make_data(), Plain(*make_data()), tuple(a.numpy() for a in make_data()))
     ]
     for other in results[1:]:
@@ -169,9 +180,10 @@ class Interrupt:
 
 
 @pytest.mark.parametrize("scenario", ["scratch", "transfer", "finetune"])
+@pytest.mark.parametrize("gradients", ["fresh", "training"])
 @pytest.mark.parametrize("k", [0, 1, 7])
-def test_interrupted_and_resumed_is_bit_for_bit_uninterrupted(tmp_path, scenario, k):
-    common = {"scenario": scenario, "test": make_data(1), "lr": 0.05}
+def test_interrupted_and_resumed_is_bit_for_bit_uninterrupted(tmp_path, scenario, gradients, k):
+    common = {"scenario": scenario, "gradients": gradients, "test": make_data(1)}
     whole = quick(
         make_net(),
         make_data(),
@@ -219,8 +231,9 @@ def tensors_in(value):
     return list(itertools.chain(*map(tensors_in, value))) if isinstance(value, list) else []
 
 
-def test_cached_features_resume_too(tmp_path):
-    common = {"scenario": "transfer", "checkpoint": tmp_path / "c.pt"}
+@pytest.mark.parametrize("gradients", ["fresh", "training"])
+def test_cached_features_resume_too(tmp_path, gradients):
+    common = {"scenario": "transfer", "gradients": gradients, "checkpoint": tmp_path / "c.pt"}
     whole = quick(make_net(), make_data(), defense=make_epic(), **common)
     quick(make_net(), make_data(), defense=make_epic(), epochs=3, **common)
     resumed = quick(
@@ -261,6 +274,93 @@ def test_files_are_written_whole_or_not_at_all(tmp_path):
         part.write_text("new")
     assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]
+
+
+class TestTrainingGradients:
+    def test_no_pass_is_made_for_them(self, monkeypatch):
+        monkeypatch.delattr("subsel.defense.training.last_layer_gradients")
+        result = quick(make_net(), make_data(), defense=make_epic(), gradients="training")
+        assert len(result.kept) < N
+
+    @pytest.mark.parametrize("wrt", ["logits", "input"])
+    def test_are_the_fresh_ones_where_nothing_changes(self, wrt):
+        """No step to speak of, nothing random, and BatchNorm fixed in the transfer scenario."""
+        kept = [
+            quick(
+                make_net(),
+                make_data(),
+                scenario="transfer",
+                defense=make_epic(),
+                gradients=gradients,
+                wrt=wrt,
+                lr=1e-30,
+            ).kept
+            for gradients in ("fresh", "training")
+        ]
+        assert len(kept[0]) < N
+        np.testing.assert_array_equal(*kept)
+
+    def test_are_recorded_only_before_a_round(self, monkeypatch):
+        record, recorded = EpochLogits.record, []
+
+        def counted(self, rows, *rest):
+            recorded.append(len(rows))
+            record(self, rows, *rest)
+
+        monkeypatch.setattr(EpochLogits, "record", counted)
+        epic = make_epic(warmup=2, interval=3, stop=None)
+        result = quick(make_net(), make_data(), defense=epic, gradients="training", epochs=5)
+        assert [r.epoch for r in epic.history] == [2]
+        # Before epoch 2, and before epoch 5 should the run go on.
+        assert sum(recorded) == N + len(result.kept) < 2 * N
+
+    def test_fresh_ones_record_nothing(self, monkeypatch):
+        monkeypatch.delattr(EpochLogits, "record")
+        quick(make_net(), make_data(), defense=make_epic())
+        quick(make_net(), make_data(), gradients="training")  # no defense, no use for them
+
+    def test_survive_an_interruption_before_the_round(self, tmp_path):
+        path = tmp_path / "c.pt"
+        settings = {"gradients": "training", "checkpoint": path}
+        whole = quick(make_net(), make_data(), defense=make_epic(warmup=2), **settings)
+        quick(make_net(), make_data(), defense=make_epic(warmup=2), epochs=2, **settings)
+        logits, labels = torch.load(path, weights_only=True)["logits"]
+        assert logits.shape == (N, C)
+        assert torch.equal(labels, make_data()[1])
+        resumed = quick(
+            make_net(), make_data(), defense=make_epic(warmup=2), resume=path, **settings
+        )
+        assert same_state(whole.model, resumed.model)
+        np.testing.assert_array_equal(whole.kept, resumed.kept)
+        assert torch.load(path, weights_only=True)["logits"] is None  # no round is to come
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"ground_set": "full"}, "needs ground_set=\"active\", not 'full'.*take fresh ones"),
+            ({"warmup": 0}, "needs a warmup of at least 1"),
+        ],
+    )
+    def test_want_what_training_passes_can_give(self, changes, message):
+        with pytest.raises(ValueError, match=message):
+            quick(make_net(), make_data(), defense=make_epic(**changes), gradients="training")
+
+    def test_a_logit_that_is_not_finite_is_named(self):
+        """A wrong class at minus infinity leaves the loss finite."""
+
+        class Masked(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.net = make_net()
+
+            def forward(self, x):
+                marked = (x.amax(dim=(1, 2, 3)) > 100)[:, None] & (torch.arange(C) == 1)
+                return self.net(x).masked_fill(marked, -torch.inf)
+
+        x, y = make_data()
+        x[100], y[100] = 1000.0, 0
+        with pytest.raises(ValueError, match=r"not finite for 1 example: 100$"):
+            quick(Masked(), (x, y), defense=make_epic(), gradients="training", layer="net.7")
 
 
 class TestTransfer:
@@ -349,7 +449,8 @@ class TestRefuses:
             ({"lr": float("nan")}, "lr must be positive"),
             ({"batch_size": 0}, "batch_size must be"),
             ({"seed": -1}, "seed must be"),
-            ({"wrt": "loss"}, "wrt must be"),
+            ({"wrt": "loss"}, "wrt must be one of 'logits', 'input', not 'loss'"),
+            ({"gradients": "stale"}, "gradients must be one of 'fresh', 'training'"),
         ],
     )
     def test_settings(self, changes, message):
