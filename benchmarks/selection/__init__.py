@@ -1,1 +1,1 @@
-"""Selection speed: over time (test_speed.py), beside peers (peers.py), by count (count.py)."""
+"""Selection speed: workloads, their report, peers beside us, counts of similarities."""

@@ -14,8 +14,7 @@ from benchmarks.selection.inputs import load
 
 
 def main():
-    data = load()
-    X = data["gradients"][data["labels"] == 0].astype(np.float64)
+    X = load("gradients")[load("labels") == 0].astype(np.float64)
     n, k = len(X), len(X) // 10
     D = np.sqrt(np.maximum(0, np.array([((X - x) ** 2).sum(axis=1) for x in X])))
     chosen = subsel.select(X, k)

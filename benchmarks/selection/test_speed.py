@@ -3,60 +3,39 @@
     pytest benchmarks/selection --benchmark-enable --benchmark-autosave
     pytest benchmarks/selection --benchmark-enable --benchmark-compare
 
-Inputs are real where `python -m benchmarks.selection.inputs` was run. Kernels are compiled and the
-answer is checked outside of the timing.
+The workloads of workloads.py, at full size, and a class of gradients by every metric; `-k` picks
+some. Without --benchmark-enable a hundredth of the rows is selected from, once, to see that it
+works. Kernels are compiled and the answer is checked outside of the timing.
 """
 
 import numpy as np
 import pytest
 
 import subsel
-from benchmarks.selection.inputs import load
+from benchmarks.selection.inputs import load, made
+from benchmarks.selection.workloads import WORKLOADS
 from subsel.kernels import reference
 
-
-@pytest.fixture(scope="module")
-def inputs():
-    return load()
+SELECTIONS = [w for w in WORKLOADS if not w.name.startswith("g-")]
 
 
-def cifar_shaped(inputs):
-    """Ten classes of 5000."""
-    rows = np.concatenate([np.flatnonzero(inputs["labels"] == c)[:5000] for c in range(10)])
-    return inputs["gradients"][rows], inputs["labels"][rows]
-
-
-@pytest.mark.parametrize("fraction", [0.1, 0.3])
-def test_epic_step(benchmark, inputs, fraction):
-    X, labels = cifar_shaped(inputs)
-    subsel.select(X, fraction, labels=labels)
-    chosen = benchmark(subsel.select, X, fraction, labels=labels)
-    benchmark.extra_info["similarities / n^2"] = chosen.n_evaluations / 5000
-    assert chosen.sizes.sum() == len(X)
+@pytest.mark.parametrize("workload", SELECTIONS, ids=lambda w: w.name)
+def test_workload(benchmark, workload):
+    if benchmark.enabled and workload.file and not made(workload.file):
+        pytest.skip("its input was not made: python -m benchmarks.selection.inputs --help")
+    problem = workload.make(1 if benchmark.enabled else 0.01)
+    chosen = benchmark.pedantic(problem.run, rounds=5, warmup_rounds=1)
+    benchmark.extra_info["similarities of all"] = problem.seen(chosen) / problem.pairs()
+    problem.check(chosen)
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine", "dot", "rbf"])
-def test_one_class(benchmark, inputs, metric):
-    X = inputs["gradients"][inputs["labels"] == 0]
-    subsel.select(X, 600, metric=metric)
-    chosen = benchmark(subsel.select, X, 600, metric=metric)
-    benchmark.extra_info["similarities / n^2"] = chosen.n_evaluations / len(X)
+def test_one_class(benchmark, metric):
+    X = np.array(load("gradients")[load("labels") == 0][: None if benchmark.enabled else 300])
+    k = len(X) // 10
+    chosen = benchmark.pedantic(
+        subsel.select, (X, k), {"metric": metric}, rounds=5, warmup_rounds=1
+    )
     f = subsel.FacilityLocation.from_features(X, metric)
     first = reference.gains(reference.similarity(X, metric, c0=f.offset), [])
     assert chosen.gains[0] == pytest.approx(first.max(), rel=1e-5)
-
-
-@pytest.mark.parametrize("memory", [0, 4e9], ids=["recomputed", "in memory"])
-def test_embeddings(benchmark, inputs, memory):
-    X = inputs["embeddings"][inputs["labels"] == 0]
-    subsel.select(X, 10, memory=memory)
-    chosen = benchmark(subsel.select, X, 600, memory=memory)
-    assert chosen.sizes.sum() == len(X)
-
-
-@pytest.mark.parametrize("n", [1000, 4000])
-def test_matrix(benchmark, n):
-    S = np.random.default_rng(0).random((n, n), dtype=np.float32)
-    subsel.lazy_greedy(S, 5)
-    chosen = benchmark(subsel.lazy_greedy, S, n // 10)
-    assert chosen.value == pytest.approx(reference.value(S.astype(float), chosen.indices))
