@@ -202,6 +202,8 @@ def train(
     model.to(where)
     with seeded(seed, None, where):
         head = _head(model, data, layer)
+        if defense is not None and wrt == "input":
+            linear_weight(head)  # objects to other layers, before any training
         if settings["scenario"] != "scratch":
             head.reset_parameters()
     with _backbone_fixed(model, head) if transfer else nullcontext():

@@ -461,6 +461,10 @@ class TestRefuses:
         with pytest.raises(TypeError, match="give the dataset, not a DataLoader"):
             quick(make_net(), DataLoader(Plain(*make_data())))
 
+    def test_a_last_layer_without_a_weight(self):
+        with pytest.raises(ValueError, match=r"needs an nn\.Linear as last layer, got Dropout"):
+            quick(make_net(), make_data(), defense=make_epic(), wrt="input", layer="6", epochs=1)
+
     def test_labels_outside_the_models(self):
         x, y = make_data()
         y[100] = C
