@@ -153,7 +153,7 @@ def plot(records):
             continue
         n, seconds = np.array([(n, r["seconds"]) for n, r in points]).T
         slope = np.polyfit(np.log(n), np.log(seconds), 1)[0]
-        label = f"{name} {points[0][1]['version']}, n^{slope:.1f}"
+        label = f"{name} {points[0][1]['version']}: $n^{{{slope:.1f}}}$"
         axes.loglog(n, seconds, "o-", color=colour, label=label, markersize=4)
     axes.set_xticks(SIZES, [f"{n}" for n in SIZES], minor=False)
     axes.minorticks_off()

@@ -68,7 +68,8 @@ def page(records, machine, peers, notes):
         r["peers"] = peers.get(w.name, {})
         reached, met = judged(w, r)
         rows.append([
-            w.name, w.what, f"{r['seconds']:.3g}", figure(r["memory"], 1e6),
+            w.name + (" (older)" if r["source"] != machine["source"] else ""), w.what,
+            f"{r['seconds']:.3g}", f"{r['memory'] / 1e6:.0f}" if r["memory"] else "",
             figure(r.get("pairs_of_all")), r.get("path", ""),
             f"{w.rival[0]}: {r['rival_seconds']:.3g} s" if "rival_seconds" in r else "",
             reached, met,
@@ -88,7 +89,8 @@ def page(records, machine, peers, notes):
     python -m benchmarks.selection.report
 
 Seconds are medians; MB is the peak of memory beyond the input; pairs are similarities looked at, as
-a part of all there are (n², or the non-zeros); path is how they were had.
+a part of all there are (n², or the non-zeros); path is how they were had. Rows marked as older were
+measured in another state of the source than the machine's figures below.
 
 {markdown(head, rows)}
 ## The machine, and the least that must be done

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -59,7 +59,7 @@ class Features:
         assert chosen.sizes.sum() == len(self.X)
         position = np.full(len(self.X), -1)
         position[chosen.indices] = np.arange(len(chosen))
-        for rows in self.parts()[:10]:
+        for rows in self.parts()[:3]:
             X = np.asarray(self.X[rows], np.float64)
             steps = np.sort(position[rows][position[rows] >= 0])
             local = np.searchsorted(rows, chosen.indices[steps])
@@ -151,12 +151,19 @@ def select_from_sample(X, k, sample, random_state):
     """Select from a uniform sample of the rows, then assign all rows to what was selected."""
     random = np.random.default_rng(random_state)
     rows = np.sort(random.choice(len(X), min(sample, len(X)), replace=False))
-    chosen = subsel.select(X[rows], k)
+    chosen = subsel.select(X[rows], k, memory=X.nbytes)
     indices = rows[chosen.indices]
-    assignment, sizes = subsel.FacilityLocation.from_features(X, memory=0).assign(indices)
-    return subsel.Selection(
-        indices, chosen.gains, chosen.value, chosen.n_evaluations, assignment, sizes, chosen.path
-    )
+    assignment = np.concatenate([
+        represented(X[indices], X[start : start + 50_000]) for start in range(0, len(X), 50_000)
+    ])  # fmt: skip
+    sizes = np.bincount(assignment, minlength=k)
+    return replace(chosen, indices=indices, assignment=assignment, sizes=sizes)
+
+
+def represented(selected, X):
+    """For each row the position of the nearest of the selected ones."""
+    f = subsel.FacilityLocation.from_features(np.concatenate([selected, X]), memory=0)
+    return f.assign(np.arange(len(selected)))[0][len(selected) :]
 
 
 @dataclass(frozen=True)
