@@ -135,7 +135,8 @@ def train(
         What EPIC looks at.  "fresh": gradients taken before each round by a forward pass in eval
         mode, without augmentation, as in the paper.  "training": those that follow from the
         logits of the epoch before, as it trained (`EpochLogits`), which costs no pass.  It wants
-        EPIC's active ground set, for what was dropped has no such logits, and a warmup.
+        EPIC's active ground set, for what was dropped has no such logits.  A round before epoch 0
+        or 1 takes fresh ones all the same: what epoch 0 sees first, it sees untrained.
     wrt, layer
         Of `last_layer_gradients`; `layer` is also the head of transfer and fine-tuning.
     seed : int
@@ -193,8 +194,11 @@ def train(
         if defense.history:
             raise ValueError("defense has already pruned; give a fresh EPIC, also to resume")
         defense.start(len(data))
-        if gradients == "training":
-            _check_trains_all_it_sees(defense)
+        if gradients == "training" and defense.ground_set != "active":
+            raise ValueError(
+                f'gradients="training" needs ground_set="active", not {defense.ground_set!r}: '
+                "dropped examples are not trained on and have no gradients; take fresh ones"
+            )
     checkpoint = None if checkpoint is None else Path(checkpoint)
     if checkpoint is not None and not checkpoint.parent.is_dir():
         raise FileNotFoundError(f"checkpoint {checkpoint} is in a folder that does not exist")
@@ -227,7 +231,7 @@ def train(
                 dropped = 0
                 if defense is not None and defense.due(epoch):
                     bar.set_description_str(f"epoch {epoch + 1}/{epochs}, selecting")
-                    if gradients == "training":
+                    if seen.logits is not None:
                         weight = linear_weight(head) if wrt == "input" else None
                         found = seen.gradients(defense.kept, weight)
                     else:
@@ -245,7 +249,9 @@ def train(
                     group["lr"] = rate
                 net.train(not transfer)
                 seen = EpochLogits(len(data))
-                recording = gradients == "training" and defense and defense.due(epoch + 1)
+                recording = (
+                    gradients == "training" and epoch > 0 and defense and defense.due(epoch + 1)
+                )
                 loss_sum = right = torch.zeros((), device=where)
                 with seeded(seed, epoch, where) as generator:
                     for rows, x, y in data.shuffled(result.kept, batch_size, generator):
@@ -330,20 +336,6 @@ def _settings(preset: str | None, given: dict[str, Any], **settings: Any) -> dic
     if not isinstance(settings["seed"], int) or settings["seed"] < 0:
         raise ValueError(f"seed must be an integer of at least 0, got {settings['seed']!r}")
     return settings
-
-
-def _check_trains_all_it_sees(defense: EPIC) -> None:
-    """Whether a training epoch sees what `defense` looks at in the round that follows."""
-    if defense.ground_set != "active":
-        raise ValueError(
-            f'gradients="training" needs ground_set="active", not {defense.ground_set!r}: dropped '
-            "examples are not trained on and have no gradients; take fresh ones"
-        )
-    if defense.warmup == 0:
-        raise ValueError(
-            'gradients="training" needs a warmup of at least 1: before epoch 0 nothing has been '
-            "trained; take fresh ones"
-        )
 
 
 def _head(model: nn.Module, data: Examples, layer: str | None) -> Any:

@@ -102,10 +102,11 @@ def test_own_loop_gives_the_same(ground_set, gradients):
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9, nesterov=True)
     seen = EpochLogits(N)
     for epoch in range(6):
-        if epic.due(epoch) and gradients == "fresh":
-            epic.prune(*last_layer_gradients(net, data), epoch)
-        elif epic.due(epoch):
-            epic.prune(*seen.gradients(epic.kept), epoch)
+        if epic.due(epoch):
+            if gradients == "fresh" or epoch < 2:
+                epic.prune(*last_layer_gradients(net, data), epoch)
+            else:
+                epic.prune(*seen.gradients(epic.kept), epoch)
         seen = EpochLogits(N)
         net.train()
         with seeded(7, epoch, torch.device("cpu")) as generator:
@@ -279,8 +280,24 @@ def test_files_are_written_whole_or_not_at_all(tmp_path):
 class TestTrainingGradients:
     def test_no_pass_is_made_for_them(self, monkeypatch):
         monkeypatch.delattr("subsel.defense.training.last_layer_gradients")
-        result = quick(make_net(), make_data(), defense=make_epic(), gradients="training")
-        assert len(result.kept) < N
+        epic = make_epic(warmup=2)
+        quick(make_net(), make_data(), defense=epic, gradients="training")
+        assert [r.epoch for r in epic.history] == [2, 3, 4]
+
+    def test_are_not_those_of_an_untrained_network(self, monkeypatch):
+        import subsel.defense.training as training
+
+        def fresh(*args, **settings):
+            passes.append(1)
+            return last_layer_gradients(*args, **settings)
+
+        monkeypatch.setattr(training, "last_layer_gradients", fresh)
+        for warmup, expected in ((0, 2), (1, 1), (2, 0)):
+            passes = []
+            epic = make_epic(warmup=warmup)
+            quick(make_net(), make_data(), defense=epic, gradients="training")
+            assert len(passes) == expected
+            assert [r.epoch for r in epic.history] == list(range(warmup, 5))
 
     @pytest.mark.parametrize("wrt", ["logits", "input"])
     def test_are_the_fresh_ones_where_nothing_changes(self, wrt):
@@ -334,16 +351,10 @@ class TestTrainingGradients:
         np.testing.assert_array_equal(whole.kept, resumed.kept)
         assert torch.load(path, weights_only=True)["logits"] is None  # no round is to come
 
-    @pytest.mark.parametrize(
-        ("changes", "message"),
-        [
-            ({"ground_set": "full"}, "needs ground_set=\"active\", not 'full'.*take fresh ones"),
-            ({"warmup": 0}, "needs a warmup of at least 1"),
-        ],
-    )
-    def test_want_what_training_passes_can_give(self, changes, message):
-        with pytest.raises(ValueError, match=message):
-            quick(make_net(), make_data(), defense=make_epic(**changes), gradients="training")
+    def test_want_the_active_ground_set(self):
+        epic = make_epic(ground_set="full")
+        with pytest.raises(ValueError, match=r'needs ground_set="active", not .full.*take fresh'):
+            quick(make_net(), make_data(), defense=epic, gradients="training")
 
     def test_a_logit_that_is_not_finite_is_named(self):
         """A wrong class at minus infinity leaves the loss finite."""
@@ -360,7 +371,13 @@ class TestTrainingGradients:
         x, y = make_data()
         x[100], y[100] = 1000.0, 0
         with pytest.raises(ValueError, match=r"not finite for 1 example: 100$"):
-            quick(Masked(), (x, y), defense=make_epic(), gradients="training", layer="net.7")
+            quick(
+                Masked(),
+                (x, y),
+                defense=make_epic(warmup=2),
+                gradients="training",
+                layer="net.7",
+            )
 
 
 class TestTransfer:
