@@ -50,7 +50,7 @@ def subsel(X, budget, labels=None):
 
 
 def submodlib(X, k):
-    """As EPIC's code uses it, but for the similarity: dense, LazyGreedy."""
+    """As EPIC's code uses it, but for the similarity, here exp(-distance / d): LazyGreedy."""
     from submodlib import FacilityLocationFunction
 
     f = FacilityLocationFunction(n=len(X), mode="dense", data=X, metric="euclidean")
@@ -178,8 +178,9 @@ def page(records, notes):
     python -m benchmarks.selection.peers
 
 From features (n × 10, euclidean) to indices; k = n / 10, or f of each class. Each library has a
-process of its own; MB is the peak of memory beyond the input; the sum of distances is what is
-minimized (they differ where near-ties are decided by rounding).
+process of its own; MB is the peak of memory beyond the input. The sum of distances is what subsel,
+apricot and kmedoids minimize, up to the rounding of near-ties; submodlib's similarity is
+exp(-distance / 10) instead. Of apricot's time a second and more is compilation, at every fit.
 
 {table(records, problems)}
 ![Seconds against n, for each library]({PLOT.name})
