@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from benchmarks.selection.measure import write_whole
+
 FOLDER = Path("data/selection")
 NETWORK = FOLDER / "network.pt"
 SMALL = {"gradients": 10, "embeddings": 768, "embeddings_64": 64}  # columns of each
@@ -62,7 +64,6 @@ def make_fashion():
     import torch
 
     from subsel.defense import last_layer_gradients, train
-    from subsel.defense.files import written_whole
 
     dataset, model = fashion()
     result = train(model, dataset, epochs=5, lr=0.05, drops=(), weight_decay=0.0, seed=0)
@@ -73,13 +74,11 @@ def make_fashion():
         batches = dataset.tensors[0].split(1000)
         wide = torch.cat([model[:-3](x) for x in tqdm(batches, desc="embeddings")])
         narrow = model[-3:-1](wide)
-    with written_whole(NETWORK) as part:
-        torch.save(model.state_dict(), part)
+    write_whole(NETWORK, lambda part: torch.save(model.state_dict(), part))
     arrays = {"gradients": gradients, "labels": labels,
               "embeddings": wide.numpy(), "embeddings_64": narrow.numpy()}  # fmt: skip
     for name, array in arrays.items():
-        with written_whole(FOLDER / f"{name}.npy") as part:
-            np.save(part, array)
+        write_whole(FOLDER / f"{name}.npy", lambda part, array=array: np.save(part, array))
 
 
 def fashion():
@@ -135,9 +134,8 @@ def make_imagenet():
 
 def write(name, shape, blocks):
     """A float32 file larger than one likes to hold, block of rows by block of rows."""
-    from subsel.defense.files import written_whole
 
-    with written_whole(FOLDER / f"{name}.npy") as part:
+    def fill(part):
         out = np.lib.format.open_memmap(part, "w+", np.float32, shape)
         start = 0
         with tqdm(total=shape[0], desc=name, unit="row", unit_scale=True) as bar:
@@ -146,6 +144,8 @@ def write(name, shape, blocks):
                 start += len(block)
                 bar.update(len(block))
         out.flush()
+
+    write_whole(FOLDER / f"{name}.npy", fill)
 
 
 def main():
@@ -157,7 +157,6 @@ def main():
     args = parser.parse_args()
     if unknown := set(args.what) - set(makers):
         parser.error(f"{', '.join(unknown)} is none of {', '.join(makers)}")
-    FOLDER.mkdir(parents=True, exist_ok=True)
     for what in args.what or ["fashion"]:
         makers[what]()
 

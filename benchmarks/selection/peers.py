@@ -27,7 +27,16 @@ from tqdm import tqdm
 
 from benchmarks.poisoning.report import markdown
 from benchmarks.selection.inputs import load, made
-from benchmarks.selection.measure import RUNS, append, conditions, in_process, read, source, timed
+from benchmarks.selection.measure import (
+    RUNS,
+    append,
+    conditions,
+    in_process,
+    read,
+    source,
+    timed,
+    write_whole,
+)
 
 PACKAGES = {
     "subsel": "subsel",
@@ -142,8 +151,6 @@ def plot(records):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    from subsel.defense.files import written_whole
-
     figure, axes = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
     colours = {"subsel": "#c1272d", "submodlib": "#3b6ea5", "apricot": "#d9a441",
                "kmedoids": "#777777"}  # fmt: skip
@@ -162,8 +169,7 @@ def plot(records):
     axes.grid(True, color="#dddddd", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=9)
-    with written_whole(PLOT) as part:
-        figure.savefig(part, dpi=110)
+    write_whole(PLOT, lambda part: figure.savefig(part, dpi=110))
     plt.close(figure)
 
 
@@ -234,10 +240,9 @@ def main():
         if record["seconds"] > TOO_LONG and problem not in EPIC:
             slow.add(name)
     records = last(path)
-    PAGE.parent.mkdir(parents=True, exist_ok=True)
     plot(records)
     notes = "\n".join(sorted({r["conditions"] for r in records.values()}))
-    PAGE.write_text(page(records, notes))
+    write_whole(PAGE, lambda part: part.write_text(page(records, notes)))
     print(table(records, {p: p for p in args.problems}))
 
 

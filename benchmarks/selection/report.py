@@ -25,7 +25,16 @@ from tqdm import tqdm
 from benchmarks.poisoning.report import markdown
 from benchmarks.selection import ceilings
 from benchmarks.selection.inputs import made
-from benchmarks.selection.measure import RUNS, append, conditions, in_process, read, source, timed
+from benchmarks.selection.measure import (
+    RUNS,
+    append,
+    conditions,
+    in_process,
+    read,
+    source,
+    timed,
+    write_whole,
+)
 from benchmarks.selection.workloads import WORKLOADS
 
 PAGE = Path("docs/speed/workloads.md")
@@ -195,8 +204,7 @@ def main():
         records, machine, speedups(), "\n".join({r["conditions"] for r in records.values()})
     )
     if args.scale == 1:
-        PAGE.parent.mkdir(parents=True, exist_ok=True)
-        PAGE.write_text(text)
+        write_whole(PAGE, lambda part: part.write_text(text))
     print(text)
 
 
