@@ -146,16 +146,12 @@ def last(path, key):
     return {record[key]: record for record in read(path)}
 
 
-def speedups():
-    """How many times as long each peer takes on the workloads that they share."""
+def peers_seconds():
+    """What each library takes for the workloads that peers.py measures too."""
     times = {}
-    for r in read(RUNS / "peers.jsonl"):
-        times.setdefault(r["problem"], {})[r["name"]] = r["seconds"]
-    return {
-        problem: {name: s / seconds["subsel"] for name, s in seconds.items()}
-        for problem, seconds in times.items()
-        if "subsel" in seconds
-    }
+    for record in read(RUNS / "peers.jsonl"):
+        times.setdefault(record["problem"], {})[record["name"]] = record["seconds"]
+    return times
 
 
 def main():
@@ -201,7 +197,7 @@ def main():
     records = last(path, "workload")
     machine = records["machine"]
     text = page(
-        records, machine, speedups(), "\n".join({r["conditions"] for r in records.values()})
+        records, machine, peers_seconds(), "\n".join({r["conditions"] for r in records.values()})
     )
     if args.scale == 1:
         write_whole(PAGE, lambda part: part.write_text(text))

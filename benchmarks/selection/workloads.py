@@ -315,7 +315,11 @@ def ratio(record):
 
 
 def beside(peer):
-    return lambda record: record.get("peers", {}).get(peer)
+    def value(record):
+        theirs = record.get("peers", {}).get(peer)
+        return theirs and theirs / record["seconds"]
+
+    return value
 
 
 def pair_rate(record):
