@@ -320,19 +320,20 @@ def test_refused_elements(element):
             f.add(element)
 
 
-def test_no_best_of_none():
+def test_nothing_to_add_where_all_is_taken():
     for f in (subsel.FacilityLocation(np.eye(3)), Recomputed(np.eye(3))):
         f.reset()
         with pytest.raises(ValueError, match=r"taken|empty"):
-            f.best(np.ones(3, bool))
+            f.extend(np.ones(3, bool), 1)
 
 
 def test_evaluations_are_the_rows_that_changed():
     S = tied(10)
     selection = subsel.greedy(S, 20)
-    covered, rows = np.zeros(60), 60
-    for element in selection.indices:
-        rows += (S[:, element] > covered).sum()
+    covered, rows = np.zeros(60), 60 + 60  # before the first pick, and after it
+    for position, element in enumerate(selection.indices):
+        if 0 < position < 19:
+            rows += (S[:, element] > covered).sum()
         covered = np.maximum(covered, S[:, element])
     assert selection.n_evaluations == -(-(rows * 70 + 20 * 60) // 60)
 

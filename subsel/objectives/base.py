@@ -50,15 +50,30 @@ class Objective(ABC):
         """The same objective on a part of the ground set; its element j is ``candidates[j]``."""
         raise NotImplementedError(f"{type(self).__name__} cannot be restricted to candidates")
 
-    def best(self, taken: np.ndarray) -> tuple[int, float]:
-        """The candidate of largest gain among those not `taken` (bool, (n,)), and its gain.
+    def extend(self, taken: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Add the candidate of largest gain, `count` times; this is greedy.
 
-        The lowest index wins among equals.
+        Parameters
+        ----------
+        taken : ndarray of bool, shape (n,)
+            Candidates not to add, at most n - count; those added are marked in it.
+        count : int
+
+        Returns
+        -------
+        elements : ndarray of int64, shape (count,)
+            In the order of adding. The lowest index wins among equal gains.
+        gains : ndarray of float64, shape (count,)
         """
-        candidates = np.flatnonzero(~taken)
-        gains = self.checked_gains(candidates)
-        at = int(np.argmax(gains))
-        return int(candidates[at]), float(gains[at])
+        elements, won = np.empty(count, np.int64), np.empty(count)
+        for step in range(count):
+            candidates = np.flatnonzero(~taken)
+            gains = self.checked_gains(candidates)
+            at = int(np.argmax(gains))
+            elements[step], won[step] = candidates[at], gains[at]
+            taken[elements[step]] = True
+            self.add(int(elements[step]))
+        return elements, won
 
     def checked_gains(self, candidates: np.ndarray) -> np.ndarray:
         """`gains`, in float64, once they are seen to be one finite number for each candidate."""

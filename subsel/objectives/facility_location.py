@@ -9,9 +9,9 @@ from subsel.kernels import cpu
 from subsel.objectives.base import Objective
 from subsel.similarity import (
     METRICS,
-    Coverage,
     DenseSimilarity,
     FeatureSimilarity,
+    Search,
     SparseSimilarity,
 )
 from subsel.validation import (
@@ -189,15 +189,12 @@ class FacilityLocation(Objective):
 
     def reset(self) -> None:
         """Make the selection empty."""
-        self._coverage = self._similarity.coverage()
-        self._gains: np.ndarray | None = None
-        self._added = 0
-        self._seen = 0
+        self._search = self._similarity.search()
 
     @property
     def n_evaluations(self) -> int:  # type: ignore[override]
         """Similarities looked at since `reset`, divided by the number of points, rounded up."""
-        return -(-self._seen // self.n_points)
+        return -(-int(self._search.counts[cpu.SEEN]) // self.n_points)
 
     def gains(self, candidates: ArrayLike) -> np.ndarray:
         """Marginal gains of candidates with respect to what was added.
@@ -209,47 +206,36 @@ class FacilityLocation(Objective):
         Returns
         -------
         ndarray of float64, shape (m,)
-            F(S + e) - F(S) for each; 0 for one already added. The first call after `reset` looks at
-            up to n_points * n_candidates similarities, later ones at none.
+            F(S + e) - F(S) for each; 0 for one already added. A candidate's first evaluation looks
+            at up to n_points similarities, later ones at those of points that changed since.
         """
         candidates = check_indices(candidates, self.n, "candidates")
-        by_slot = self._kept_gains()[self._similarity.slots(candidates)]
-        return by_slot * self._similarity.unit
+        slots = self._similarity.slots(candidates)
+        self._similarity.settle(self._search, np.unique(slots // self._search.width))
+        return self._search.gains[slots] * self._similarity.unit
 
-    def best(self, taken: np.ndarray) -> tuple[int, float]:
-        """The candidate of largest gain (the lowest index of equals) and its gain."""
-        source = self._similarity
-        if self._gains is None and not self._added and not taken.any():
-            first, gain, seen = source.best_alone()
-            self._seen += seen
-            if first is not None:
-                return first, gain * source.unit
-        element, gain = cpu.argmax(self._kept_gains(), source.order, taken)
-        if element < 0:
-            raise ValueError("every candidate is taken")
-        return element, gain * source.unit
+    def extend(self, taken: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Add the best candidate that is not taken, `count` times; see `Objective.extend`."""
+        source, search = self._similarity, self._search
+        elements, gains = np.empty(count, np.int64), np.empty(count)
+        if count > len(taken) - np.count_nonzero(taken):
+            raise ValueError(f"taken leaves fewer than {count} candidates")
+        np.copyto(search.taken, taken[source.order])
+        source.grow(search, elements, gains)
+        taken[elements] = True
+        return elements, gains * source.unit
 
     def add(self, element: int) -> None:
-        """Select an element: O(n_points) similarities, and a row of them for each point it wins."""
+        """Select an element: O(n_points) similarities, and a row of them for each point it wins.
+
+        The rows are looked at when gains are asked for.
+        """
         if isinstance(element, bool) or not isinstance(element, int | np.integer):
             raise TypeError(f"element must be an integer, not {element!r}")
         if not 0 <= element < self.n:
             raise ValueError(f"element must be in 0..{self.n - 1}, not {element}")
-        source, c = self._similarity, self._coverage
-        m, seen = source.cover(source.slots(element), self._added, c)
-        if self._gains is not None:
-            seen += source.sweep(c, m, -1.0, self._gains)
-        self._added += 1
-        self._seen += seen
-
-    def _kept_gains(self) -> np.ndarray:
-        """Gains by slot, computed from scratch where they are not kept yet."""
-        if self._gains is None:
-            source, c = self._similarity, self._coverage
-            c.consider_all(self.n_points)
-            self._gains = np.zeros(source.n_slots)
-            self._seen += source.sweep(c, self.n_points, 1.0, self._gains)
-        return self._gains
+        self._similarity.make_room(self._search)
+        cpu.add(self._similarity.store, self._similarity.slots(element), self._search)
 
     @property
     def assignment(self) -> np.ndarray:
@@ -257,7 +243,7 @@ class FacilityLocation(Objective):
 
         The earliest of equally similar ones; 0 for a point that is similar to none.
         """
-        return self._similarity.of_points(self._coverage.assigned)[: self.n_points].copy()
+        return self._similarity.of_points(self._search.assigned)[: self.n_points].copy()
 
     def value(self, indices: ArrayLike) -> float:
         """F(indices), from scratch; does not touch what was added.
@@ -267,8 +253,8 @@ class FacilityLocation(Objective):
         indices : array_like of int, shape (k,)
             May be empty (F = 0) and may repeat. Time O(n_points k) similarities.
         """
-        c = self._represent(check_indices(indices, self.n))
-        best = self._similarity.of_points(c.best)[: self.n_points]
+        search = self._represent(check_indices(indices, self.n))
+        best = self._similarity.of_points(search.best)[: self.n_points]
         return float((best + self._similarity.offset).sum()) * self._similarity.unit
 
     def assign(self, indices: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
@@ -289,12 +275,12 @@ class FacilityLocation(Objective):
         indices = check_indices(indices, self.n)
         if not len(indices):
             raise ValueError("indices must not be empty: there is nothing to assign points to")
-        c = self._represent(indices)
-        assignment = self._similarity.of_points(c.assigned)[: self.n_points].copy()
+        search = self._represent(indices)
+        assignment = self._similarity.of_points(search.assigned)[: self.n_points].copy()
         return assignment, np.bincount(assignment, minlength=len(indices))
 
-    def _represent(self, indices: np.ndarray) -> Coverage:
-        c = self._similarity.coverage()
-        for position, element in enumerate(indices):
-            self._similarity.cover(self._similarity.slots(element), position, c)
-        return c
+    def _represent(self, indices: np.ndarray) -> Search:
+        search = self._similarity.search(log=False)
+        slots = self._similarity.slots(indices.astype(np.int64))
+        cpu.represent(self._similarity.store, slots, search)
+        return search

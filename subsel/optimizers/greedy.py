@@ -1,6 +1,7 @@
 """Greedy: add the element of largest marginal gain, again and again."""
 
 import math
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -45,12 +46,17 @@ def greedy(f: Objective | ArrayLike, budget: int, *, progress: bool = False) -> 
     f.reset()
     taken = np.zeros(f.n, bool)
     indices, gains = np.empty(budget, np.int64), np.empty(budget)
-    evaluations = 0
-    for step in steps(budget, progress):
-        evaluations += f.n - step
-        indices[step], gains[step] = f.best(taken)
-        taken[indices[step]] = True
-        f.add(int(indices[step]))
+    done, some = 0, 1
+    with tqdm(total=budget, desc="select", unit="element", disable=not progress) as bar:
+        while done < budget:
+            began = time.perf_counter()
+            part = slice(done, min(done + some, budget))
+            indices[part], gains[part] = f.extend(taken, part.stop - done)
+            bar.update(part.stop - done)
+            done = part.stop
+            # Between calls there is time for the progress bar and for Ctrl-C.
+            some = 2 * some if time.perf_counter() - began < 0.1 else max(1, some // 2)
+    evaluations = budget * f.n - budget * (budget - 1) // 2
     return result(f, indices, gains, evaluations)
 
 
