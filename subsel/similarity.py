@@ -27,7 +27,7 @@ METRICS = {
 _LOG = 3
 """Changes logged for each point before all blocks are settled and the log starts anew."""
 
-_PARALLEL_WORK = 2**20
+_PARALLEL_WORK = 2**21
 """Similarities to look at from which on starting threads costs less than it saves."""
 
 
@@ -89,10 +89,15 @@ class Similarity:
         """Bring the gains of blocks of candidates up to date, on all threads if it pays."""
         blocks = blocks[search.settled[blocks] != search.counts[cpu.RUNS]]
         pending = sum(cpu.pending(search, block) for block in blocks)
-        if cpu.threads() > 1 and pending >= _PARALLEL_WORK:
+        if pending >= self._too_much:
             cpu.settle_parallel(self.store, search, blocks)
         else:
             cpu.settle_serial(self.store, search, blocks)
+
+    @property
+    def _too_much(self) -> int:
+        """Similarities from which on work is for several threads."""
+        return _PARALLEL_WORK if cpu.threads() > 1 else 2**62
 
     def make_room(self, search: Search) -> None:
         """See to it that the log takes another element's changes."""
@@ -104,12 +109,11 @@ class Similarity:
 
     def grow(self, search: Search, elements: np.ndarray, gains: np.ndarray) -> None:
         """Fill `elements` and `gains` greedily."""
-        too_much = _PARALLEL_WORK if cpu.threads() > 1 else 2**62
         cpu.find_leads(search)
         at = 0
         while True:
             self.make_room(search)
-            at = cpu.advance(self.store, search, elements, gains, at, too_much)
+            at = cpu.advance(self.store, search, elements, gains, at, self._too_much)
             if at == len(elements):
                 break
             self.settle(search, search.todo[: search.counts[cpu.TODO]])
@@ -164,13 +168,13 @@ class DenseSimilarity(Similarity):
     @classmethod
     def from_matrix(cls, matrix: np.ndarray, name: str) -> "DenseSimilarity":
         """Check a user's matrix. In F order it is transposed if symmetric, else copied."""
-        check_entries(matrix, name, non_negative=True)
         columns_first = not matrix.flags.c_contiguous and matrix.flags.f_contiguous
+        largest = check_entries(matrix, name, non_negative=True)
         rows = read_only(matrix.T if columns_first else matrix)
         symmetric = matrix.shape[0] == matrix.shape[1] and cpu.is_symmetric(rows)
         if columns_first and not symmetric:
             rows = read_only(matrix)
-        return cls(rows, span=float(rows.max()), symmetric=symmetric)
+        return cls(rows, span=largest, symmetric=symmetric)
 
     def restrict(self, candidates: np.ndarray) -> "DenseSimilarity":
         """The same points with fewer candidates (a copy of their columns)."""
@@ -184,29 +188,26 @@ class SparseSimilarity(Similarity):
     """Similarities in compressed rows and columns; absent entries are 0."""
 
     path = "sparse"
+    width = 512
+    _too_much = 2**62
 
     def __init__(self, rows: Any, columns: Any, span: float) -> None:
         self.columns, self.span = columns, span
         self.n_points, self.n = rows.shape
-        self.width = self.n
-        compressed: Any = [
-            read_only(part)
-            for m in (rows, columns)
-            for part in (m.indptr.astype(np.int64), m.indices.astype(np.int64), m.data)
-        ]
         up, down = _grid(self.n_points, span)
-        self.store = Sparse(*compressed, up=up, down=down)
+        self.store = Sparse(*_compressed(rows), *_compressed(columns), up, down)
 
     @classmethod
     def from_matrix(cls, matrix: Any, name: str) -> "SparseSimilarity":
         """Check a user's scipy matrix or array, in any format; duplicate entries are summed."""
-        matrix = matrix.tocoo()
-        data = np.asarray(matrix.data)
-        if data.dtype.kind not in "biuf":
-            raise TypeError(f"{name} must be numeric (real), not of dtype {data.dtype}")
-        if data.dtype not in (np.float32, np.float64):
+        if matrix.dtype.kind not in "biuf":
+            raise TypeError(f"{name} must be numeric (real), not of dtype {matrix.dtype}")
+        if matrix.dtype not in (np.float32, np.float64):
             matrix = matrix.astype(np.float64)
         rows = matrix.tocsr()
+        if not rows.has_canonical_format:
+            rows = rows.copy() if rows is matrix else rows
+            rows.sum_duplicates()
         for at in np.flatnonzero(~(np.isfinite(rows.data) & (rows.data >= 0)))[:1]:
             i = int(np.searchsorted(rows.indptr, at, side="right")) - 1
             raise ValueError(
@@ -219,6 +220,16 @@ class SparseSimilarity(Similarity):
         """The same points with fewer candidates (a copy of their columns)."""
         columns = self.columns[:, candidates]
         return SparseSimilarity(columns.tocsr(), columns, self.span)
+
+
+def _compressed(matrix: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Starts, indices and entries, in the one type that they are compiled for unless too many."""
+    index = np.int32 if max(matrix.shape) < 2**31 else np.int64
+    return (
+        read_only(matrix.indptr.astype(np.int64)),
+        read_only(matrix.indices.astype(index, copy=False)),
+        read_only(matrix.data),
+    )
 
 
 class Tiles:

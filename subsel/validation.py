@@ -65,21 +65,31 @@ def read_only(array: np.ndarray) -> np.ndarray:
     return array
 
 
-def check_entries(array: np.ndarray, name: str, *, non_negative: bool = False) -> None:
-    """Refuse NaN and inf, and negative entries if asked; says where the first one is."""
+def check_entries(array: np.ndarray, name: str, *, non_negative: bool = False) -> float:
+    """Refuse NaN and inf, and negative entries if asked; says where the first one is.
+
+    Returns the largest entry. Goes over the array once, a few rows at a time.
+    """
     limit = 0.0 if non_negative else -np.finfo(np.float64).max
-    if limit <= array.min() and array.max() < np.inf:
-        return
-    index = next(
-        (i, int(np.argmin(good)))
-        for i, good in enumerate((limit <= row) & (row < np.inf) for row in array)
-        if not good.all()
-    )
-    entry = float(array[index])
-    where = f"{name}[{', '.join(map(str, index))}] is {entry}"
-    if math.isfinite(entry):
-        raise ValueError(f"{where}; similarities must not be negative (shift them, or clip them)")
-    raise ValueError(f"{where}; every entry must be finite")
+    largest = limit
+    step = max(1, 2**18 // (array.shape[1] * array.itemsize))
+    if not array.flags.c_contiguous:
+        step = len(array)
+    for start in range(0, len(array), step):
+        rows = array[start : start + step]
+        high = float(rows.max())
+        if not (limit <= rows.min() and high < np.inf):
+            good = (limit <= rows) & (rows < np.inf)
+            i, j = divmod(int(np.argmin(good)), array.shape[1])
+            entry = float(rows[i, j])
+            where = f"{name}[{start + i}, {j}] is {entry}"
+            if math.isfinite(entry):
+                raise ValueError(
+                    f"{where}; similarities must not be negative (shift them, or clip them)"
+                )
+            raise ValueError(f"{where}; every entry must be finite")
+        largest = max(largest, high)
+    return largest
 
 
 def check_budget(budget: Any, n: int, *, fraction: bool = False, name: str = "budget") -> int:

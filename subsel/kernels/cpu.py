@@ -447,17 +447,6 @@ def _sweep(store, block, points, low, high, m, sign, gains):
             a += 1
         return m * (stop - start)
 
-    def sparse(store, block, points, low, high, m, sign, gains):
-        seen = 0
-        for a in range(m):
-            start, stop = store.row_starts[points[a]], store.row_starts[points[a] + 1]
-            for p in range(start, stop):
-                s = _quantize(np.float64(store.row_data[p]), store.up, store.down)
-                gain = _clamp(s, low[a], high[a]) - low[a]
-                gains[store.row_columns[p]] += sign * gain
-            seen += stop - start
-        return seen
-
     def tiled(store, block, points, low, high, m, sign, gains):
         metric, gamma = store.metric, store.gamma
         b = block[0] // LANES
@@ -490,7 +479,7 @@ def _sweep(store, block, points, low, high, m, sign, gains):
             out[j] += sign * (total[j] - base)
         return m * store.members[b]
 
-    return {Dense: dense, Sparse: sparse, Tiled: tiled}[store.instance_class]
+    return {Dense: dense, Tiled: tiled}[store.instance_class]
 
 
 @overload(group_gaps)
@@ -546,9 +535,9 @@ def _clear_log(search):
 def add(store, slot, search):
     """Add a candidate."""
     cover(store, slot, search)
-    if search.counts[ADDED] == 1:
-        # The first changes every point, so gains are had from scratch sooner than from the log,
-        # all the more as bounds on distance work from now on. The old ones still bound them.
+    if search.counts[ADDED] == 1 and 2 * search.counts[LOGGED] > search.best.size:
+        # The first changes nearly every point, so that gains are had from scratch sooner than from
+        # the log, all the more as bounds on distance work from now on.
         search.settled[:] = -1
         search.last[:] = -1
         _clear_log(search)
@@ -582,7 +571,7 @@ def find_leads(search):
 
 
 @njit(cache=True, nogil=True)
-def settle(store, search, block):
+def _settle_block(store, search, block):
     """Bring the gains of a block up to date; returns similarities seen."""
     best = search.best
     afresh = search.settled[block] < 0
@@ -636,6 +625,55 @@ def settle(store, search, block):
     search.settled[block] = search.counts[RUNS]
     _find_lead(search, block)
     return seen
+
+
+@njit(cache=True, nogil=True)
+def _settle_all(store, search):
+    """For a sparse matrix, whose rows do not know of blocks: bring all gains up to date."""
+    best, gains = search.best, search.gains
+    afresh = search.settled[0] < 0
+    touched = np.full(search.top.size, afresh)
+    if afresh:
+        gains[:] = 0.0
+        first_entry, last_entry = 0, best.size
+    else:
+        first_entry, last_entry = search.run_start[search.settled[0]], search.counts[LOGGED]
+    seen = 0
+    for entry in range(first_entry, last_entry):
+        i = entry if afresh else search.changed[entry]
+        low = best[i] if afresh else search.before[entry]
+        high = np.inf if afresh else best[i]
+        if not afresh and search.previous[entry] >= first_entry:
+            continue
+        start, stop = store.row_starts[i], store.row_starts[i + 1]
+        for p in range(start, stop):
+            s = _quantize(np.float64(store.row_data[p]), store.up, store.down)
+            if s > low:
+                j = store.row_columns[p]
+                gain = min(s, high) - low
+                gains[j] += gain if afresh else -gain
+                touched[j // search.width] = True
+        seen += stop - start
+    search.settled[:] = search.counts[RUNS]
+    for block in range(touched.size):
+        if touched[block]:
+            _find_lead(search, block)
+    return seen
+
+
+def settle(store, search, block):
+    """Bring the gains of a block, or more, up to date; returns similarities seen."""
+
+
+@overload(settle)
+def _settle(store, search, block):
+    def some(store, search, block):
+        return _settle_block(store, search, block)
+
+    def all_(store, search, block):
+        return _settle_all(store, search)
+
+    return all_ if store.instance_class is Sparse else some
 
 
 @njit(cache=True, parallel=True, nogil=True)
