@@ -27,7 +27,7 @@ METRICS = {
 _LOG = 3
 """Changes logged for each point before all blocks are settled and the log starts anew."""
 
-_PARALLEL_WORK = 2**21
+_PARALLEL_WORK = 2**20
 """Similarities to look at from which on starting threads costs less than it saves."""
 
 
@@ -168,13 +168,13 @@ class DenseSimilarity(Similarity):
     @classmethod
     def from_matrix(cls, matrix: np.ndarray, name: str) -> "DenseSimilarity":
         """Check a user's matrix. In F order it is transposed if symmetric, else copied."""
-        columns_first = not matrix.flags.c_contiguous and matrix.flags.f_contiguous
         largest = check_entries(matrix, name, non_negative=True)
-        rows = read_only(matrix.T if columns_first else matrix)
-        symmetric = matrix.shape[0] == matrix.shape[1] and cpu.is_symmetric(rows)
-        if columns_first and not symmetric:
-            rows = read_only(matrix)
-        return cls(rows, span=largest, symmetric=symmetric)
+        symmetric = False
+        if not matrix.flags.c_contiguous and matrix.flags.f_contiguous:
+            transpose = read_only(matrix.T)
+            symmetric = matrix.shape[0] == matrix.shape[1] and cpu.is_symmetric(transpose)
+            matrix = transpose if symmetric else matrix
+        return cls(read_only(matrix), span=largest, symmetric=symmetric)
 
     def restrict(self, candidates: np.ndarray) -> "DenseSimilarity":
         """The same points with fewer candidates (a copy of their columns)."""

@@ -823,7 +823,8 @@ def sum_all_parallel(store, search, pieces):
 @njit(cache=True, nogil=True)
 def _take_sums(search, sums, low):
     n = search.order.size
-    search.gains[:] = sums - n * low
+    for slot in range(n):
+        search.gains[slot] = sums[slot] - n * low
     search.settled[:] = search.counts[RUNS]
     search.counts[SEEN] += n * (n + 1) // 2
 
@@ -865,25 +866,32 @@ def spatial_order(features):
     keys = np.empty(n, features.dtype)
     low = np.empty(d, features.dtype)
     high = np.empty(d, features.dtype)
-    pending = [(0, n)]
-    while pending:
-        start, stop = pending.pop()
+    pending = np.empty((128, 2), np.int64)  # deeper than halves of any n go
+    pending[0] = 0, n
+    depth = 1
+    while depth:
+        depth -= 1
+        start, stop = pending[depth]
         if stop - start <= LANES:
             continue
-        low[:] = features[order[start]]
-        high[:] = low
-        for a in range(start + 1, stop):
+        low[:] = np.inf
+        high[:] = -np.inf
+        for a in range(start, stop):
             for k in range(d):
                 x = features[order[a], k]
                 low[k] = min(low[k], x)
                 high[k] = max(high[k], x)
-        axis = np.argmax(high - low)
+        axis = 0
+        for k in range(1, d):
+            if high[k] - low[k] > high[axis] - low[axis]:
+                axis = k
         for a in range(start, stop):
             keys[a] = features[order[a], axis]
         middle = start + max(1, (stop - start) // (2 * LANES)) * LANES
         _select(keys, order, start, stop, middle)
-        pending.append((start, middle))
-        pending.append((middle, stop))
+        pending[depth] = start, middle
+        pending[depth + 1] = middle, stop
+        depth += 2
     return order
 
 
