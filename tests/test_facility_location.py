@@ -100,6 +100,67 @@ def test_lazy_greedy_evaluates_fewer_gains_than_greedy():
     assert lazy.n_evaluations < naive.n_evaluations / 3
 
 
+@pytest.fixture(params=["dense", "sparse", "features"])
+def several_blocks(request):
+    """An objective whose candidates fill several blocks, with many ties, and its similarities."""
+    random = np.random.default_rng(7)
+    if request.param == "features":
+        X = random.integers(0, 30, (300, 1))
+        f = subsel.FacilityLocation.from_features(X)
+        return f, reference.similarity(X, c0=f.offset)
+    shape = {"dense": (90, 2600), "sparse": (200, 1300)}[request.param]
+    S = random.integers(0, 5, shape) * (random.random(shape) < 0.3)
+    f = subsel.FacilityLocation(sp.csr_array(S) if request.param == "sparse" else S)
+    return f, S.astype(float)
+
+
+def test_candidates_in_several_blocks(several_blocks, optimizer):
+    f, S = several_blocks
+    indices, gains = reference.greedy(S, 100)
+    selection = optimizer(f, 100)
+    np.testing.assert_array_equal(selection.indices, indices)
+    np.testing.assert_array_equal(selection.gains, gains)
+
+
+def test_a_full_log_starts_anew(several_blocks, monkeypatch):
+    f, _ = several_blocks
+    wanted = subsel.greedy(f, 100)
+    monkeypatch.setattr("subsel.similarity._LOG", 1)
+    selection = subsel.greedy(f, 100)
+    np.testing.assert_array_equal(selection.indices, wanted.indices)
+    np.testing.assert_array_equal(selection.gains, wanted.gains)
+
+
+def test_adding_in_any_portions(several_blocks):
+    f, S = several_blocks
+    wanted = reference.greedy(S, 60)[0]
+    taken = np.zeros(f.n, bool)
+    f.reset()
+    added = []
+    for count in (1, 2, 0, 17, 20):
+        added += f.extend(taken, count)[0].tolist()
+        np.testing.assert_array_equal(np.flatnonzero(taken), np.sort(added))
+        some = np.arange(len(added), f.n, 7)
+        np.testing.assert_array_equal(f.gains(some), reference.gains(S, added)[some])
+    for element in wanted[40:50]:
+        f.add(element)
+        taken[element] = True
+    added = wanted[:50].tolist() + f.extend(taken, 10)[0].tolist()
+    np.testing.assert_array_equal(added, wanted)
+    np.testing.assert_array_equal(f.assignment, reference.assign(S, wanted)[0])
+
+
+def test_candidates_that_must_not_be_added(several_blocks):
+    f, S = several_blocks
+    allowed = np.arange(5, f.n, 3)
+    taken = np.ones(f.n, bool)
+    taken[allowed] = False
+    f.reset()
+    np.testing.assert_array_equal(
+        f.extend(taken, 30)[0], allowed[reference.greedy(S[:, allowed], 30)[0]]
+    )
+
+
 def test_value_assign_and_gains(store):
     S = tied(5)
     f = subsel.FacilityLocation(store(S))
@@ -131,6 +192,12 @@ def test_restrict_is_the_objective_of_those_columns(store):
 def test_sparse_duplicates_are_summed():
     S = sp.coo_array(([1.0, 2.0, 1.0], ([0, 0, 1], [0, 0, 1])), shape=(2, 2))
     np.testing.assert_array_equal(subsel.greedy(S, 2).gains, [3, 1])
+
+
+def test_a_sparse_matrix_with_duplicates_is_not_changed():
+    S = sp.csr_array((np.array([1.0, 2.0, 1.0]), np.array([0, 0, 1]), np.array([0, 2, 3])))
+    np.testing.assert_array_equal(subsel.greedy(S, 2).gains, [3, 1])
+    np.testing.assert_array_equal(S.data, [1, 2, 1])
 
 
 def test_sparse_without_entries():
@@ -245,6 +312,7 @@ def test_gains_never_rise_and_sum_to_the_value(S):
         ([[1, np.nan]], ValueError, r"similarity\[0, 1\] is nan"),
         ([[1, 2], [np.inf, 0]], ValueError, r"similarity\[1, 0\] is inf"),
         (np.asfortranarray([[1, 2, 0], [3, -4, 1.0]]), ValueError, r"similarity\[1, 1\] is -4.0"),
+        (np.eye(700) - 2 * np.eye(700, k=-650), ValueError, r"similarity\[650, 0\] is -2.0"),
         (sp.csr_array([[0, 1], [-2.0, 0]]), ValueError, r"similarity\[1, 0\] is -2.0"),
         (sp.csc_array([[0, 1], [np.nan, 0]]), ValueError, r"similarity\[1, 0\] is nan"),
         (sp.csr_array(np.eye(2, dtype=complex)), TypeError, "complex"),

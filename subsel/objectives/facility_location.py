@@ -60,11 +60,13 @@ class FacilityLocation(Objective):
 
     Notes
     -----
-    The gains of all candidates are kept exact while elements are added: only points whose
-    representative changed are looked at again, each by one row of similarities. Over k picks a
-    point changes about ln k times, so greedy costs some n_points * n_candidates * ln k similarities
-    (a full evaluation every time would cost k times n_points * n_candidates; lazy greedy, on real
-    gradients, half as much again as this). From features, rows too far to matter are skipped.
+    Gains are kept, and brought up to date where they are asked for or might be the largest: only
+    points whose representative changed since are looked at again. Over k picks a point changes
+    about ln k times, so greedy costs at most some n_points * n_candidates * ln k similarities (a
+    full evaluation every time would cost k times n_points * n_candidates). From features, groups of
+    rows too far to matter are skipped, which leaves about 1.7 n^2 of them on real gradients.
+
+    Memory beside the similarities: some 120 bytes for each point.
 
     Similarities are rounded to a grid, at most 2**-52 of n_points times the largest of them, which
     makes every sum exact; smaller ones count as 0. So gains and selections have the same bits for
@@ -138,9 +140,9 @@ class FacilityLocation(Objective):
         Notes
         -----
         Distances come from exact differences with fused multiply-adds, never from inner products,
-        whose cancellation in float32 is larger than most distances between gradients. Time: at
-        most O(n^2 d) for the first element and less for each later one, O(n^2 d ln k) in all;
-        memory O(n d), or O(n^2) with a matrix.
+        whose cancellation in float32 is larger than most distances between gradients. Time:
+        O(n^2 d) for the first element and less for each later one, O(n^2 d ln k) in all; memory
+        twice that of X and some 120 bytes for each row, or O(n^2) with a matrix.
         """
         check_choice(metric, METRICS, "metric")
         if gamma is not None:
