@@ -64,7 +64,7 @@ class FacilityLocation(Objective):
     points whose representative changed since are looked at again. Over k picks a point changes
     about ln k times, so greedy costs at most some n_points * n_candidates * ln k similarities (a
     full evaluation every time would cost k times n_points * n_candidates). From features, groups of
-    rows too far to matter are skipped, which leaves about 1.7 n^2 of them on real gradients.
+    rows too far to matter are skipped, which leaves about 2 n^2 of them on real gradients.
 
     Memory beside the similarities: some 120 bytes for each point.
 
