@@ -27,7 +27,7 @@ METRICS = {
 _LOG = 3
 """Changes logged for each point before all blocks are settled and the log starts anew."""
 
-_PARALLEL_WORK = 2**20
+_PARALLEL_WORK = 2**22
 """Similarities to look at from which on starting threads costs less than it saves."""
 
 
@@ -88,8 +88,9 @@ class Similarity:
     def settle(self, search: Search, blocks: np.ndarray) -> None:
         """Bring the gains of blocks of candidates up to date, on all threads if it pays."""
         blocks = blocks[search.settled[blocks] != search.counts[cpu.RUNS]]
-        pending = sum(cpu.pending(search, block) for block in blocks)
-        if pending >= self._too_much:
+        settled, logged = search.settled[blocks], search.counts[cpu.LOGGED]
+        entries = np.where(settled < 0, len(search.best), logged - search.run_start[settled])
+        if entries.sum() * self.width >= self._too_much:
             cpu.settle_parallel(self.store, search, blocks)
         else:
             cpu.settle_serial(self.store, search, blocks)

@@ -48,7 +48,6 @@ LOGGED, RUNS, ADDED, SEEN, TODO = range(5)
 _CHUNK = 256
 """Points handed to a sweep at once: what is known of them stays in the first-level cache."""
 
-
 _WORTH_BOUNDS = 8
 """Points of one group from which on bounds for each are worth computing."""
 
@@ -693,7 +692,7 @@ def settle_serial(store, search, blocks):
 
 
 @njit(cache=True, nogil=True)
-def pending(search, block):
+def _pending(search, block):
     """How many similarities at most have to be looked at to settle a block."""
     if search.settled[block] < 0:
         return search.best.size * search.width
@@ -732,7 +731,7 @@ def advance(store, search, elements, gains, at, too_much):
                 if settled[b] != counts[RUNS] and _ahead(search, b, block):
                     search.todo[counts[TODO]] = b
                     counts[TODO] += 1
-                    work += pending(search, b)
+                    work += _pending(search, b)
             if work > too_much:
                 return at
             for b in range(counts[TODO]):
