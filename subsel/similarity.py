@@ -88,9 +88,7 @@ class Similarity:
     def settle(self, search: Search, blocks: np.ndarray) -> None:
         """Bring the gains of blocks of candidates up to date, on all threads if it pays."""
         blocks = blocks[search.settled[blocks] != search.counts[cpu.RUNS]]
-        settled, logged = search.settled[blocks], search.counts[cpu.LOGGED]
-        entries = np.where(settled < 0, len(search.best), logged - search.run_start[settled])
-        if entries.sum() * self.width >= self._too_much:
+        if cpu.pending(search, blocks) >= self._too_much:
             cpu.settle_parallel(self.store, search, blocks)
         else:
             cpu.settle_serial(self.store, search, blocks)
@@ -238,7 +236,6 @@ class Tiles:
 
     def __init__(self, features: np.ndarray) -> None:
         n, d = features.shape
-        self.n = n
         self.order = cpu.spatial_order(features)
         self.slot = np.empty(n, np.int64)
         self.slot[self.order] = np.arange(n)
@@ -369,7 +366,8 @@ class FeatureSimilarity(Similarity):
 
     def grow(self, search: Search, elements: np.ndarray, gains: np.ndarray) -> None:
         """Fill `elements` and `gains` greedily."""
-        if self.candidates is self.points and not search.counts[cpu.ADDED]:
+        untouched = not search.counts[cpu.ADDED] and (search.settled < 0).all()
+        if self.candidates is self.points and untouched:
             if cpu.threads() > 1 and self.n**2 >= 2 * _PARALLEL_WORK:
                 cpu.sum_all_parallel(self.store, search, cpu.threads())
             else:

@@ -285,6 +285,16 @@ def _to_similarities(metric, gamma, up, down, out):
 
 
 @njit(inline="always")
+def _similarities(tile, rows, picked, metric, gamma, up, down, out):
+    """Similarities less the offset of some rows to the LANES columns of a tile, row after row."""
+    if metric == DOT:
+        _products(tile, rows, picked, out)
+    else:
+        _squared_distances(tile, rows, picked, out)
+    _to_similarities(metric, gamma, up, down, out)
+
+
+@njit(inline="always")
 def _squared_reach(s, metric, gamma):
     """Squared distance beyond which no candidate is more similar than `s` (less the offset)."""
     if s < np.inf:
@@ -391,11 +401,7 @@ def _cover(store, slot, search):
         for b in range(tiles.shape[0]):
             if gaps[b] >= search.reach[b]:
                 continue
-            if metric == DOT:
-                _products(tiles[b], store.rows, (slot,), line)
-            else:
-                _squared_distances(tiles[b], store.rows, (slot,), line)
-            _to_similarities(metric, gamma, store.up, store.down, line)
+            _similarities(tiles[b], store.rows, (slot,), metric, gamma, store.up, store.down, line)
             worst = np.inf
             for j in range(LANES):
                 i = b * LANES + j
@@ -458,11 +464,7 @@ def _sweep(store, block, points, low, high, m, sign, gains):
         points[m : m + 3], low[m : m + 3], high[m : m + 3] = points[0], low[0], low[0]
         for a in range(0, m, 4):
             picked = (points[a], points[a + 1], points[a + 2], points[a + 3])
-            if metric == DOT:
-                _products(tile, store.point_rows, picked, quad)
-            else:
-                _squared_distances(tile, store.point_rows, picked, quad)
-            _to_similarities(metric, gamma, store.up, store.down, quad)
+            _similarities(tile, store.point_rows, picked, metric, gamma, store.up, store.down, quad)
             low0, low1 = number(low[a]), number(low[a + 1])
             low2, low3 = number(low[a + 2]), number(low[a + 3])
             high0, high1 = number(high[a]), number(high[a + 1])
@@ -617,7 +619,7 @@ def _settle_block(store, search, block):
                     needed = search.previous[entry] < first_entry
                 if bounded:
                     needed &= near[i % LANES] < squared_reach(store, before)
-                # Written in any case and kept if needed: a branch would be mispredicted too often.
+                # Written in any case, and kept if needed: no branch to be mispredicted.
                 points[m], low[m], high[m] = i, before, after
                 m += needed
     seen += sweep(store, (start, stop), points, low, high, m, sign, search.gains)
@@ -692,11 +694,14 @@ def settle_serial(store, search, blocks):
 
 
 @njit(cache=True, nogil=True)
-def _pending(search, block):
-    """How many similarities at most have to be looked at to settle a block."""
-    if search.settled[block] < 0:
-        return search.best.size * search.width
-    entries = search.counts[LOGGED] - search.run_start[search.settled[block]]
+def pending(search, blocks):
+    """How many similarities at most have to be looked at to settle some blocks."""
+    entries = 0
+    for block in blocks:
+        if search.settled[block] < 0:
+            entries += search.best.size
+        else:
+            entries += search.counts[LOGGED] - search.run_start[search.settled[block]]
     return entries * search.width
 
 
@@ -725,14 +730,12 @@ def advance(store, search, elements, gains, at, too_much):
                 block = b
         if settled[block] != counts[RUNS]:
             counts[SEEN] += settle(store, search, block)
-            work = 0
             counts[TODO] = 0
             for b in range(settled.size):
                 if settled[b] != counts[RUNS] and _ahead(search, b, block):
                     search.todo[counts[TODO]] = b
                     counts[TODO] += 1
-                    work += _pending(search, b)
-            if work > too_much:
+            if pending(search, search.todo[: counts[TODO]]) > too_much:
                 return at
             for b in range(counts[TODO]):
                 counts[SEEN] += settle(store, search, search.todo[b])
@@ -778,11 +781,7 @@ def _sum_pairs(store, low, first, step, sums):
             for i in range(0, store.members[a], 4):
                 start = a * LANES + i
                 picked = (start, start + 1, start + 2, start + 3)
-                if metric == DOT:
-                    _products(tile, rows, picked, quad)
-                else:
-                    _squared_distances(tile, rows, picked, quad)
-                _to_similarities(metric, gamma, store.up, store.down, quad)
+                _similarities(tile, rows, picked, metric, gamma, store.up, store.down, quad)
                 for j in range(4 * LANES):
                     quad[j] = quad[j] if quad[j] > low_ else low_
                 for q in range(min(4, store.members[a] - i)):
@@ -910,11 +909,7 @@ def tile_matrix(tiles, rows, rule, out, block):
         for i in range(0, LANES, 4):
             quad = part[i : i + 4].reshape(4 * LANES)
             picked = (top + i, top + i + 1, top + i + 2, top + i + 3)
-            if metric == DOT:
-                _products(tiles[b], rows, picked, quad)
-            else:
-                _squared_distances(tiles[b], rows, picked, quad)
-            _to_similarities(metric, gamma, up, down, quad)
+            _similarities(tiles[b], rows, picked, metric, gamma, up, down, quad)
         left = b * LANES
         width = min(LANES, n - left)
         out[top : top + height, left : left + width] = part[:height, :width]
