@@ -11,8 +11,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from tqdm import tqdm
 
 from subsel.defense.datasets import ImageData
-from subsel.defense.files import written_whole
 from subsel.defense.models import small_cnn
+from subsel.files import written_whole
 
 
 def new_model(data: ImageData, seed: int) -> nn.Sequential:

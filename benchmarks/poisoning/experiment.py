@@ -26,7 +26,7 @@ from benchmarks.poisoning.defenses import (
 )
 from subsel.defense import EPIC, Round, last_layer_gradients
 from subsel.defense.datasets import ImageData
-from subsel.defense.files import written_whole
+from subsel.files import written_whole
 
 
 def new_epic(n: int, subset_size: float, ground_set: str) -> EPIC:

@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from benchmarks.poisoning.report import by_defense
-from subsel.defense.files import written_whole
+from subsel.files import written_whole
 
 POISON, CLEAN, TEXT = "#c1272d", "#3b6ea5", "#555555"
 CONTROL = {"random drop": "#999999", "highest-loss drop": "#d9a441"}

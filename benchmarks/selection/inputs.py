@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.selection.measure import write_whole
+from subsel.files import written_whole
 
 FOLDER = Path("data/selection")
 NETWORK = FOLDER / "network.pt"
@@ -74,11 +74,14 @@ def make_fashion():
         batches = dataset.tensors[0].split(1000)
         wide = torch.cat([model[:-3](x) for x in tqdm(batches, desc="embeddings")])
         narrow = model[-3:-1](wide)
-    write_whole(NETWORK, lambda part: torch.save(model.state_dict(), part))
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with written_whole(NETWORK) as part:
+        torch.save(model.state_dict(), part)
     arrays = {"gradients": gradients, "labels": labels,
               "embeddings": wide.numpy(), "embeddings_64": narrow.numpy()}  # fmt: skip
     for name, array in arrays.items():
-        write_whole(FOLDER / f"{name}.npy", lambda part, array=array: np.save(part, array))
+        with written_whole(FOLDER / f"{name}.npy") as part:
+            np.save(part, array)
 
 
 def fashion():
@@ -134,8 +137,8 @@ def make_imagenet():
 
 def write(name, shape, blocks):
     """A float32 file larger than one likes to hold, block of rows by block of rows."""
-
-    def fill(part):
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with written_whole(FOLDER / f"{name}.npy") as part:
         out = np.lib.format.open_memmap(part, "w+", np.float32, shape)
         start = 0
         with tqdm(total=shape[0], desc=name, unit="row", unit_scale=True) as bar:
@@ -144,8 +147,6 @@ def write(name, shape, blocks):
                 start += len(block)
                 bar.update(len(block))
         out.flush()
-
-    write_whole(FOLDER / f"{name}.npy", fill)
 
 
 def main():

@@ -68,14 +68,6 @@ def append(path, record):
         file.write(json.dumps(record) + "\n")
 
 
-def write_whole(path, write):
-    """Let `write` make a file at a path beside, which takes its name when it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
-    write(part)
-    part.replace(path)
-
-
 def source():
     """A digest of what is measured: records of another state are not mixed with these.
 

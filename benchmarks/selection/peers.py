@@ -35,8 +35,8 @@ from benchmarks.selection.measure import (
     read,
     source,
     timed,
-    write_whole,
 )
+from subsel.files import written_whole
 
 PACKAGES = {
     "subsel": "subsel",
@@ -169,7 +169,8 @@ def plot(records):
     axes.grid(True, color="#dddddd", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=9)
-    write_whole(PLOT, lambda part: figure.savefig(part, dpi=110))
+    with written_whole(PLOT) as part:
+        figure.savefig(part, dpi=110)
     plt.close(figure)
 
 
@@ -242,7 +243,8 @@ def main():
     records = last(path)
     plot(records)
     notes = "\n".join(sorted({r["conditions"] for r in records.values()}))
-    write_whole(PAGE, lambda part: part.write_text(page(records, notes)))
+    with written_whole(PAGE) as part:
+        part.write_text(page(records, notes))
     print(table(records, {p: p for p in args.problems}))
 
 

@@ -33,9 +33,9 @@ from benchmarks.selection.measure import (
     read,
     source,
     timed,
-    write_whole,
 )
 from benchmarks.selection.workloads import WORKLOADS
+from subsel.files import written_whole
 
 PAGE = Path("docs/speed/workloads.md")
 
@@ -200,7 +200,8 @@ def main():
         records, machine, peers_seconds(), "\n".join({r["conditions"] for r in records.values()})
     )
     if args.scale == 1:
-        write_whole(PAGE, lambda part: part.write_text(text))
+        with written_whole(PAGE) as part:
+            part.write_text(text)
     print(text)
 
 

@@ -21,10 +21,9 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from benchmarks.poisoning.experiment import Lab, Settings, poisoned_victim, read_records
+from benchmarks.poisoning.experiment import Lab, Settings, poisoned_victim, read_records, write_text
 from benchmarks.poisoning.report import markdown, results_table
 from subsel.defense import EPIC, PRESETS, datasets, train
-from subsel.defense.files import written_whole
 from subsel.defense.models import small_cnn
 from subsel.defense.training import seeded
 
@@ -198,8 +197,7 @@ def attack_command(args: argparse.Namespace) -> None:
 
 
 def write_records(folder: Path, records: list[dict]) -> None:
-    with written_whole(folder / "results.jsonl") as part:
-        part.write_text("".join(json.dumps(record) + "\n" for record in records))
+    write_text(folder / "results.jsonl", "".join(json.dumps(r) + "\n" for r in records))
 
 
 def report_command(args: argparse.Namespace) -> None:

@@ -14,10 +14,10 @@ from torch import nn
 
 from subsel.defense import models
 from subsel.defense.datasets import ImageData, load
-from subsel.defense.files import written_whole
 from subsel.defense.poisons import PoisonedSet, read_poisons
 from subsel.defense.presets import PRESETS, Preset
 from subsel.defense.training import TrainResult, seeded, train
+from subsel.files import written_whole
 from subsel.similarity import METRICS
 
 MODELS = {"small-cnn": models.small_cnn, "resnet18": models.resnet18}

@@ -18,7 +18,6 @@ from tqdm import tqdm
 from subsel.defense.augment import flip_and_crop
 from subsel.defense.data import Examples, batches, check_labels
 from subsel.defense.epic import EPIC
-from subsel.defense.files import written_whole
 from subsel.defense.gradients import (
     EpochLogits,
     LastLayerHook,
@@ -28,6 +27,7 @@ from subsel.defense.gradients import (
     linear_weight,
 )
 from subsel.defense.presets import PRESETS
+from subsel.files import written_whole
 from subsel.validation import check_choice
 
 __all__ = ["TrainResult", "seeded", "train"]

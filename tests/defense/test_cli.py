@@ -44,11 +44,12 @@ def metrics(out):
     ]
 
 
-def test_gives_what_train_gives(run):
+def trained(**kwargs):
+    """What `train` gives with the settings of the command, three epochs."""
     data = load("digits")
     with seeded(3, None, torch.device("cpu")):
         model = small_cnn(10, (1, 8, 8), data.mean.tolist(), data.std.tolist())
-    result = train(
+    return train(
         model,
         (data.train_images, data.train_labels),
         test=(data.test_images, data.test_labels),
@@ -59,9 +60,14 @@ def test_gives_what_train_gives(run):
         batch_size=256,
         seed=3,
         progress=False,
+        **kwargs,
     )
+
+
+def test_gives_what_train_gives(run):
+    result = trained()
     np.testing.assert_array_equal(np.load(run / "kept.npy"), result.kept)
-    assert len(result.kept) < len(data.train_labels)
+    assert len(result.kept) < len(load("digits").train_labels)
     assert [r["test_accuracy"] for r in metrics(run)] == [
         r["test_accuracy"] for r in result.history
     ]
@@ -72,21 +78,7 @@ def test_gives_what_train_gives(run):
 def test_gradients_of_the_training_passes(run, tmp_path, capsys):
     command = [*QUICK, "--epochs", "3", "--gradients", "training"]
     assert main([*command, "--out", str(tmp_path / "run")]) == 0
-    data = load("digits")
-    with seeded(3, None, torch.device("cpu")):
-        model = small_cnn(10, (1, 8, 8), data.mean.tolist(), data.std.tolist())
-    result = train(
-        model,
-        (data.train_images, data.train_labels),
-        defense=PRESETS["paper-40"].epic(warmup=1, interval=1),
-        preset="paper-40",
-        gradients="training",
-        epochs=3,
-        lr=0.05,
-        batch_size=256,
-        seed=3,
-        progress=False,
-    )
+    result = trained(gradients="training")
     kept = np.load(tmp_path / "run" / "kept.npy")
     np.testing.assert_array_equal(kept, result.kept)
     assert not np.array_equal(kept, np.load(run / "kept.npy"))

@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from subsel.defense import EPIC, PRESETS, EpochLogits, last_layer_gradients, train
 from subsel.defense.augment import flip_and_crop
-from subsel.defense.files import written_whole
 from subsel.defense.models import Normalize, resnet18, small_cnn
 from subsel.defense.training import _sgd, seeded
+from subsel.files import written_whole
 
 N, C = 129, 3  # one more than a batch of 128, or than two of 64
 
