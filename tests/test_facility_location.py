@@ -395,6 +395,22 @@ def test_nothing_to_add_where_all_is_taken():
             f.extend(np.ones(3, bool), 1)
 
 
+@pytest.mark.parametrize(
+    ("taken", "count", "message"),
+    [
+        ([False] * 3, 1, r"taken must be a bool array of shape \(3,\)"),
+        (np.zeros(3), 1, "taken must be a bool array"),
+        (np.zeros(2, bool), 1, "taken must be a bool array"),
+        (np.zeros((3, 1), bool), 1, "taken must be a bool array"),
+        (np.zeros(3, bool), 4, r"count must be in 0\.\.3"),
+        (np.zeros(3, bool), -1, r"count must be in 0\.\.3"),
+    ],
+)
+def test_refused_extensions(taken, count, message):
+    with pytest.raises(ValueError, match=message):
+        subsel.FacilityLocation(np.eye(3)).extend(taken, count)
+
+
 def test_evaluations_are_the_rows_that_changed():
     S = tied(10)
     selection = subsel.greedy(S, 20)

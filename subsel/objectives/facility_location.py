@@ -219,9 +219,13 @@ class FacilityLocation(Objective):
     def extend(self, taken: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Add the best candidate that is not taken, `count` times; see `Objective.extend`."""
         source, search = self._similarity, self._search
+        usable = isinstance(taken, np.ndarray) and taken.dtype.kind == "b"
+        if not usable or taken.shape != (self.n,):
+            raise ValueError(f"taken must be a bool array of shape ({self.n},), not {taken!r}")
+        left = self.n - np.count_nonzero(taken)
+        if not 0 <= count <= left:
+            raise ValueError(f"count must be in 0..{left}, as many as are not taken; not {count}")
         elements, gains = np.empty(count, np.int64), np.empty(count)
-        if count > len(taken) - np.count_nonzero(taken):
-            raise ValueError(f"taken leaves fewer than {count} candidates")
         np.copyto(search.taken, taken[source.order])
         source.grow(search, elements, gains)
         taken[elements] = True
