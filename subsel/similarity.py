@@ -6,6 +6,7 @@ that distances keep their full precision near zero: similarity = unit * (stored 
 """
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,6 +30,10 @@ _LOG = 3
 
 _PARALLEL_WORK = 2**22
 """Similarities to look at from which on starting threads costs less than it saves."""
+
+_THIN_AT, _THIN_FROM, _THIN_TO = 64, 2**22, 32
+"""A matrix of so many entries is thinned out once there are so many elements (a power of two, and
+at each doubling again), if what is left is at most one entry in so many."""
 
 
 class Similarity:
@@ -101,20 +106,27 @@ class Similarity:
     def make_room(self, search: Search) -> None:
         """See to it that the log takes another element's changes."""
         if search.counts[cpu.LOGGED] + len(search.best) > len(search.changed):
-            self.settle(search, np.flatnonzero(search.settled >= 0))
-            search.counts[cpu.LOGGED] = search.counts[cpu.RUNS] = 0
-            search.last[:] = -1
-            np.minimum(search.settled, 0, out=search.settled)
+            self._empty_log(search)
 
-    def grow(self, search: Search, elements: np.ndarray, gains: np.ndarray) -> None:
-        """Fill `elements` and `gains` greedily."""
+    def _empty_log(self, search: Search) -> None:
+        self.settle(search, np.flatnonzero(search.settled >= 0))
+        search.counts[cpu.LOGGED] = search.counts[cpu.RUNS] = 0
+        search.last[:] = -1
+        np.minimum(search.settled, 0, out=search.settled)
+
+    def thinned(self, search: Search) -> "Similarity":
+        """What the search goes on with: the same, less what cannot count for it any more."""
+        return self
+
+    def grow(self, search: Search, elements: np.ndarray, gains: np.ndarray) -> int:
+        """Fill `elements` and `gains` greedily, up to where `thinned` is to be asked: how many."""
         cpu.find_leads(search)
         at = 0
         while True:
             self.make_room(search)
             at = cpu.advance(self.store, search, elements, gains, at, self._too_much)
             if at == len(elements):
-                break
+                return at
             self.settle(search, search.todo[: search.counts[cpu.TODO]])
 
     @property
@@ -153,7 +165,6 @@ class DenseSimilarity(Similarity):
     """Similarities in an array of shape (n_points, n_candidates)."""
 
     path = "dense"
-    width = 1024
 
     def __init__(
         self, matrix: np.ndarray, *, span: float, symmetric: bool, offset: float = 0.0,
@@ -161,6 +172,9 @@ class DenseSimilarity(Similarity):
     ) -> None:  # fmt: skip
         self.matrix = matrix
         self.n_points, self.n = matrix.shape
+        # Long stretches of a row for the processor to read ahead, and enough blocks for threads.
+        blocks = 4 * -(-self.n // 2**14) if self.n > 2048 else 1
+        self.width = -(-self.n // blocks)
         self.offset, self.unit, self.span = offset, unit, span
         self.store = Dense(matrix, symmetric, *_grid(self.n_points, span))
 
@@ -174,6 +188,44 @@ class DenseSimilarity(Similarity):
             symmetric = matrix.shape[0] == matrix.shape[1] and cpu.is_symmetric(transpose)
             matrix = transpose if symmetric else matrix
         return cls(read_only(matrix), span=largest, symmetric=symmetric)
+
+    def grow(self, search: Search, elements: np.ndarray, gains: np.ndarray) -> int:
+        """Fill `elements` and `gains` greedily, up to where `thinned` is to be asked: how many."""
+        added = int(search.counts[cpu.ADDED])
+        room = max(_THIN_AT, 1 << added.bit_length()) - added
+        return super().grow(search, elements[:room], gains[:room])
+
+    def thinned(self, search: Search) -> Similarity:
+        """After some elements: entries above their point's best, as the others cannot count.
+
+        They are few, about one in as many as there are elements; if they are more than one in
+        `_THIN_TO`, or the matrix so small that it does not matter, they are left where they are.
+        """
+        from scipy.sparse import csr_array  # takes longer to import than subsel
+
+        added = int(search.counts[cpu.ADDED])
+        if added < _THIN_AT or added & (added - 1) or self.matrix.size < _THIN_FROM:
+            return self
+        starts = np.zeros(self.n_points + 1, np.int64)
+        self._in_pieces(cpu.count_above, search.best, starts[1:])
+        np.cumsum(starts, out=starts)
+        search.counts[cpu.SEEN] += self.matrix.size
+        if starts[-1] > self.matrix.size // _THIN_TO:
+            return self
+        search.counts[cpu.SEEN] += self.matrix.size
+        self._empty_log(search)
+        columns = np.empty(starts[-1], np.int32)
+        data = np.empty(starts[-1], self.matrix.dtype)
+        self._in_pieces(cpu.write_above, search.best, starts, columns, data)
+        rows = csr_array((data, columns, starts), self.matrix.shape)
+        return SparseSimilarity(rows, rows.tocsc(), self.span)
+
+    def _in_pieces(self, kernel: Any, *arguments: Any) -> None:
+        """Call a kernel for all points, some at a time, on all threads."""
+        step = -(-self.n_points // (8 * cpu.threads()))
+        pieces = [(i, min(i + step, self.n_points)) for i in range(0, self.n_points, step)]
+        with ThreadPoolExecutor(cpu.threads()) as pool:
+            list(pool.map(lambda piece: kernel(self.matrix, *arguments, *piece), pieces))
 
     def restrict(self, candidates: np.ndarray) -> "DenseSimilarity":
         """The same points with fewer candidates (a copy of their columns)."""
@@ -364,7 +416,7 @@ class FeatureSimilarity(Similarity):
             *self.rule,
         )  # fmt: skip
 
-    def grow(self, search: Search, elements: np.ndarray, gains: np.ndarray) -> None:
+    def grow(self, search: Search, elements: np.ndarray, gains: np.ndarray) -> int:
         """Fill `elements` and `gains` greedily."""
         untouched = not search.counts[cpu.ADDED] and (search.settled < 0).all()
         if self.candidates is self.points and untouched:
@@ -372,7 +424,7 @@ class FeatureSimilarity(Similarity):
                 cpu.sum_all_parallel(self.store, search, cpu.threads())
             else:
                 cpu.sum_all(self.store, search)
-        super().grow(search, elements, gains)
+        return super().grow(search, elements, gains)
 
     @property
     def order(self) -> np.ndarray:

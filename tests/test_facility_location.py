@@ -100,15 +100,18 @@ def test_lazy_greedy_evaluates_fewer_gains_than_greedy():
     assert lazy.n_evaluations < naive.n_evaluations / 3
 
 
-@pytest.fixture(params=["dense", "sparse", "features"])
-def several_blocks(request):
+@pytest.fixture(params=["dense", "thinned", "sparse", "features"])
+def several_blocks(request, monkeypatch):
     """An objective whose candidates fill several blocks, with many ties, and its similarities."""
+    if request.param == "thinned":
+        monkeypatch.setattr("subsel.similarity._THIN_AT", 4)
+        monkeypatch.setattr("subsel.similarity._THIN_FROM", 0)
     random = np.random.default_rng(7)
     if request.param == "features":
         X = random.integers(0, 30, (300, 1))
         f = subsel.FacilityLocation.from_features(X)
         return f, reference.similarity(X, c0=f.offset)
-    shape = {"dense": (90, 2600), "sparse": (200, 1300)}[request.param]
+    shape = {"dense": (90, 2600), "thinned": (200, 1300), "sparse": (200, 1300)}[request.param]
     S = random.integers(0, 5, shape) * (random.random(shape) < 0.3)
     f = subsel.FacilityLocation(sp.csr_array(S) if request.param == "sparse" else S)
     return f, S.astype(float)
@@ -129,6 +132,27 @@ def test_a_full_log_starts_anew(several_blocks, monkeypatch):
     selection = subsel.greedy(f, 100)
     np.testing.assert_array_equal(selection.indices, wanted.indices)
     np.testing.assert_array_equal(selection.gains, wanted.gains)
+
+
+@pytest.mark.parametrize("features", [False, True])
+def test_a_matrix_is_thinned_out_once_little_of_it_counts(monkeypatch, features):
+    X = np.random.default_rng(2).normal(size=(300, 40))
+    make = subsel.FacilityLocation.from_features if features else subsel.FacilityLocation
+    f = make(X if features else X @ X.T - (X @ X.T).min())
+    wanted, assignment = subsel.greedy(f, 150), f.assignment
+    assert f._source is f._similarity
+    monkeypatch.setattr("subsel.similarity._THIN_FROM", 0)
+    monkeypatch.setattr("subsel.similarity._THIN_TO", 250)
+    at = []
+    for size in (64, 65, 128, 150):
+        selection = subsel.greedy(f, size)
+        at.append(f._source.path)
+        np.testing.assert_array_equal(selection.indices, wanted.indices[:size])
+        np.testing.assert_array_equal(selection.gains, wanted.gains[:size])
+    assert at == ["dense", "dense", "dense", "sparse"]  # at 64 elements too much counts yet
+    np.testing.assert_array_equal(f.assignment, assignment)
+    assert f.value(selection.indices) == pytest.approx(selection.value, rel=1e-12)
+    np.testing.assert_array_equal(f.gains(selection.indices), 0)
 
 
 def test_adding_in_any_portions(several_blocks):

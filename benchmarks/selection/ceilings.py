@@ -19,13 +19,15 @@ def copy(source, target):
 @njit(parallel=True, fastmath=True, cache=True)
 def read_once(matrix):
     """The least that can be done with a matrix: look at each entry, all threads together."""
-    total = np.float32(0)
-    for i in prange(len(matrix)):
-        row = np.float32(0)
-        for x in matrix[i]:
-            row += x
-        total += row
-    return total
+    entries, sums = matrix.reshape(-1), np.zeros(64, matrix.dtype)
+    step = entries.size // sums.size
+    for piece in prange(sums.size):
+        total = sums.dtype.type(0)
+        part = entries[piece * step : (piece + 1) * step]
+        for j in range(step):
+            total += part[j]
+        sums[piece] = total
+    return sums.sum()
 
 
 @njit(parallel=True, fastmath={"contract"}, cache=True)

@@ -729,10 +729,13 @@ def advance(store, search, elements, gains, at, too_much):
             if _ahead(search, b, block):
                 block = b
         if settled[block] != counts[RUNS]:
-            counts[SEEN] += settle(store, search, block)
+            search.todo[0] = block
+            together = pending(search, search.todo[:1]) > too_much
+            if not together:
+                counts[SEEN] += settle(store, search, block)
             counts[TODO] = 0
             for b in range(settled.size):
-                if settled[b] != counts[RUNS] and _ahead(search, b, block):
+                if settled[b] != counts[RUNS] and (together or _ahead(search, b, block)):
                     search.todo[counts[TODO]] = b
                     counts[TODO] += 1
             if pending(search, search.todo[: counts[TODO]]) > too_much:
@@ -748,6 +751,30 @@ def advance(store, search, elements, gains, at, too_much):
         _find_lead(search, block)
         add(store, slot, search)
     return at
+
+
+@njit(cache=True, nogil=True)
+def count_above(matrix, best, counts, first, stop):
+    """How many entries of each of some rows are larger than `best` of the row."""
+    for i in range(first, stop):
+        row, low = matrix[i], matrix.dtype.type(best[i])
+        count = 0
+        for j in range(row.size):
+            count += row[j] > low
+        counts[i] = count
+
+
+@njit(cache=True, nogil=True)
+def write_above(matrix, best, starts, columns, data, first, stop):
+    """Those entries and their columns, each row's from its start on."""
+    for i in range(first, stop):
+        row, low = matrix[i], matrix.dtype.type(best[i])
+        at = starts[i]
+        for j in range(row.size):
+            if row[j] > low:
+                columns[at] = j
+                data[at] = row[j]
+                at += 1
 
 
 @njit(cache=True, nogil=True)

@@ -66,7 +66,8 @@ class FacilityLocation(Objective):
     full evaluation every time would cost k times n_points * n_candidates). From features, groups of
     rows too far to matter are skipped, which leaves about 2 n^2 of them on real gradients.
 
-    Memory beside the similarities: some 120 bytes for each point.
+    Memory beside the similarities: some 120 bytes for each point, and for a dense matrix of 2^22
+    entries or more at most an eighth of its own, for the entries that still count after 64 picks.
 
     Similarities are rounded to a grid, at most 2**-52 of n_points times the largest of them, which
     makes every sum exact; smaller ones count as 0. So gains and selections have the same bits for
@@ -158,7 +159,7 @@ class FacilityLocation(Objective):
         n, d = features.shape
         worth_it = d >= DENSE_FROM_DIMENSION or metric == "dot"
         objective = cls.__new__(cls)
-        if worth_it and n * n * features.itemsize <= budget:
+        if worth_it and n * n * (features.itemsize + 1) <= budget:  # 1: see `thinned`
             objective._start(source.matrix())
         else:
             objective._start(source)
@@ -192,6 +193,7 @@ class FacilityLocation(Objective):
     def reset(self) -> None:
         """Make the selection empty."""
         self._search = self._similarity.search()
+        self._source = self._similarity
 
     @property
     def n_evaluations(self) -> int:  # type: ignore[override]
@@ -213,7 +215,7 @@ class FacilityLocation(Objective):
         """
         candidates = check_indices(candidates, self.n, "candidates")
         slots = self._similarity.slots(candidates)
-        self._similarity.settle(self._search, np.unique(slots // self._search.width))
+        self._source.settle(self._search, np.unique(slots // self._search.width))
         return self._search.gains[slots] * self._similarity.unit
 
     def extend(self, taken: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -227,7 +229,10 @@ class FacilityLocation(Objective):
             raise ValueError(f"count must be in 0..{left}, as many as are not taken; not {count}")
         elements, gains = np.empty(count, np.int64), np.empty(count)
         np.copyto(search.taken, taken[source.order])
-        source.grow(search, elements, gains)
+        done = 0
+        while done < count:
+            self._source = self._source.thinned(search)
+            done += self._source.grow(search, elements[done:], gains[done:])
         taken[elements] = True
         return elements, gains * source.unit
 
@@ -240,8 +245,8 @@ class FacilityLocation(Objective):
             raise TypeError(f"element must be an integer, not {element!r}")
         if not 0 <= element < self.n:
             raise ValueError(f"element must be in 0..{self.n - 1}, not {element}")
-        self._similarity.make_room(self._search)
-        cpu.add(self._similarity.store, self._similarity.slots(element), self._search)
+        self._source.make_room(self._search)
+        cpu.add(self._source.store, self._source.slots(element), self._search)
 
     @property
     def assignment(self) -> np.ndarray:
