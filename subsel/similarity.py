@@ -129,6 +129,41 @@ class Similarity:
                 return at
             self.settle(search, search.todo[: search.counts[cpu.TODO]])
 
+    def mark_taken(self, search: Search, taken: np.ndarray) -> None:
+        """Say which candidates are not to be added."""
+        np.copyto(search.taken, taken[self.order])
+
+    def gains(self, search: Search, candidates: np.ndarray) -> np.ndarray:
+        """Gains of some candidates, brought up to date, in units of `unit`."""
+        slots = self.slots(candidates)
+        self.settle(search, np.unique(slots // search.width))
+        return search.gains[slots]
+
+    def add(self, search: Search, element: int) -> None:
+        """Add a candidate."""
+        self.make_room(search)
+        cpu.add(self.store, self.slots(element), search)
+
+    def assignment(self, search: Search) -> np.ndarray:
+        """For each point, in the order of adding, the candidate that represents it."""
+        return self.of_points(search.assigned)[: self.n_points].copy()
+
+    def value(self, search: Search) -> float:
+        """Sum of the points' similarities to what represents them."""
+        best = self.of_points(search.best)[: self.n_points]
+        return float((best + self.offset).sum()) * self.unit
+
+    def represent(self, candidates: np.ndarray) -> Search:
+        """A search, of no use for gains, to which these candidates are added one by one."""
+        search = self.search(log=False)
+        cpu.represent(self.store, self.slots(candidates), search)
+        return search
+
+    @staticmethod
+    def seen(search: Search) -> int:
+        """Similarities looked at."""
+        return int(search.counts[cpu.SEEN])
+
     @property
     def _point_slots(self) -> int:
         return self.n_points
@@ -147,7 +182,7 @@ class Similarity:
         return by_slot
 
 
-def _grid(n_points: int, span: float) -> tuple[float, float]:
+def grid(n_points: int, span: float) -> tuple[float, float]:
     """The grid on which sums of `n_points` similarities in 0..span are exact in float64."""
     if span <= 0:
         return 1.0, 1.0
@@ -176,7 +211,7 @@ class DenseSimilarity(Similarity):
         blocks = 4 * -(-self.n // 2**14) if self.n > 2048 else 1
         self.width = -(-self.n // blocks)
         self.offset, self.unit, self.span = offset, unit, span
-        self.store = Dense(matrix, symmetric, *_grid(self.n_points, span))
+        self.store = Dense(matrix, symmetric, *grid(self.n_points, span))
 
     @classmethod
     def from_matrix(cls, matrix: np.ndarray, name: str) -> "DenseSimilarity":
@@ -245,7 +280,7 @@ class SparseSimilarity(Similarity):
     def __init__(self, rows: Any, columns: Any, span: float) -> None:
         self.columns, self.span = columns, span
         self.n_points, self.n = rows.shape
-        up, down = _grid(self.n_points, span)
+        up, down = grid(self.n_points, span)
         self.store = Sparse(*_compressed(rows), *_compressed(columns), up, down)
 
     @classmethod
@@ -304,12 +339,57 @@ class Tiles:
 
 
 @dataclass(frozen=True)
-class _Scale:
-    """Similarity = unit * (stored + offset), stored within `span` above -offset."""
+class Scale:
+    """Similarity = unit * (stored + offset), stored within `span` above -offset.
+
+    Features are divided by 2**exponent first; `gamma` is that of the divided ones.
+    """
 
     unit: float
     offset: float
     span: float
+    exponent: int = 0
+    gamma: float = 1.0
+
+
+def choose_scale(
+    metric: str, gamma: float | None, low: np.ndarray, high: np.ndarray, radius: float
+) -> Scale:
+    """From the range of each feature, and the largest distance of a row to their middle."""
+    if metric == "cosine":
+        return Scale(1.0, 2.0, 2.0)
+    d, limits = len(low), np.finfo(low.dtype)
+    if radius and not (1e-150 < radius < 1e150 if metric == "dot" else radius < 1e300):
+        raise ValueError(f"X spreads over {radius:g}, too far for {metric}; rescale it")
+    # Near the spread, but not so small that the largest feature overflows.
+    largest = max(abs(float(low.min())), abs(float(high.max())))
+    exponent = max(math.frexp(radius)[1], math.frexp(largest)[1] - int(limits.maxexp) + 8)
+    unit = math.ldexp(1.0, exponent)
+    bound = _round_up(radius / unit * (1 + (d + 64) * float(limits.eps)))
+    if metric == "euclidean":
+        return Scale(unit, 2 * bound, 2 * bound, exponent)
+    if metric == "dot":
+        offset = 0.0 if low.min() >= 0 else _round_up(bound**2)
+        return Scale(unit**2, offset, offset + _round_up(bound**2), exponent)
+    rate = (1 / d if gamma is None else gamma) * unit * unit
+    rate = min(max(rate, float(limits.tiny)), float(limits.max) / 2**10)
+    return Scale(1.0, 1.0, 1.0, exponent, rate)
+
+
+def spread(metric: str, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, float]:
+    """The middle of the ranges (for inner products the origin), and how far features go from it."""
+    middle = np.zeros(len(low)) if metric == "dot" else low.astype(np.float64) / 2 + high / 2.0
+    return middle, float(np.maximum(high - middle, middle - low).max())
+
+
+def choose_rule(metric: str, scale: Scale, n_points: int, d: int, dtype: Any) -> tuple:
+    """What kernels need to know: metric, gamma, the grid, and a factor that keeps bounds safe."""
+    up, down = grid(n_points, scale.span)
+    # A computed distance is off by at most (d + 4) / 2 units in the last place; the last
+    # factor makes every bound on distances err on the side of looking.
+    shrink = 1 - (d + 64) * 4 * float(np.finfo(dtype).eps)
+    number = np.dtype(dtype).type
+    return METRICS[metric], number(scale.gamma), number(up), number(down), number(shrink)
 
 
 class FeatureSimilarity(Similarity):
@@ -322,49 +402,31 @@ class FeatureSimilarity(Similarity):
     path = "features"
     width = LANES
 
-    def __init__(self, features: np.ndarray, metric: int, gamma: float, scale: _Scale) -> None:
+    def __init__(self, features: np.ndarray, metric: str, scale: Scale) -> None:
         self._features: np.ndarray | None = features
         self.n = self.n_points = len(features)
-        self.metric = metric
         self.unit, self.offset, self.span = scale.unit, scale.offset, scale.span
-        self._number = dtype = features.dtype.type
-        up, down = _grid(self.n_points, self.span)
-        # A computed distance is off by at most (d + 4) / 2 units in the last place; the last
-        # factor makes every bound on distances err on the side of looking.
-        shrink = 1 - (features.shape[1] + 64) * 4 * float(np.finfo(dtype).eps)
-        self.rule = metric, dtype(gamma), dtype(up), dtype(down), dtype(shrink)
+        self._number = features.dtype.type
+        self.rule = choose_rule(metric, scale, self.n, features.shape[1], features.dtype)
 
     @classmethod
     def from_features(
         cls, features: np.ndarray, metric: str, gamma: float | None
     ) -> "FeatureSimilarity":
-        """Condition checked features: a power-of-two scale, unit length for cosine, even width."""
-        d = features.shape[1]
-        limits = np.finfo(features.dtype)
-        rate = 1.0
+        """Condition checked features: a power-of-two scale, or unit length for cosine."""
+        features = read_only(features)
+        low, high = features.min(axis=0), features.max(axis=0)
         if metric == "cosine":
-            prepared, scale = _unit_rows(features), _Scale(1.0, 2.0, 2.0)
+            scale = choose_scale(metric, gamma, low, high, 0.0)
+            prepared = np.empty((len(features), features.shape[1] + 1), features.dtype)
+            if not cpu.unit_rows(features, prepared):
+                prepared = prepared[:, :-1]
         else:
-            low, high = features.min(axis=0), features.max(axis=0)
-            center = np.zeros(d) if metric == "dot" else low / 2.0 + high / 2.0
-            radius = _radius(features, center)
-            if radius and not (1e-150 < radius < 1e150 if metric == "dot" else radius < 1e300):
-                raise ValueError(f"X spreads over {radius:g}, too far for {metric}; rescale it")
-            # Near the spread, but not so small that the largest feature overflows.
-            largest = max(abs(float(low.min())), abs(float(high.max())))
-            exponent = max(math.frexp(radius)[1], math.frexp(largest)[1] - limits.maxexp + 8)
-            prepared, unit = np.ldexp(features, -exponent), math.ldexp(1.0, exponent)
-            bound = _round_up(radius / unit * (1 + (d + 64) * float(limits.eps)))
-            if metric == "euclidean":
-                scale = _Scale(unit, 2 * bound, 2 * bound)
-            elif metric == "dot":
-                offset = 0.0 if low.min() >= 0 else _round_up(bound**2)
-                scale = _Scale(unit**2, offset, offset + _round_up(bound**2))
-            else:
-                rate = (1 / d if gamma is None else gamma) * unit * unit
-                rate = min(max(rate, float(limits.tiny)), float(limits.max) / 2**10)
-                scale = _Scale(1.0, 1.0, 1.0)
-        return cls(read_only(prepared), METRICS[metric], rate, scale)
+            middle, extent = spread(metric, low, high)
+            radius = cpu.radius(features, middle, extent) if 0 < extent < math.inf else extent
+            scale = choose_scale(metric, gamma, low, high, radius)
+            prepared = np.ldexp(features, -scale.exponent)
+        return cls(read_only(prepared), metric, scale)
 
     def restrict(self, candidates: np.ndarray) -> "FeatureSimilarity":
         """The same points with fewer candidates."""
@@ -442,30 +504,6 @@ class FeatureSimilarity(Similarity):
     def of_points(self, by_slot: np.ndarray) -> np.ndarray:
         """Values by slot, in the order of the points."""
         return by_slot[self.points.slot]
-
-
-def _radius(features: np.ndarray, center: np.ndarray) -> float:
-    """Largest distance of a row to the centre, in float64, a block of rows at a time."""
-    step = max(1, 2**20 // features.shape[1])
-    blocks = range(0, len(features), step)
-    with np.errstate(over="ignore"):
-        largest = max(float(np.abs(features[b : b + step] - center).max()) for b in blocks)
-        if not 0 < largest < math.inf:
-            return largest
-        return largest * max(
-            float(np.linalg.norm((features[b : b + step] - center) / largest, axis=1).max())
-            for b in blocks
-        )
-
-
-def _unit_rows(features: np.ndarray) -> np.ndarray:
-    """Rows of length 1. Rows of zeros get a direction of their own, orthogonal to all others."""
-    largest = np.abs(features).max(axis=1).astype(np.float64)
-    zero = largest == 0
-    scaled = features / np.where(zero, 1.0, largest)[:, None]
-    scaled /= (np.linalg.norm(scaled, axis=1) + zero)[:, None]
-    unit = scaled.astype(features.dtype)
-    return np.column_stack([unit, zero.astype(unit.dtype)]) if zero.any() else unit
 
 
 def _round_up(x: float) -> float:

@@ -954,3 +954,46 @@ def tile_matrix_parallel(tiles, rows, rule, out):
         tile_matrix(tiles, rows, rule, out, block)
         if blocks - 1 - block > block:
             tile_matrix(tiles, rows, rule, out, blocks - 1 - block)
+
+
+@njit(cache=True, nogil=True)
+def _length(row, middle, extent):
+    """Length of (row - middle) / extent: squares summed in order, as on any backend."""
+    total = 0.0
+    for k in range(row.size):
+        t = (np.float64(row[k]) - middle[k]) / extent
+        total += t * t
+    return math.sqrt(total)
+
+
+@njit(cache=True, nogil=True)
+def radius(features, middle, extent):
+    """Largest distance of a row to `middle`, from which no feature is farther than `extent`."""
+    largest = 0.0
+    for i in range(features.shape[0]):
+        largest = max(largest, _length(features[i], middle, extent))
+    return extent * largest
+
+
+@njit(cache=True, nogil=True)
+def unit_rows(features, out):
+    """Rows of length 1, and a column more for rows of zeros: whether there are any.
+
+    That column is a direction of their own, orthogonal to all others.
+    """
+    n, d = features.shape
+    origin = np.zeros(d)
+    any_zero = False
+    for i in range(n):
+        row = features[i]
+        extent = 0.0
+        for k in range(d):
+            extent = max(extent, abs(np.float64(row[k])))
+        zero = extent == 0
+        any_zero |= zero
+        extent += zero
+        length = _length(row, origin, extent) + zero
+        for k in range(d):
+            out[i, k] = np.float64(row[k]) / extent / length
+        out[i, d] = zero
+    return any_zero

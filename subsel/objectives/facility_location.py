@@ -5,13 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from subsel.kernels import cpu
 from subsel.objectives.base import Objective
 from subsel.similarity import (
     METRICS,
     DenseSimilarity,
     FeatureSimilarity,
-    Search,
     SparseSimilarity,
 )
 from subsel.validation import (
@@ -198,7 +196,7 @@ class FacilityLocation(Objective):
     @property
     def n_evaluations(self) -> int:  # type: ignore[override]
         """Similarities looked at since `reset`, divided by the number of points, rounded up."""
-        return -(-int(self._search.counts[cpu.SEEN]) // self.n_points)
+        return -(-self._similarity.seen(self._search) // self.n_points)
 
     def gains(self, candidates: ArrayLike) -> np.ndarray:
         """Marginal gains of candidates with respect to what was added.
@@ -214,13 +212,10 @@ class FacilityLocation(Objective):
             at up to n_points similarities, later ones at those of points that changed since.
         """
         candidates = check_indices(candidates, self.n, "candidates")
-        slots = self._similarity.slots(candidates)
-        self._source.settle(self._search, np.unique(slots // self._search.width))
-        return self._search.gains[slots] * self._similarity.unit
+        return self._source.gains(self._search, candidates) * self._similarity.unit
 
     def extend(self, taken: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Add the best candidate that is not taken, `count` times; see `Objective.extend`."""
-        source, search = self._similarity, self._search
         usable = isinstance(taken, np.ndarray) and taken.dtype.kind == "b"
         if not usable or taken.shape != (self.n,):
             raise ValueError(f"taken must be a bool array of shape ({self.n},), not {taken!r}")
@@ -228,13 +223,13 @@ class FacilityLocation(Objective):
         if not 0 <= count <= left:
             raise ValueError(f"count must be in 0..{left}, as many as are not taken; not {count}")
         elements, gains = np.empty(count, np.int64), np.empty(count)
-        np.copyto(search.taken, taken[source.order])
+        self._similarity.mark_taken(self._search, taken)
         done = 0
         while done < count:
-            self._source = self._source.thinned(search)
-            done += self._source.grow(search, elements[done:], gains[done:])
+            self._source = self._source.thinned(self._search)
+            done += self._source.grow(self._search, elements[done:], gains[done:])
         taken[elements] = True
-        return elements, gains * source.unit
+        return elements, gains * self._similarity.unit
 
     def add(self, element: int) -> None:
         """Select an element: O(n_points) similarities, and a row of them for each point it wins.
@@ -245,8 +240,7 @@ class FacilityLocation(Objective):
             raise TypeError(f"element must be an integer, not {element!r}")
         if not 0 <= element < self.n:
             raise ValueError(f"element must be in 0..{self.n - 1}, not {element}")
-        self._source.make_room(self._search)
-        cpu.add(self._source.store, self._source.slots(element), self._search)
+        self._source.add(self._search, int(element))
 
     @property
     def assignment(self) -> np.ndarray:
@@ -254,7 +248,7 @@ class FacilityLocation(Objective):
 
         The earliest of equally similar ones; 0 for a point that is similar to none.
         """
-        return self._similarity.of_points(self._search.assigned)[: self.n_points].copy()
+        return self._similarity.assignment(self._search)
 
     def value(self, indices: ArrayLike) -> float:
         """F(indices), from scratch; does not touch what was added.
@@ -264,9 +258,8 @@ class FacilityLocation(Objective):
         indices : array_like of int, shape (k,)
             May be empty (F = 0) and may repeat. Time O(n_points k) similarities.
         """
-        search = self._represent(check_indices(indices, self.n))
-        best = self._similarity.of_points(search.best)[: self.n_points]
-        return float((best + self._similarity.offset).sum()) * self._similarity.unit
+        search = self._similarity.represent(check_indices(indices, self.n))
+        return self._similarity.value(search)
 
     def assign(self, indices: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         """Assign every point to the most similar of the given elements.
@@ -286,12 +279,5 @@ class FacilityLocation(Objective):
         indices = check_indices(indices, self.n)
         if not len(indices):
             raise ValueError("indices must not be empty: there is nothing to assign points to")
-        search = self._represent(indices)
-        assignment = self._similarity.of_points(search.assigned)[: self.n_points].copy()
+        assignment = self._similarity.assignment(self._similarity.represent(indices))
         return assignment, np.bincount(assignment, minlength=len(indices))
-
-    def _represent(self, indices: np.ndarray) -> Search:
-        search = self._similarity.search(log=False)
-        slots = self._similarity.slots(indices.astype(np.int64))
-        cpu.represent(self._similarity.store, slots, search)
-        return search
