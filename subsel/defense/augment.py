@@ -6,7 +6,13 @@ from torch import Tensor
 __all__ = ["flip_and_crop"]
 
 
-def flip_and_crop(images: Tensor, generator: torch.Generator, padding: int = 4) -> Tensor:
+def flip_and_crop(
+    images: Tensor,
+    generator: torch.Generator,
+    padding: int = 4,
+    *,
+    batch: tuple[int, int] | None = None,
+) -> Tensor:
     """Flip half of the images left to right, then crop each at random after reflect padding.
 
     Parameters
@@ -16,6 +22,9 @@ def flip_and_crop(images: Tensor, generator: torch.Generator, padding: int = 4) 
         On the CPU, so that every device sees the same draws.
     padding : int, default 4
         Less than height and width.
+    batch : (int, int), optional
+        The images are part of a batch, which begins at this place, of this many: they come out,
+        and the generator is left, as if the whole batch were given.
 
     Returns
     -------
@@ -32,10 +41,12 @@ def flip_and_crop(images: Tensor, generator: torch.Generator, padding: int = 4) 
             f"got {tuple(images.shape)}"
         )
     n, _, height, width = images.shape
-    rows = _shifted(n, height, padding, generator)
-    columns = _shifted(n, width, padding, generator)
-    flip = torch.randint(2, (n, 1), generator=generator, dtype=torch.bool)
+    first, total = batch or (0, n)
+    rows = _shifted(total, height, padding, generator)
+    columns = _shifted(total, width, padding, generator)
+    flip = torch.randint(2, (total, 1), generator=generator, dtype=torch.bool)
     columns = torch.where(flip, width - 1 - columns, columns)
+    rows, columns = rows[first : first + n], columns[first : first + n]
     # One gather does padding, crop and flip, for any dtype.
     each = torch.arange(n)[:, None, None].to(images.device)
     rows, columns = rows.to(images.device), columns.to(images.device)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset, default_collate
 
+from subsel.defense.parallel import ALONE, Part, Ranks
+
 __all__ = ["Examples", "as_tensors", "batches", "check_labels", "named"]
 
 # Examples per forward pass: larger ones leave the processor's cache, and took 1.4 to 1.8 times as
@@ -48,38 +50,53 @@ class Examples:
         return tuple(part[rows] for part in self.tensors)
 
     def shuffled(
-        self, indices: np.ndarray, batch_size: int, generator: torch.Generator
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        self,
+        indices: np.ndarray,
+        batch_size: int,
+        generator: torch.Generator,
+        ranks: Ranks = ALONE,
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor, Part]]:
         """Index, input and label of these examples in random order, in batches on the device.
 
-        A last batch of a single example, which BatchNorm could not take, joins the one before.
+        Of each batch only this rank's part, and which that is.  A last batch of a single example,
+        which BatchNorm could not take, joins the one before.
         """
         order = torch.from_numpy(indices)[torch.randperm(len(indices), generator=generator)]
-        parts = order.tensor_split(tuple(range(batch_size, len(order) - 1, batch_size)))
+        whole = order.tensor_split(tuple(range(batch_size, len(order) - 1, batch_size)))
+        parts = [ranks.part(len(batch)) for batch in whole]
+        places = [batch[part.rows] for batch, part in zip(whole, parts, strict=True)]
         if self.tensors is not None:
             x, y = self.tensors
-            yield from (
-                (rows, x[rows], y[rows]) for rows in (part.to(self.device) for part in parts)
-            )
+            for rows, part in zip(places, parts, strict=True):
+                rows = rows.to(self.device)
+                yield rows, x[rows], y[rows], part
             return
         loader: DataLoader = DataLoader(
             self.dataset,
-            batch_sampler=[part.tolist() for part in parts],
+            batch_sampler=[rows.tolist() for rows in places],
             num_workers=self.workers,
             # One of its own: so tensors and datasets leave `generator` in the same state.
             generator=torch.Generator().manual_seed(generator.initial_seed()),
         )
-        for rows, batch in zip(parts, loader, strict=True):
+        for rows, batch, part in zip(places, loader, parts, strict=True):
             x, y = _checked_batch(batch)
-            yield rows, x.to(self.device), y.to(self.device)
+            yield rows, x.to(self.device), y.to(self.device), part
 
 
-def batches(data: Any, batch_size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-    """(inputs, labels) batch by batch, in the order of the data."""
+def batches(
+    data: Any, batch_size: int | None = None, ranks: Ranks = ALONE
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """(place of the first example, inputs, labels) batch by batch, in the order of the data.
+
+    Of several ranks each has whole batches in a row: the same ones that one alone would have.
+    """
     tensors = as_tensors(data)
     if tensors is not None:
         size = _checked_batch_size(batch_size or BATCH)
-        yield from zip(tensors[0].split(size), tensors[1].split(size), strict=True)
+        starts = range(0, len(tensors[0]), size)
+        mine = ranks.block(len(starts))
+        parts = (part.split(size)[mine] for part in tensors)
+        yield from zip(starts[mine], *parts, strict=True)
         return
     dataset, collate, workers = data, default_collate, 0
     if isinstance(data, DataLoader):
@@ -87,7 +104,13 @@ def batches(data: Any, batch_size: int | None = None) -> Iterator[tuple[Tensor, 
         if data.batch_sampler is not None:  # else its collate_fn is for single examples
             collate = data.collate_fn
     size = _checked_batch_size(batch_size or BATCH)
-    n = _checked_length(dataset)
+    n, first = _checked_length(dataset), 0
+    if ranks.size > 1:
+        rows = range(0, n, size)[ranks.block(-(-n // size))]
+        if not rows:
+            return
+        first, n = rows.start, min(rows.stop, n) - rows.start
+        dataset = Subset(dataset, range(first, first + n))
     # Without a generator of its own, a DataLoader draws from the caller's global one.
     loader: DataLoader = DataLoader(
         dataset,
@@ -104,16 +127,17 @@ def batches(data: Any, batch_size: int | None = None) -> Iterator[tuple[Tensor, 
         first_read |= {
             i: (x[i - seen].clone(), y[i - seen]) for i in probes if seen <= i < seen + len(y)
         }
+        yield first + seen, x, y
         seen += len(y)
-        yield x, y
     if seen != n:
         raise ValueError(f"data has length {n} but gave {seen} examples")
     for i, (x, y) in first_read.items():
         again, label = _checked_batch(collate([dataset[i]]))
         if label[0] != y or not torch.equal(again[0].nan_to_num(), x.nan_to_num()):
             raise ValueError(
-                f"data[{i}] came back different when it was read again: the dataset shuffles or "
-                "augments; pass one that gives the same examples in the same order each time"
+                f"data[{first + i}] came back different when it was read again: the dataset "
+                "shuffles or augments; pass one that gives the same examples in the same order "
+                "each time"
             )
 
 

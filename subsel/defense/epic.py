@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from subsel import select
+from subsel.defense.parallel import Ranks, digest
 from subsel.similarity import METRICS
 from subsel.validation import check_choice, portion
 
@@ -157,7 +158,7 @@ class EPIC:
             and (self.stop is None or epoch < self.stop)
         )
 
-    def prune(self, gradients: Any, labels: Any, epoch: int) -> Round:
+    def prune(self, gradients: Any, labels: Any, epoch: int, *, group: Any = None) -> Round:
         """Drop the isolated medoids of each class.
 
         Parameters
@@ -169,6 +170,11 @@ class EPIC:
             Their classes.  Any integers from 0; a class without examples is no class.
         epoch : int
             The epoch that comes next.  Rounds have to come in order of their epochs.
+        group : torch.distributed.ProcessGroup, optional
+            Share the work among the ranks of this group, such as
+            ``torch.distributed.group.WORLD``: each of them has to make this call, with the same
+            arguments, and selects from some of the classes.  Not needed for a result that is the
+            same on all ranks; that follows from the same arguments.
 
         Returns
         -------
@@ -178,7 +184,8 @@ class EPIC:
         ------
         TypeError, ValueError
             Shapes, types or values that do not fit; labels that are not those of the rounds
-            before, which means that the dataset's order changed.
+            before, which means that the dataset's order changed; with a group, ranks that were
+            given different things.
         """
         epoch = _count("epoch", epoch, least=0)
         if self.history and epoch <= self.history[-1].epoch:
@@ -188,6 +195,16 @@ class EPIC:
         gradients, labels = _checked_arrays(gradients, labels)
         if self.n is None:
             self.start(len(labels))
+        ranks = Ranks(group)
+        ranks.agree(
+            lambda: {
+                "EPIC": repr(self),
+                "epoch": epoch,
+                "kept": digest(self._kept),
+                "labels": digest(labels),
+                "gradients": digest(gradients),
+            }
+        )
         ground, gradients, labels = self._ground(gradients, labels)
 
         classes, counts = (part.tolist() for part in np.unique(labels, return_counts=True))
@@ -203,6 +220,7 @@ class EPIC:
             labels,
             {label: k for label, k in budget.items() if k > 0},
             self.metric,
+            ranks,
         )
 
         isolated = sizes[owner] < self.min_cluster_size
@@ -215,6 +233,7 @@ class EPIC:
 
         dropped = np.sort(ground[kept & isolated])
         self._kept = np.setdiff1d(self._kept, dropped)
+        ranks.agree(lambda: {"what they keep": digest(self._kept)})
         left = np.unique(self._labels[self._kept], return_counts=True)
         self.history.append(
             Round(
@@ -293,11 +312,37 @@ class EPIC:
 
 
 def _select_medoids(
-    gradients: np.ndarray, labels: np.ndarray, budget: dict[int, int], metric: str
+    gradients: np.ndarray, labels: np.ndarray, budget: dict[int, int], metric: str, ranks: Ranks
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Medoids of each class, the position among them of each example's own, and cluster sizes."""
+    classes, counts = np.unique(labels, return_counts=True)
+    mine = ranks.dealt(dict(zip(classes.tolist(), counts.tolist(), strict=True)))
+    rows = np.flatnonzero(np.isin(labels, mine))
+    if len(rows) < len(labels):
+        gradients = gradients[rows]
+    with ranks.together():
+        own = _selected(gradients, labels[rows], {label: budget[label] for label in mine}, metric)
+    found = ranks.gather((rows, *own))
+    # As one `select` of all classes puts them: by decreasing gain, then by class.
+    medoids = np.concatenate([rows[indices] for rows, indices, _, _ in found])
+    gains = np.concatenate([gains for _, _, gains, _ in found])
+    ranking = np.lexsort((np.arange(len(medoids)), labels[medoids], -gains))
+    position = np.empty_like(ranking)
+    position[ranking] = np.arange(len(ranking))
+    owner = np.empty(len(labels), np.int64)
+    start = 0
+    for rows, indices, _, assignment in found:
+        owner[rows] = position[start + assignment]
+        start += len(indices)
+    return medoids[ranking], owner, np.bincount(owner, minlength=len(medoids))
+
+
+def _selected(
+    gradients: np.ndarray, labels: np.ndarray, budget: dict[int, int], metric: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Indices, gains and assignment of a selection from each class."""
     if not budget:
-        return (np.empty(0, np.int64),) * 3
+        return np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64)
     threads = torch.get_num_threads()
     try:
         chosen = select(gradients, budget, labels=labels, metric=metric)
@@ -306,8 +351,7 @@ def _select_medoids(
         # would go on with other threads, and not bit for bit as before.
         torch.set_num_threads(threads)
     assert chosen.assignment is not None
-    assert chosen.sizes is not None
-    return chosen.indices, chosen.assignment, chosen.sizes
+    return chosen.indices, chosen.gains, chosen.assignment
 
 
 def _checked_arrays(gradients: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:

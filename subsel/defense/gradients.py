@@ -2,13 +2,16 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from subsel.defense.data import batches, check_labels, named
+from subsel.defense.parallel import Ranks
 
 __all__ = ["EpochLogits", "last_layer_gradients"]
 
@@ -21,6 +24,7 @@ def last_layer_gradients(
     layer: str | None = None,
     batch_size: int | None = None,
     device: torch.device | str | None = None,
+    group: Any = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Gradient of each example's cross-entropy at the last linear layer, in dataset order.
 
@@ -32,7 +36,7 @@ def last_layer_gradients(
     ----------
     model
         A classifier that ends in a linear layer: logits (n, C), trained with the softmax
-        cross-entropy.
+        cross-entropy.  A DistributedDataParallel is taken for the model that it wraps.
     data
         A map-style dataset of (input, label); a DataLoader, of which only the dataset, batch
         size, ``collate_fn`` and number of workers are used, never its order; or a pair of
@@ -51,6 +55,11 @@ def last_layer_gradients(
     device
         Where to compute; by default where the model's first parameter lies.  The model is not
         moved.
+    group : torch.distributed.ProcessGroup, optional
+        Share the work among the ranks of this group, such as ``torch.distributed.group.WORLD``:
+        each of them has to make this call, with the same data and model, takes its share of the
+        batches, and gets the gradients of all.  The model's buffers (BatchNorm's statistics),
+        which data-parallel training lets differ, are first made those of rank 0.
 
     Returns
     -------
@@ -64,7 +73,8 @@ def last_layer_gradients(
     ValueError
         An empty dataset; outputs that are not (n, C) with C > 1; a label outside 0..C-1 or a
         non-finite logit (the message says for which examples); a dataset that reads differently
-        the second time; no linear layer, or no layer of the given name.
+        the second time; no linear layer, or no layer of the given name.  With a group, on all
+        ranks if on one.
 
     Notes
     -----
@@ -75,15 +85,23 @@ def last_layer_gradients(
     if wrt not in ("logits", "input"):
         raise ValueError(f'wrt must be "logits" or "input", got {wrt!r}')
     device = torch.device(device) if device is not None else device_of(model)
+    ranks = Ranks(group)
+    if isinstance(model, DistributedDataParallel):
+        model = model.module
+    ranks.copy_first(model.buffers())
     gradients: list[Tensor] = []
     labels: list[Tensor] = []
     broken: list[int] = []
-    with evaluating(model), torch.no_grad(), LastLayerHook(model, layer) as last:
-        for x, y in batches(data, batch_size):
+    with (
+        ranks.together(),
+        evaluating(model),
+        torch.no_grad(),
+        LastLayerHook(model, layer) as last,
+    ):
+        for start, x, y in batches(data, batch_size, ranks):
             output = model(x.to(device))
             logits = last.checked_logits(output, len(y))
             y = y.to(device)
-            start = sum(len(part) for part in labels)
             check_labels(y, logits.shape[1], np.arange(start, start + len(y)))
             finite = logits.isfinite().all(dim=1)
             if not finite.all():
@@ -93,9 +111,11 @@ def last_layer_gradients(
                 residual = residual @ last.weight().float()
             gradients.append(residual.cpu())
             labels.append(y.cpu())
+    broken = list(chain.from_iterable(ranks.gather(broken)))
     if broken:
         raise ValueError(f"the model's logits are not finite for {named(broken)}")
-    return torch.cat(gradients).numpy(), torch.cat(labels).numpy()
+    cpu = torch.device("cpu")
+    return ranks.joined(gradients, cpu).numpy(), ranks.joined(labels, cpu).numpy()
 
 
 class EpochLogits:
@@ -152,6 +172,25 @@ class EpochLogits:
         rows = torch.as_tensor(indices, device=logits.device)
         self.logits[rows] = logits
         self.labels[rows] = labels.to(self.labels)
+
+    def gather(self, group: Any) -> None:
+        """Take in what the other ranks recorded, each the examples that it trained on.
+
+        Parameters
+        ----------
+        group : torch.distributed.ProcessGroup
+            All its ranks have to make this call.
+        """
+        ranks = Ranks(group)
+        if ranks.size == 1:
+            return
+        own = None
+        if self.logits is not None:
+            rows = torch.nonzero(self.labels >= 0).flatten()
+            own = tuple(part.cpu() for part in (rows, self.logits[rows], self.labels[rows]))
+        for recorded in filter(None, ranks.gather(own)):
+            rows, logits, labels = recorded
+            self.record(rows, logits if own is None else logits.to(self.labels.device), labels)
 
     def gradients(
         self, indices: np.ndarray, weight: Tensor | None = None

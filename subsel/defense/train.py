@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from subsel.defense import models
+from subsel.defense import models, parallel
 from subsel.defense.datasets import ImageData, load
 from subsel.defense.poisons import PoisonedSet, read_poisons
 from subsel.defense.presets import PRESETS, Preset
@@ -40,6 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status."""
     parser = _parser()
     args = parser.parse_args(argv)
+    with parallel.process_group(args.device) as args.device:
+        return _run(parser, args, parallel.all_ranks())
+
+
+def _run(parser: argparse.ArgumentParser, args: argparse.Namespace, ranks: parallel.Ranks) -> int:
     out, preset = args.out, PRESETS[args.preset]
     checkpoint = out / "checkpoint.pt"
     if args.resume and not checkpoint.is_file():
@@ -81,11 +86,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     except KeyboardInterrupt as stopped:
         again = "; on the command line: the same command with --resume"
-        sys.stderr.write(f"\n{str(stopped) or 'stopped'}{again if checkpoint.exists() else ''}\n")
+        if ranks.rank == 0:
+            text = str(stopped) or "stopped"
+            sys.stderr.write(f"\n{text}{again if checkpoint.exists() else ''}\n")
         return 130
     except (OSError, ValueError, TypeError, ImportError, FloatingPointError) as error:
-        sys.stderr.write(f"{parser.prog}: error: {error}\n")
+        rank = "" if ranks.size == 1 else f"rank {ranks.rank}: "
+        sys.stderr.write(f"{parser.prog}: error: {rank}{error}\n")
         return 1
+    if ranks.rank > 0:
+        return 0
     _write(out, result)
     with written_whole(out / "dropped.png") as part:
         plot_dropped(result, labels, data.classes, part)

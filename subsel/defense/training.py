@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from subsel.defense import parallel
 from subsel.defense.augment import flip_and_crop
 from subsel.defense.data import Examples, batches, check_labels
 from subsel.defense.epic import EPIC
@@ -26,6 +28,7 @@ from subsel.defense.gradients import (
     last_layer_gradients,
     linear_weight,
 )
+from subsel.defense.parallel import Part, Ranks
 from subsel.defense.presets import PRESETS
 from subsel.files import written_whole
 from subsel.validation import check_choice
@@ -99,6 +102,9 @@ def train(
 ) -> TrainResult:
     """Train a classifier with SGD, and with EPIC if a defense is given.
 
+    If `torch.distributed` has a default process group, all its ranks train the model together:
+    each has to make this call, with the same arguments (docs/epic.md, "Several processes").
+
     Parameters
     ----------
     model : nn.Module
@@ -130,7 +136,8 @@ def train(
         A last batch of a single example, which BatchNorm could not take, joins the one before.
     augment : bool or callable
         True: random flip, then random crop with 4 pixels of reflect padding.  A callable gets a
-        batch of inputs and a CPU generator.  Never applied for gradients or features.
+        batch of inputs (its rank's part of one) and a CPU generator.  Never applied for gradients
+        or features.
     gradients : {"fresh", "training"}
         What EPIC looks at.  "fresh": gradients taken before each round by a forward pass in eval
         mode, without augmentation, as in the paper.  "training": those that follow from the
@@ -143,19 +150,20 @@ def train(
         Decides order, augmentation, dropout and a fresh head.  The global random state is put
         back after each epoch.
     device : optional
-        Where to train; the model is moved there.  By default where it lies.
+        Where to train; the model is moved there.  By default where it lies.  Each rank has its
+        own.
     workers : int
         Worker processes that read a dataset which is not tensors.
     checkpoint : path, optional
-        Written before the first and after every epoch, whole or not at all.
+        Written before the first and after every epoch, whole or not at all, by rank 0.
     resume : path, optional
         A checkpoint to go on from.  Model, data and settings must be those it was made with;
-        only `epochs` may differ.  On a CPU with as many threads the result is bit for bit that of
-        a run without interruption.
+        only `epochs` may differ.  On a CPU with as many threads and ranks the result is bit for
+        bit that of a run without interruption.
     progress : bool
         Whether to show a progress bar.
     callback : callable, optional
-        Called after each epoch with the `TrainResult` so far.
+        Called after each epoch with the `TrainResult` so far, on rank 0.
 
     Returns
     -------
@@ -164,7 +172,7 @@ def train(
     Raises
     ------
     TypeError, ValueError
-        Arguments, data or a model that do not fit, before any training.
+        Arguments, data or a model that do not fit, or differ between ranks, before any training.
     FloatingPointError
         The loss is not finite; the checkpoint is that of the epoch before.
     KeyboardInterrupt
@@ -185,7 +193,9 @@ def train(
     )
     epochs = settings.pop("epochs")
     transfer = settings["scenario"] == "transfer"
-    augmented = flip_and_crop if augment is True else augment or _as_it_is
+    augmented = _augmentation(augment)
+    if isinstance(model, DistributedDataParallel):
+        raise TypeError("give the model itself, not a DistributedDataParallel: train wraps it")
     where = torch.device(device) if device is not None else device_of(model)
     data = Examples(dataset, where, workers)
     held_out = None if test is None else Examples(test, where, workers)
@@ -203,7 +213,10 @@ def train(
     if checkpoint is not None and not checkpoint.parent.is_dir():
         raise FileNotFoundError(f"checkpoint {checkpoint} is in a folder that does not exist")
 
+    ranks = parallel.all_ranks()
+    ranks.agree(lambda: _description(model, data, held_out, defense, settings | {"epochs": epochs}))
     model.to(where)
+    ranks.copy_first([*model.parameters(), *model.buffers()])
     with seeded(seed, None, where):
         head = _head(model, data, layer)
         if defense is not None and wrt == "input":
@@ -214,18 +227,20 @@ def train(
         net = model
         if transfer and augment is False:
             # The backbone puts out the same each time: once is enough, and the head remains.
-            data = _features(model, layer, data)
-            held_out = held_out and _features(model, layer, held_out)
+            data = _features(model, layer, data, ranks)
+            held_out = held_out and _features(model, layer, held_out, ranks)
             net, layer = head, None
         optimizer = _sgd(net, settings)
         seen = EpochLogits(len(data))
         if resume is not None:
             _restore(Path(resume), settings, result, optimizer, seen)
         first = len(result.history)
-        bar = tqdm(disable=not progress, unit="examples", bar_format=_BAR)
+        ranks.agree(lambda: {"epochs done": first, "kept": parallel.digest(result.kept)})
+        trained = ranks.data_parallel(net)
+        bar = tqdm(disable=not progress or ranks.rank > 0, unit="examples", bar_format=_BAR)
         try:
             if checkpoint is not None:
-                _save(checkpoint, settings, result, optimizer, seen)
+                _save(checkpoint, settings, result, optimizer, seen, ranks)
             for epoch in range(first, epochs):
                 began = known = time.perf_counter()
                 dropped = 0
@@ -236,9 +251,11 @@ def train(
                         found = seen.gradients(defense.kept, weight)
                     else:
                         ground = defense.kept if defense.ground_set == "active" else None
-                        found = last_layer_gradients(net, data.subset(ground), wrt=wrt, layer=layer)
+                        found = last_layer_gradients(
+                            net, data.subset(ground), wrt=wrt, layer=layer, group=ranks.group
+                        )
                     known = time.perf_counter()
-                    dropped = len(defense.prune(*found, epoch).dropped)
+                    dropped = len(defense.prune(*found, epoch, group=ranks.group).dropped)
                     result.kept = defense.kept
                 bar.set_description_str(f"epoch {epoch + 1}/{epochs}")
                 bar.total = bar.n + (epochs - epoch) * len(result.kept)
@@ -253,42 +270,51 @@ def train(
                     gradients == "training" and epoch > 0 and defense and defense.due(epoch + 1)
                 )
                 loss_sum = right = torch.zeros((), device=where)
-                with seeded(seed, epoch, where) as generator:
-                    for rows, x, y in data.shuffled(result.kept, batch_size, generator):
-                        logits = net(augmented(x, generator))
+                with seeded(seed, epoch, where, ranks.rank) as generator:
+                    for rows, x, y, part in data.shuffled(
+                        result.kept, batch_size, generator, ranks
+                    ):
+                        logits = trained(augmented(x, generator, part))
                         loss = F.cross_entropy(logits, y)
+                        own = slice(part.own)
                         if recording:
-                            seen.record(rows, logits, y)
+                            seen.record(rows[own], logits[own], y[own])
                         optimizer.zero_grad()
-                        loss.backward()
+                        (loss * part.weight).backward()
                         optimizer.step()
-                        loss_sum = loss_sum + loss.detach() * len(y)
-                        right = right + (logits.detach().argmax(dim=1) == y).sum()
-                        bar.update(len(y))
-                if not loss_sum.isfinite():
+                        loss_sum = loss_sum + loss.detach() * part.own
+                        right = right + (logits.detach().argmax(dim=1) == y)[own].sum()
+                        bar.update(part.total)
+                if recording:
+                    seen.gather(ranks.group)
+                ranks.copy_first(net.buffers())
+                sums = ranks.gather((loss_sum.item(), right.item()))
+                loss_total, right_total = (sum(parts) for parts in zip(*sums, strict=True))
+                if not math.isfinite(loss_total):
                     raise FloatingPointError(
                         f"the loss is not finite in epoch {epoch}, at a learning rate of {rate:g}"
                     )
 
-                result.history.append(
-                    {
-                        "epoch": epoch,
-                        "lr": rate,
-                        "loss": loss_sum.item() / len(result.kept),
-                        "train_accuracy": right.item() / len(result.kept),
-                        "test_accuracy": None if held_out is None else _accuracy(net, held_out),
-                        "kept": len(result.kept),
-                        "dropped": dropped,
-                        "gradient_seconds": known - began,
-                        "selection_seconds": selected - known,
-                        "seconds": time.perf_counter() - began,
-                    }
-                )
+                accuracy = None if held_out is None else _accuracy(net, held_out, ranks)
+                record = {
+                    "epoch": epoch,
+                    "lr": rate,
+                    "loss": loss_total / len(result.kept),
+                    "train_accuracy": right_total / len(result.kept),
+                    "test_accuracy": accuracy,
+                    "kept": len(result.kept),
+                    "dropped": dropped,
+                    "gradient_seconds": known - began,
+                    "selection_seconds": selected - known,
+                    "seconds": time.perf_counter() - began,
+                }
+                result.history.append(ranks.first(record))
                 if checkpoint is not None:
-                    _save(checkpoint, settings, result, optimizer, seen)
+                    _save(checkpoint, settings, result, optimizer, seen, ranks)
                 bar.set_postfix_str(_summary(result.history[-1]))
-                if callback is not None:
-                    callback(result)
+                with ranks.together():
+                    if callback is not None and ranks.rank == 0:
+                        callback(result)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(_how_to_resume(checkpoint)) from None
         finally:
@@ -298,14 +324,18 @@ def train(
 
 
 @contextmanager
-def seeded(seed: int, epoch: int | None, device: torch.device) -> Iterator[torch.Generator]:
-    """Randomness of one epoch (None: of what comes before), a function of seed and epoch alone.
+def seeded(
+    seed: int, epoch: int | None, device: torch.device, rank: int = 0
+) -> Iterator[torch.Generator]:
+    """Randomness of one epoch (None: of what comes before), a function of the arguments alone.
 
     Inside, torch's global state is set, for the model's own draws such as dropout; afterwards it
-    is put back.  The generator, on the CPU, is for order and augmentation.
+    is put back.  The generator, on the CPU, is for order and augmentation, and the same on every
+    rank.
     """
     key = () if epoch is None else (epoch,)
-    own, for_order = np.random.SeedSequence(seed, spawn_key=key).generate_state(2).tolist()
+    words = np.random.SeedSequence(seed, spawn_key=key).generate_state(2 + rank).tolist()
+    own, for_order = words[0] if rank == 0 else words[-1], words[1]
     cuda = device.type == "cuda"
     with torch.random.fork_rng([device] if cuda else []):
         torch.default_generator.manual_seed(own)
@@ -340,7 +370,7 @@ def _settings(preset: str | None, given: dict[str, Any], **settings: Any) -> dic
 
 def _head(model: nn.Module, data: Examples, layer: str | None) -> Any:
     """The model's last linear layer, after a first look at whether model and data fit."""
-    x, y = next(batches(data.subset(np.arange(min(2, len(data))))))
+    _, x, y = next(batches(data.subset(np.arange(min(2, len(data))))))
     with torch.no_grad(), evaluating(model), LastLayerHook(model, layer) as last:
         logits = last.checked_logits(model(x.to(data.device)), len(y))
     check_labels(y if data.tensors is None else data.tensors[1], logits.shape[1])
@@ -348,30 +378,72 @@ def _head(model: nn.Module, data: Examples, layer: str | None) -> Any:
 
 
 @torch.no_grad()
-def _features(model: nn.Module, layer: str | None, data: Examples) -> Examples:
+def _features(model: nn.Module, layer: str | None, data: Examples, ranks: Ranks) -> Examples:
     """What enters the model's last layer, in place of the inputs."""
     inputs, labels = [], []
-    with evaluating(model), LastLayerHook(model, layer) as last:
-        for x, y in batches(data.subset()):
+    with ranks.together(), evaluating(model), LastLayerHook(model, layer) as last:
+        for _, x, y in batches(data.subset(), ranks=ranks):
             model(x.to(data.device))
             inputs.append(last.input)
             labels.append(y)
-    return Examples((torch.cat(inputs), torch.cat(labels)), data.device)
+    joined = (ranks.joined(parts, data.device) for parts in (inputs, labels))
+    return Examples(tuple(joined), data.device)
 
 
 @torch.no_grad()
-def _accuracy(net: nn.Module, data: Examples) -> float:
+def _accuracy(net: nn.Module, data: Examples, ranks: Ranks) -> float:
     """Fraction of the examples that the network classifies as they are labelled."""
     right = 0
-    with evaluating(net):
-        for x, y in batches(data.subset()):
+    with ranks.together(), evaluating(net):
+        for _, x, y in batches(data.subset(), ranks=ranks):
             predicted = net(x.to(data.device)).argmax(dim=1)
             right += int((predicted == y.to(data.device)).sum())
-    return right / len(data)
+    return sum(ranks.gather(right)) / len(data)
 
 
-def _as_it_is(x: Tensor, generator: torch.Generator) -> Tensor:
-    return x
+def _augmentation(augment: bool | Augment) -> Callable[[Tensor, torch.Generator, Part], Tensor]:
+    """`augment` as a function of (this rank's part of a batch, generator, which part it is)."""
+
+    def flipped_and_cropped(x: Tensor, generator: torch.Generator, part: Part) -> Tensor:
+        return flip_and_crop(x, generator, batch=(part.rows.start, part.total))
+
+    def augmented(x: Tensor, generator: torch.Generator, part: Part) -> Tensor:
+        assert callable(augment)
+        if len(x) < part.total:
+            # What is drawn for a part may not be what is drawn for the other ranks' parts.
+            draw = int(torch.randint(2**62, (), generator=generator))
+            generator = torch.Generator().manual_seed(draw + part.rows.start)
+        return augment(x, generator)
+
+    if augment is True:
+        return flipped_and_cropped
+    return augmented if augment else lambda x, generator, part: x
+
+
+def _description(
+    model: nn.Module,
+    data: Examples,
+    held_out: Examples | None,
+    defense: EPIC | None,
+    settings: dict[str, Any],
+) -> dict[str, Any]:
+    """What has to be the same on all ranks, by name."""
+
+    def about(examples: Examples | None) -> str | None:
+        if examples is None:
+            return None
+        some = np.unique(np.linspace(0, len(examples) - 1, 8, dtype=int))
+        _, x, y = next(batches(examples.subset(some)))
+        labels = y if examples.tensors is None else examples.tensors[1]
+        return f"{len(examples)} examples {parallel.digest(x, y, labels)}"
+
+    return {
+        **settings,
+        "defense": None if defense is None else repr(defense),
+        "model": {name: tuple(value.shape) for name, value in model.named_parameters()},
+        "dataset": about(data),
+        "test": about(held_out),
+    }
 
 
 @contextmanager
@@ -408,6 +480,7 @@ def _save(
     result: TrainResult,
     optimizer: torch.optim.Optimizer,
     seen: EpochLogits,
+    ranks: Ranks,
 ) -> None:
     state = {
         "settings": settings,
@@ -418,8 +491,10 @@ def _save(
         # For the round that comes next, if it looks at what the last epoch computed.
         "logits": None if seen.logits is None else (seen.logits, seen.labels),
     }
-    with written_whole(path) as part:
-        torch.save(state, part)
+    with ranks.together():
+        if ranks.rank == 0:
+            with written_whole(path) as part:
+                torch.save(state, part)
 
 
 def _restore(
