@@ -317,6 +317,9 @@ def train(
                         callback(result)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(_how_to_resume(checkpoint)) from None
+        except RuntimeError as error:  # such as the loss of another rank
+            error.add_note(_how_to_resume(checkpoint))
+            raise
         finally:
             bar.close()
     model.eval()
