@@ -214,9 +214,10 @@ def digest(*arrays: Tensor | np.ndarray) -> str:
     """A short hash of what arrays hold."""
     found = hashlib.blake2b(digest_size=8)
     for array in arrays:
-        values = array.numpy(force=True) if isinstance(array, Tensor) else array
-        found.update(f"{values.dtype} {values.shape}".encode())
-        found.update(np.ascontiguousarray(values).data)
+        found.update(f"{array.dtype} {tuple(array.shape)}".encode())
+        if isinstance(array, Tensor):  # as bytes, for NumPy lacks some of torch's dtypes
+            array = array.detach().cpu().flatten().view(torch.uint8).numpy()
+        found.update(np.ascontiguousarray(array).data)
     return found.hexdigest()
 
 

@@ -9,6 +9,7 @@ pytest.importorskip("sklearn")
 
 from benchmarks.poisoning.experiment import Settings  # noqa: E402
 from benchmarks.training import __main__ as benchmark  # noqa: E402
+from benchmarks.training import ranks  # noqa: E402
 from subsel.defense import PRESETS, datasets, train  # noqa: E402
 from subsel.defense.models import small_cnn  # noqa: E402
 from subsel.defense.training import seeded  # noqa: E402
@@ -83,3 +84,13 @@ def test_attack_and_report(monkeypatch, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "| EPIC 0.3, training |" in printed
     assert "EPIC 0.1: " in printed
+
+
+def test_two_ranks_are_compared_with_one(capsys):
+    command = ["--dataset", "digits", "--images", "300", "--networks", "linear head"]
+    assert ranks.main(command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.split("|")[2:-1] for line in lines if "linear" in line]
+    assert [row[0].strip() for row in rows] == ["one process", "on two threads", "two ranks"]
+    assert rows[0][1:] == rows[2][1:]
+    assert all(cell.strip().endswith(", 0") for cell in rows[2][1:])
