@@ -17,11 +17,13 @@ _HOME = {
     "lazy_greedy": "subsel.optimizers",
     "stochastic_greedy": "subsel.optimizers",
     "select": "subsel.coreset",
+    "greedi": "subsel.distributed",
 }
 __all__ = [
     "FacilityLocation",
     "Objective",
     "Selection",
+    "greedi",
     "greedy",
     "lazy_greedy",
     "select",
@@ -30,6 +32,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from subsel.coreset import select
+    from subsel.distributed import greedi
     from subsel.objectives import FacilityLocation, Objective
     from subsel.optimizers import greedy, lazy_greedy, stochastic_greedy
     from subsel.selection import Selection

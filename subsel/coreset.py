@@ -120,7 +120,7 @@ def select(
         k = check_budget(budget, n, fraction=True)
         return _represent(features, k, metric, method, random, allowed, progress)
 
-    members, counts = _budgets(budget, check_labels(labels, n))
+    members, counts = budgets(budget, check_labels(labels, n))
     check_entries(features, "X")
     workers = min(cpu.threads(), len(members))
     seeds: Any = random.spawn(len(members)) if method == "stochastic" else repeat(random)
@@ -162,7 +162,7 @@ def _represent(
     return replace(chosen, assignment=assignment, sizes=np.bincount(assignment, minlength=k))
 
 
-def _budgets(budget: Any, labels: np.ndarray) -> tuple[list[np.ndarray], list[int]]:
+def budgets(budget: Any, labels: np.ndarray) -> tuple[list[np.ndarray], list[int]]:
     """Rows of each class that occurs (ascending, classes in sorted order), and its count."""
     classes, inverse, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     members = np.split(np.argsort(inverse, kind="stable"), np.cumsum(sizes)[:-1])

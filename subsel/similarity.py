@@ -153,11 +153,11 @@ class Similarity:
         best = self.of_points(search.best)[: self.n_points]
         return float((best + self.offset).sum()) * self.unit
 
-    def represent(self, candidates: np.ndarray) -> Search:
-        """A search, of no use for gains, to which these candidates are added one by one."""
+    def represent(self, candidates: np.ndarray) -> tuple[Search, np.ndarray]:
+        """A search to which candidates were added one by one, and what each of them gained."""
         search = self.search(log=False)
-        cpu.represent(self.store, self.slots(candidates), search)
-        return search
+        gains = cpu.represent(self.store, self.slots(candidates), search)
+        return search, gains * self.unit
 
     @staticmethod
     def seen(search: Search) -> int:
@@ -402,12 +402,15 @@ class FeatureSimilarity(Similarity):
     path = "features"
     width = LANES
 
-    def __init__(self, features: np.ndarray, metric: str, scale: Scale) -> None:
+    def __init__(
+        self, features: np.ndarray, metric: str, scale: Scale, n: int | None = None
+    ) -> None:
+        """Of prepared features, which may be a part of `n` rows that sums have to be exact for."""
         self._features: np.ndarray | None = features
         self.n = self.n_points = len(features)
         self.unit, self.offset, self.span = scale.unit, scale.offset, scale.span
         self._number = features.dtype.type
-        self.rule = choose_rule(metric, scale, self.n, features.shape[1], features.dtype)
+        self.rule = choose_rule(metric, scale, n or self.n, features.shape[1], features.dtype)
 
     @classmethod
     def from_features(
@@ -416,17 +419,19 @@ class FeatureSimilarity(Similarity):
         """Condition checked features: a power-of-two scale, or unit length for cosine."""
         features = read_only(features)
         low, high = features.min(axis=0), features.max(axis=0)
-        if metric == "cosine":
-            scale = choose_scale(metric, gamma, low, high, 0.0)
-            prepared = np.empty((len(features), features.shape[1] + 1), features.dtype)
-            if not cpu.unit_rows(features, prepared):
-                prepared = prepared[:, :-1]
-        else:
-            middle, extent = spread(metric, low, high)
-            radius = cpu.radius(features, middle, extent) if 0 < extent < math.inf else extent
-            scale = choose_scale(metric, gamma, low, high, radius)
-            prepared = np.ldexp(features, -scale.exponent)
-        return cls(read_only(prepared), metric, scale)
+        middle, extent = spread(metric, low, high)
+        radius = 0.0 if metric == "cosine" else farthest(features, middle, extent)
+        scale = choose_scale(metric, gamma, low, high, radius)
+        return cls(prepared(features, metric, scale), metric, scale)
+
+    def facing(self, count: int) -> "FeatureSimilarity":
+        """The first `count` rows as points, represented by the others alone."""
+        rows = self._features
+        assert rows is not None, "only as long as there are no tiles"
+        part = copy(self)
+        part._features, part.n_points = read_only(rows[:count]), count
+        part.candidates, part.n = Tiles(rows[count:]), len(rows) - count
+        return part
 
     def restrict(self, candidates: np.ndarray) -> "FeatureSimilarity":
         """The same points with fewer candidates."""
@@ -504,6 +509,19 @@ class FeatureSimilarity(Similarity):
     def of_points(self, by_slot: np.ndarray) -> np.ndarray:
         """Values by slot, in the order of the points."""
         return by_slot[self.points.slot]
+
+
+def farthest(features: np.ndarray, middle: np.ndarray, extent: float) -> float:
+    """Largest distance of a row to `middle`, from which no feature is farther than `extent`."""
+    return cpu.radius(features, middle, extent) if 0 < extent < math.inf else extent
+
+
+def prepared(features: np.ndarray, metric: str, scale: Scale) -> np.ndarray:
+    """What kernels work on: features near 1 in magnitude, or of unit length for cosine."""
+    if metric != "cosine":
+        return read_only(np.ldexp(features, -scale.exponent))
+    rows = np.empty((len(features), features.shape[1] + 1), features.dtype)
+    return read_only(rows if cpu.unit_rows(features, rows) else rows[:, :-1])
 
 
 def _round_up(x: float) -> float:

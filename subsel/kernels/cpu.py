@@ -520,10 +520,14 @@ def _store_reach(store, s):
 
 @njit(cache=True, nogil=True)
 def represent(store, slots, search):
-    """Add candidates one after the other, when gains are not asked for."""
-    for slot in slots:
-        cover(store, slot, search)
+    """Add candidates one after the other; returns what each gained, not the gains of others."""
+    gains = np.zeros(slots.size)
+    for step in range(slots.size):
+        cover(store, slots[step], search)
+        for entry in range(search.counts[LOGGED]):
+            gains[step] += search.best[search.changed[entry]] - search.before[entry]
         _clear_log(search)
+    return gains
 
 
 @njit(cache=True, nogil=True)

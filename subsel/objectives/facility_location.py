@@ -156,13 +156,17 @@ class FacilityLocation(Objective):
         source = FeatureSimilarity.from_features(features, metric, gamma)
         n, d = features.shape
         worth_it = d >= DENSE_FROM_DIMENSION or metric == "dot"
-        objective = cls.__new__(cls)
-        if worth_it and n * n * (features.itemsize + 1) <= budget:  # 1: see `thinned`
-            objective._start(source.matrix())
-        else:
-            objective._start(source)
+        in_memory = worth_it and n * n * (features.itemsize + 1) <= budget  # 1: see `thinned`
+        objective = cls.of(source.matrix() if in_memory else source)
         if metric != "rbf":
             objective.offset = source.unit * source.offset
+        return objective
+
+    @classmethod
+    def of(cls, similarity: Any) -> "FacilityLocation":
+        """Facility location of similarities that have been checked."""
+        objective = cls.__new__(cls)
+        objective._start(similarity)
         return objective
 
     def _start(self, similarity: Any) -> None:
@@ -183,8 +187,7 @@ class FacilityLocation(Objective):
         candidates = check_indices(candidates, self.n, "candidates")
         if not len(candidates):
             raise ValueError("candidates must not be empty")
-        objective = FacilityLocation.__new__(FacilityLocation)
-        objective._start(self._similarity.restrict(candidates))
+        objective = FacilityLocation.of(self._similarity.restrict(candidates))
         objective.offset = self.offset
         return objective
 
@@ -258,7 +261,7 @@ class FacilityLocation(Objective):
         indices : array_like of int, shape (k,)
             May be empty (F = 0) and may repeat. Time O(n_points k) similarities.
         """
-        search = self._similarity.represent(check_indices(indices, self.n))
+        search, _ = self._similarity.represent(check_indices(indices, self.n))
         return self._similarity.value(search)
 
     def assign(self, indices: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
@@ -279,5 +282,6 @@ class FacilityLocation(Objective):
         indices = check_indices(indices, self.n)
         if not len(indices):
             raise ValueError("indices must not be empty: there is nothing to assign points to")
-        assignment = self._similarity.assignment(self._similarity.represent(indices))
+        search, _ = self._similarity.represent(indices)
+        assignment = self._similarity.assignment(search)
         return assignment, np.bincount(assignment, minlength=len(indices))
