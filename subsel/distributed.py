@@ -925,9 +925,11 @@ class _Cluster:
     def __enter__(self) -> None: ...
 
     def __exit__(self, failed: Any, *_: Any) -> None:
+        started, self._started = list(self._started), set()
         if failed and self._client.status == "running":
-            self._client.cancel(list(self._started))
-        self._started.clear()
+            self._client.cancel(started)
+        elif failed and issubclass(failed, Exception):
+            raise RuntimeError("the Dask client was closed while rows were being selected")
 
     def slots(self) -> int:
         """As many as there are threads, and as many to go on with."""
