@@ -37,6 +37,7 @@ from subsel.validation import (
     as_float_array,
     check_budget,
     check_choice,
+    check_count,
     check_labels,
     check_matrix_shape,
     check_random_state,
@@ -146,8 +147,10 @@ def greedi(
     """
     check_choice(metric, METRICS, "metric")
     random = check_random_state(random_state)
+    if max_rows is not None:
+        max_rows = check_count(max_rows, "max_rows", 1)
     engine = _engine()
-    source = _dask_source(X) if _is_dask(X) else _array_source(X, engine)
+    source = _dask_source(X) if _is_dask(X) else _array_source(X, engine, max_rows or MAX_ROWS)
     n, classes = source.n, None
     if labels is None:
         sizes, counts = [n], [check_budget(budget, n, fraction=True)]
@@ -179,24 +182,14 @@ def _layout(
 
     `k` is the budget, `largest` the rows of X's largest chunk.
     """
-
-    def count(value: Any, name: str, low: int, high: int | None = None) -> int:
-        if isinstance(value, bool) or not isinstance(value, int | np.integer):
-            raise TypeError(f"{name} must be a count, not {value!r}")
-        if value < low or (high is not None and value > high):
-            wanted = f"at least {low}" if high is None else f"in {low}..{high}"
-            raise ValueError(f"{name} must be {wanted}, not {value}")
-        return int(value)
-
-    spread = count(spread, "spread", 1)
-    taken = n if sample is None else count(sample, "sample", k, n)
+    spread = check_count(spread, "spread", 1)
+    taken = n if sample is None else check_count(sample, "sample", k, n)
     if partitions is not None:
-        partitions = count(partitions, "partitions", 1, taken)
+        partitions = check_count(partitions, "partitions", 1, taken)
     if max_rows is None:
         max_rows = max(MAX_ROWS, largest)
         if partitions is not None:
             max_rows = max(max_rows, -(-taken // partitions), 4 * partitions * k)
-    max_rows = count(max_rows, "max_rows", 1)
     if largest > max_rows:
         raise ValueError(
             f"X has a chunk of {largest} rows, more than max_rows={max_rows}: rechunk X"
@@ -762,13 +755,13 @@ def _dask_source(X: Any) -> _Source:
     return _Source(n, d, dtype, chunks, max(X.chunks[0]), lazy=X)
 
 
-def _array_source(X: Any, engine: "_Threads | _Cluster") -> _Source:
+def _array_source(X: Any, engine: "_Threads | _Cluster", most: int) -> _Source:
     if not isinstance(X, np.ndarray) or isinstance(X, np.ma.MaskedArray):
         X = as_float_array(X, "X")
     check_matrix_shape(X.shape, "X", "(n, d)")
     n, d = X.shape
     dtype = as_float_array(X[:0], "X").dtype
-    step = max(1, min(4096, 2**24 // (d * X.itemsize)))
+    step = max(1, min(most, 4096, 2**24 // (d * X.itemsize)))
     mapped = _Mapped.of(X) if isinstance(engine, _Cluster) else None
     chunks = []
     for start in range(0, n, step):

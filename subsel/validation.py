@@ -162,6 +162,16 @@ def check_choice(value: Any, choices: Iterable[str], name: str) -> str:
     return value
 
 
+def check_count(value: Any, name: str, low: int, high: int | None = None) -> int:
+    """A whole number of at least `low`, and at most `high`."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} must be a count, not {value!r}")
+    if value < low or (high is not None and value > high):
+        wanted = f"at least {low}" if high is None else f"in {low}..{high}"
+        raise ValueError(f"{name} must be {wanted}, not {value}")
+    return int(value)
+
+
 def check_random_state(random_state: Any) -> np.random.Generator:
     """A NumPy generator from None, a seed, or a generator (used as it is)."""
     if isinstance(random_state, np.random.RandomState):

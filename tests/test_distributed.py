@@ -324,7 +324,7 @@ def test_no_task_holds_more_rows_than_are_allowed(X, monkeypatch, runs):
         if max_rows >= 100:
             subsel.greedi(lazy, K, max_rows=max_rows, random_state=0)
             assert max(held) <= max_rows + 2 * K
-    assert [run.plan.tree()[-1].level for run in runs] == [4, 3, 3, 1, 1]
+    assert [run.plan.tree()[-1].level for run in runs] == [4, 4, 4, 1, 1]
 
 
 def test_interrupting_leaves_nothing_on_the_cluster(X, client, monkeypatch):
