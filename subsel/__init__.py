@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from subsel.coreset import select
     from subsel.distributed import greedi
     from subsel.objectives import FacilityLocation, Objective
-    from subsel.optimizers import greedy, lazy_greedy, stochastic_greedy
+    from subsel.optimizers.greedy import greedy
+    from subsel.optimizers.lazy_greedy import lazy_greedy
+    from subsel.optimizers.stochastic_greedy import stochastic_greedy
     from subsel.selection import Selection
 
 

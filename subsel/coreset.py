@@ -18,6 +18,7 @@ from subsel.similarity import METRICS
 from subsel.validation import (
     ArrayLike,
     as_float_array,
+    check_backend,
     check_budget,
     check_choice,
     check_entries,
@@ -29,7 +30,6 @@ from subsel.validation import (
 )
 
 METHODS = ("lazy", "greedy", "stochastic")
-BACKENDS = ("auto", "cpu")
 
 
 def select(
@@ -108,8 +108,14 @@ def select(
     """
     check_choice(metric, METRICS, "metric")
     check_choice(method, METHODS, "method")
-    check_choice(backend, BACKENDS, "backend")
-    features = as_float_array(X, "X")
+    place = check_backend(backend, X)
+    features: Any
+    if place == "cuda":
+        from subsel.cuda import as_array, select_classes, similarity_of_classes
+
+        features = as_array(X, "X")
+    else:
+        features = as_float_array(X, "X")
     check_matrix_shape(features.shape, "X", "(n, d)")
     n = len(features)
     if isinstance(budget, np.ndarray) and budget.ndim == 0:
@@ -118,15 +124,27 @@ def select(
     allowed = check_memory(memory)
     if labels is None:
         k = check_budget(budget, n, fraction=True)
-        return _represent(features, k, metric, method, random, allowed, progress)
+        return _represent(features, k, metric, method, random, memory, place, progress)
 
     members, counts = budgets(budget, check_labels(labels, n))
+    seeds: Any = random.spawn(len(members)) if method == "stochastic" else repeat(random)
+    if place == "cuda":
+        if method == "stochastic":
+            parts = [
+                _represent(features.rows(rows), k, metric, method, seed, memory, place, False)
+                for rows, k, seed in zip(members, counts, seeds, strict=True)
+            ]
+        else:
+            source = similarity_of_classes(features, members, metric, None, memory)
+            parts = select_classes(source, counts, progress)
+        return _merge(parts, members, n)
+
     check_entries(features, "X")
     workers = min(cpu.threads(), len(members))
-    seeds: Any = random.spawn(len(members)) if method == "stochastic" else repeat(random)
 
     def represent(rows: np.ndarray, k: int, seed: np.random.Generator) -> Selection:
-        return _represent(features[rows], k, metric, method, seed, allowed // workers, False)
+        share = allowed // workers
+        return _represent(features[rows], k, metric, method, seed, share, place, False)
 
     # One thread for each class, and only one within it: Numba's thread pools do not nest.
     with ThreadPoolExecutor(workers, initializer=cpu.single_thread) as pool:
@@ -143,16 +161,17 @@ def select(
 
 
 def _represent(
-    features: np.ndarray,
+    features: Any,
     k: int,
     metric: str,
     method: str,
     random: np.random.Generator,
-    memory: int,
+    memory: float | None,
+    backend: str,
     progress: bool,
 ) -> Selection:
     """Select k rows without regard to labels, with the assignment that the search left behind."""
-    f = FacilityLocation.from_features(features, metric, memory=memory)
+    f = FacilityLocation.from_features(features, metric, memory=memory, backend=backend)
     if method == "stochastic":
         chosen = stochastic_greedy(f, k, random_state=random, progress=progress)
     else:

@@ -1,6 +1,7 @@
 """The result of a selection."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +29,8 @@ class Selection:
         Number of points assigned to each selected element; they sum to n (CRAIG's weights).
     path : str
         How similarities were had: ``"features"`` (recomputed), ``"dense"`` or ``"sparse"`` (in
-        memory), ``"mixed"`` if classes differ, or ``""`` for other objectives.
+        memory), ``"cuda features"`` or ``"cuda dense"`` (the same on a GPU), ``"mixed"`` if classes
+        differ, or ``""`` for other objectives.
     """
 
     indices: np.ndarray
@@ -41,3 +43,19 @@ class Selection:
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    def to_torch(self, device: Any = None) -> "Selection":
+        """The same with torch tensors in place of the arrays.
+
+        Parameters
+        ----------
+        device : torch.device or str, optional
+            Where they are to be; default the CPU.
+        """
+        import torch
+
+        arrays = {
+            name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)
+        }
+        tensors: Any = {name: torch.tensor(a, device=device) for name, a in arrays.items()}
+        return replace(self, **tensors)

@@ -25,6 +25,10 @@ METRICS = {
     "rbf": cpu.RBF,
 }
 
+DENSE_FROM_DIMENSION = 33
+"""Width of features from which on a matrix in memory is faster than computing again; below it the
+bounds on distance skip more than the matrix saves (docs/performance.md)."""
+
 _LOG = 3
 """Changes logged for each point before all blocks are settled and the log starts anew."""
 
@@ -390,6 +394,11 @@ def choose_rule(metric: str, scale: Scale, n_points: int, d: int, dtype: Any) ->
     shrink = 1 - (d + 64) * 4 * float(np.finfo(dtype).eps)
     number = np.dtype(dtype).type
     return METRICS[metric], number(scale.gamma), number(up), number(down), number(shrink)
+
+
+def matrix_pays(metric: str, d: int) -> bool:
+    """Whether selecting from d features is faster with all similarities in memory."""
+    return d >= DENSE_FROM_DIMENSION or metric == "dot"
 
 
 class FeatureSimilarity(Similarity):

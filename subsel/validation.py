@@ -9,7 +9,10 @@ import numpy as np
 
 ArrayLike = Any
 
+BACKENDS = ("auto", "cpu", "cuda")
+
 _EXACT_IN_FLOAT32 = "?bBhHe"
+_DLPACK_CUDA = 2
 
 
 def as_float_array(array: ArrayLike, name: str) -> np.ndarray:
@@ -23,26 +26,50 @@ def as_float_array(array: ArrayLike, name: str) -> np.ndarray:
     if isinstance(array, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array; fill or drop the masked entries first")
     if type(array).__module__.split(".")[0] == "torch":
+        if in_gpu_memory(array):
+            array = array.cpu()
         if array.device.type != "cpu":
-            raise TypeError(
-                f"{name} is a tensor on {array.device}; selection runs on the CPU: pass its .cpu()"
-            )
+            raise TypeError(f"{name} is a tensor on {array.device}; pass its .cpu()")
         if str(array.layout) != "torch.strided":
             raise TypeError(f"{name} is a {array.layout} tensor; it must be a dense one")
         array = array.detach().resolve_conj()
         array = (array.float() if array.dtype.itemsize == 2 and array.is_floating_point()
                  else array).numpy()  # fmt: skip
-    elif hasattr(array, "__cuda_array_interface__"):
-        raise TypeError(f"{name} is in GPU memory; selection runs on the CPU: copy it to the host")
+    elif in_gpu_memory(array):
+        from numba import cuda
+
+        own = hasattr(array, "__cuda_ndarray__")
+        array = (array if own else cuda.as_cuda_array(array)).copy_to_host()
     try:
         array = np.asarray(array)
     except ValueError as error:
         raise ValueError(f"{name} must be a rectangular numeric array: {error}") from None
-    if array.dtype in (np.float32, np.float64):
-        return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
-    if array.dtype.kind not in "biuf":
-        raise TypeError(f"{name} must be numeric (real), not of dtype {array.dtype}")
-    return array.astype(np.float32 if array.dtype.char in _EXACT_IN_FLOAT32 else np.float64)
+    return array.astype(float_type(array.dtype, name), copy=False)
+
+
+def float_type(dtype: np.dtype, name: str) -> type[np.floating]:
+    """What numbers of a type are computed in."""
+    if dtype.kind not in "biuf":
+        raise TypeError(f"{name} must be numeric (real), not of dtype {dtype}")
+    exact = dtype.char in _EXACT_IN_FLOAT32 or dtype == np.float32
+    return np.float32 if exact else np.float64
+
+
+def in_gpu_memory(array: ArrayLike) -> bool:
+    """Whether an array lies in the memory of an NVIDIA GPU."""
+    if hasattr(array, "__cuda_ndarray__") or hasattr(array, "__cuda_array_interface__"):
+        return True
+    if isinstance(array, np.ndarray) or not hasattr(array, "__dlpack_device__"):
+        return False
+    return array.__dlpack_device__()[0] == _DLPACK_CUDA
+
+
+def check_backend(backend: Any, array: ArrayLike) -> str:
+    """Where to compute, "cpu" or "cuda"; "auto" means where the array is."""
+    check_choice(backend, BACKENDS, "backend")
+    if backend == "auto":
+        return "cuda" if in_gpu_memory(array) else "cpu"
+    return backend
 
 
 def check_matrix_shape(shape: tuple[int, ...], name: str, axes: str) -> None:

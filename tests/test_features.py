@@ -111,7 +111,7 @@ def test_memory_does_not_change_the_selection(metric, gradients):
 def test_memory_does_not_change_the_selection_of_narrow_features(metric, d, monkeypatch):
     X = np.random.default_rng(d).standard_cauchy((333, d)).astype(np.float32)
     recomputed = subsel.select(X, 60, metric=metric, memory=0)
-    monkeypatch.setattr("subsel.objectives.facility_location.DENSE_FROM_DIMENSION", 1)
+    monkeypatch.setattr("subsel.similarity.DENSE_FROM_DIMENSION", 1)
     in_memory = subsel.select(X, 60, metric=metric, memory=1e9)
     assert in_memory.path == "dense"
     same(recomputed, in_memory)

@@ -11,20 +11,18 @@ from subsel.similarity import (
     DenseSimilarity,
     FeatureSimilarity,
     SparseSimilarity,
+    matrix_pays,
 )
 from subsel.validation import (
     ArrayLike,
     as_float_array,
+    check_backend,
     check_choice,
     check_entries,
     check_indices,
     check_matrix_shape,
     check_memory,
 )
-
-DENSE_FROM_DIMENSION = 33
-"""Width of features from which on a matrix in memory is faster than computing again; below it the
-bounds on distance skip more than the matrix saves (docs/performance.md)."""
 
 
 class FacilityLocation(Objective):
@@ -79,11 +77,23 @@ class FacilityLocation(Objective):
 
     keeps_gains = True
 
-    def __init__(self, similarity: ArrayLike) -> None:
+    def __init__(self, similarity: ArrayLike, *, backend: str = "auto") -> None:
         axes = "(n_points, n_candidates)"
+        place = check_backend(backend, similarity)
         if hasattr(similarity, "tocsr"):
             check_matrix_shape(similarity.shape, "similarity", axes)
+            if place == "cuda":
+                raise TypeError(
+                    "similarity is sparse, which the GPU's kernels are not for: backend='cpu' is, "
+                    "or similarity.toarray()"
+                )
             self._start(SparseSimilarity.from_matrix(similarity, "similarity"))
+        elif place == "cuda":
+            from subsel.cuda import CudaDense, as_array
+
+            entries = as_array(similarity, "similarity")
+            check_matrix_shape(entries.shape, "similarity", axes)
+            self._start(CudaDense.from_matrix(entries, "similarity"))
         else:
             matrix = as_float_array(similarity, "similarity")
             check_matrix_shape(matrix.shape, "similarity", axes)
@@ -97,6 +107,7 @@ class FacilityLocation(Objective):
         *,
         gamma: float | None = None,
         memory: float | None = None,
+        backend: str = "auto",
     ) -> "FacilityLocation":
         """Facility location of the rows of a feature matrix, represented by rows of the same.
 
@@ -149,15 +160,24 @@ class FacilityLocation(Objective):
                 raise TypeError(f"gamma must be a number, not {gamma!r}")
             if metric != "rbf" or not 0 < gamma < math.inf:
                 raise ValueError(f"gamma must be positive and goes with metric='rbf', not {gamma}")
-        budget = check_memory(memory)
-        features = as_float_array(X, "X")
-        check_matrix_shape(features.shape, "X", "(n, d)")
-        check_entries(features, "X")
-        source = FeatureSimilarity.from_features(features, metric, gamma)
-        n, d = features.shape
-        worth_it = d >= DENSE_FROM_DIMENSION or metric == "dot"
-        in_memory = worth_it and n * n * (features.itemsize + 1) <= budget  # 1: see `thinned`
-        objective = cls.of(source.matrix() if in_memory else source)
+        source: Any
+        if check_backend(backend, X) == "cuda":
+            from subsel.cuda import as_array, similarity_of_classes
+
+            X = as_array(X, "X")
+            check_matrix_shape(X.shape, "X", "(n, d)")
+            source = similarity_of_classes(X, [np.arange(len(X))], metric, gamma, memory)
+        else:
+            budget = check_memory(memory)
+            features = as_float_array(X, "X")
+            check_matrix_shape(features.shape, "X", "(n, d)")
+            check_entries(features, "X")
+            source = FeatureSimilarity.from_features(features, metric, gamma)
+            n, d = features.shape
+            size = n * n * (features.itemsize + 1)  # 1: see `thinned`
+            if matrix_pays(metric, d) and size <= budget:
+                source = source.matrix()
+        objective = cls.of(source)
         if metric != "rbf":
             objective.offset = source.unit * source.offset
         return objective
