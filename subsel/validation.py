@@ -57,6 +57,8 @@ def float_type(dtype: np.dtype, name: str) -> type[np.floating]:
 
 def in_gpu_memory(array: ArrayLike) -> bool:
     """Whether an array lies in the memory of an NVIDIA GPU."""
+    if type(array).__module__.split(".")[0] == "torch":
+        return bool(array.is_cuda)
     if hasattr(array, "__cuda_ndarray__") or hasattr(array, "__cuda_array_interface__"):
         return True
     if isinstance(array, np.ndarray) or not hasattr(array, "__dlpack_device__"):
