@@ -23,6 +23,7 @@ except ModuleNotFoundError as error:
         'subsel.defense needs PyTorch, which is not installed: pip install "subsel[defense]"'
     ) from None
 
+from subsel.defense.afresh import AfreshResult, readmitted, train_afresh
 from subsel.defense.epic import EPIC, Round
 from subsel.defense.gradients import EpochLogits, last_layer_gradients
 from subsel.defense.poisons import PoisonedSet, read_poisons
@@ -32,11 +33,14 @@ from subsel.defense.training import TrainResult, train
 __all__ = [
     "EPIC",
     "PRESETS",
+    "AfreshResult",
     "EpochLogits",
     "PoisonedSet",
     "Round",
     "TrainResult",
     "last_layer_gradients",
     "read_poisons",
+    "readmitted",
     "train",
+    "train_afresh",
 ]

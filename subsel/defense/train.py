@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from subsel.defense import models, parallel
+from subsel.defense.afresh import AfreshResult, train_afresh
 from subsel.defense.datasets import ImageData, load
 from subsel.defense.poisons import PoisonedSet, read_poisons
 from subsel.defense.presets import PRESETS, Preset
@@ -47,9 +48,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(parser: argparse.ArgumentParser, args: argparse.Namespace, ranks: parallel.Ranks) -> int:
     out, preset = args.out, PRESETS[args.preset]
     checkpoint = out / "checkpoint.pt"
-    if args.resume and not checkpoint.is_file():
-        parser.error(f"--resume: there is no {checkpoint}")
-    if not args.resume and checkpoint.exists():
+    first = out / ("checkpoint-core.pt" if args.afresh else "checkpoint.pt")
+    if args.afresh and args.no_defense:
+        parser.error("--afresh starts from what EPIC leaves: without --no-defense")
+    if args.resume and not first.is_file():
+        parser.error(f"--resume: there is no {first}")
+    if not args.resume and (first.exists() or checkpoint.exists()):
         parser.error(f"{out} holds a run already: go on with --resume, or choose another --out")
     if preset.training.get("scenario", "scratch") != "scratch" and args.weights is None:
         parser.error(f"--preset {args.preset} starts from a trained network: give it by --weights")
@@ -65,7 +69,11 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace, ranks: paral
         if augment is None:
             augment = preset.training.get("scenario") != "transfer"
         out.mkdir(parents=True, exist_ok=True)
-        result = train(
+        resume: dict[str, Any] = {"resume": checkpoint if args.resume else None}
+        if args.afresh:
+            resume = {"resume": args.resume, "threshold": args.threshold}
+        run: Any = train_afresh if args.afresh else train
+        result = run(
             model,
             (images, labels),
             epochs=args.epochs,
@@ -81,14 +89,14 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace, ranks: paral
             seed=args.seed,
             device=args.device,
             checkpoint=checkpoint,
-            resume=checkpoint if args.resume else None,
             callback=lambda result: _write(out, result),
+            **resume,
         )
     except KeyboardInterrupt as stopped:
         again = "; on the command line: the same command with --resume"
         if ranks.rank == 0:
             text = str(stopped) or "stopped"
-            sys.stderr.write(f"\n{text}{again if checkpoint.exists() else ''}\n")
+            sys.stderr.write(f"\n{text}{again if first.exists() else ''}\n")
         return 130
     except (OSError, ValueError, TypeError, ImportError, FloatingPointError) as error:
         rank = "" if ranks.size == 1 else f"rank {ranks.rank}: "
@@ -116,6 +124,8 @@ def summarize(
         "kept": len(result.kept),
         "dropped": len(labels) - len(result.kept),
     }
+    if isinstance(result, AfreshResult):
+        summary["core"] = len(result.core)
     if poisoned is not None:
         left = np.isin(poisoned.indices, result.kept)
         summary["poisons left"] = f"{left.sum()} of {len(left)}"
@@ -149,7 +159,7 @@ def plot_dropped(
     axes.set(xlabel="epoch", ylabel="dropped before the epoch", title="What EPIC dropped, and when")
     kept = axes.twinx()
     kept.plot(
-        [r["epoch"] for r in result.history],
+        range(len(result.history)),
         [r["kept"] for r in result.history],
         color="black",
         drawstyle="steps-mid",
@@ -260,6 +270,21 @@ def _parser() -> argparse.ArgumentParser:
         choices=("logits", "input"),
         default="logits",
         help="what the gradient is taken of: the last layer's output or its input (logits)",
+    )
+
+    afresh = parser.add_argument_group("fresh start (not in the paper)")
+    afresh.add_argument(
+        "--afresh",
+        action="store_true",
+        help="after EPIC's last round, train anew on what it left, and once more on that and all "
+        "that this model accepts; prune hard then: --subset-size 0.4",
+    )
+    afresh.add_argument(
+        "--threshold",
+        type=float,
+        default=0.05,
+        metavar="P",
+        help="probability that an example's label must have to be let in again (%(default)s)",
     )
 
     run = parser.add_argument_group("run")

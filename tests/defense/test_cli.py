@@ -86,6 +86,19 @@ def test_gradients_of_the_training_passes(run, tmp_path, capsys):
     assert "take fresh ones" in capsys.readouterr().err
 
 
+def test_fresh_start(tmp_path, capsys):
+    out = tmp_path / "afresh"
+    arguments = [*QUICK, "--epochs", "3", "--afresh", "--out", str(out)]
+    assert main(arguments) == 0
+    assert "core: " in capsys.readouterr().out
+    phases = [line["phase"] for line in metrics(out)]
+    assert phases == ["core"] * 3 + ["judge"] * 3 + ["final"] * 3
+    assert len(np.load(out / "kept.npy")) > metrics(out)[2]["kept"]
+    before = (out / "metrics.jsonl").read_text()
+    assert main([*arguments, "--resume"]) == 0  # nothing is left to do
+    assert (out / "metrics.jsonl").read_text() == before
+
+
 def test_writes_what_it_promises(run, capsys):
     assert sorted(path.name for path in run.iterdir()) == [
         "checkpoint.pt",
@@ -194,6 +207,7 @@ def test_errors_are_one_line(tmp_path, capsys, arguments, message):
         (["--preset", "paper-transfer"], "give it by --weights"),
         (["--resume"], "--resume: there is no"),
         (["--epochs", "many"], "invalid int"),
+        (["--afresh", "--no-defense"], "--afresh starts from what EPIC leaves"),
     ],
 )
 def test_wrong_usage(tmp_path, capsys, arguments, message):

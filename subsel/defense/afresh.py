@@ -1,0 +1,202 @@
+"""A fresh start: prune hard, train anew on what is left, and let back in what that model accepts.
+
+Not the published EPIC.  What it is for, and what it does in experiments: docs/experiments.md.
+"""
+
+import copy
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+from torch.utils.data import Subset
+from tqdm import tqdm
+
+from subsel.defense import parallel
+from subsel.defense.data import as_tensors
+from subsel.defense.epic import EPIC
+from subsel.defense.gradients import last_layer_gradients
+from subsel.defense.presets import PRESETS
+from subsel.defense.training import TrainResult, train
+
+__all__ = ["AfreshResult", "readmitted", "train_afresh"]
+
+
+@dataclass
+class AfreshResult(TrainResult):
+    """What training with a fresh start came to.
+
+    Attributes
+    ----------
+    model, kept, history, defense
+        As in `TrainResult`; each entry of the history says in ``phase`` whether it is of the
+        ``"core"``, the ``"judge"`` or the ``"final"`` training.
+    core : ndarray of int64
+        What EPIC left, ascending: what the judge was trained on.
+    """
+
+    core: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+
+
+def readmitted(
+    gradients: np.ndarray, labels: np.ndarray, core: np.ndarray, threshold: float = 0.05
+) -> np.ndarray:
+    """The core, and every example whose label the judge holds for possible.
+
+    Parameters
+    ----------
+    gradients : ndarray (n, C)
+        `last_layer_gradients` of the judge, a model trained on the core alone, with respect to
+        the logits: the entry at an example's label is its probability, less 1.
+    labels : ndarray of int (n,)
+    core : ndarray of int
+        What is trusted anyway.
+    threshold : float, default 0.05
+        In (0, 1): the probability that an example's label must have, at least.
+
+    Returns
+    -------
+    ndarray of int64
+        Ascending.
+
+    Raises
+    ------
+    ValueError
+        A threshold outside (0, 1).
+    """
+    _check_threshold(threshold)
+    possible = 1 + gradients[np.arange(len(labels)), labels] >= threshold
+    return np.union1d(core, np.flatnonzero(possible))
+
+
+def train_afresh(
+    model: nn.Module,
+    dataset: Any,
+    *,
+    defense: EPIC,
+    threshold: float = 0.05,
+    judge_epochs: int | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    progress: bool = True,
+    callback: Callable[[AfreshResult], object] | None = None,
+    **training: Any,
+) -> AfreshResult:
+    """Train a classifier three times, so that what poisons did to it early on is undone.
+
+    First with EPIC, until its last round (or to the end, if that comes before): what is left is
+    the core, and the model is thrown away, for it has seen the poisons.  Then, from the weights
+    that the model came with, on the core alone: that is the judge.  Then, from those weights
+    again, on the core and all whose label the judge gives a probability of `threshold` or more.
+
+    Parameters
+    ----------
+    model, dataset
+        As in `train`.
+    defense : EPIC
+        With a `stop`.  It may prune much harder than by itself, for most of what it drops comes
+        back: ``subset_size=0.4`` is what the experiments used.
+    threshold : float, default 0.05
+        In (0, 1).  A higher one lets in fewer poisons, and fewer hard examples.
+    judge_epochs : int, optional
+        By default as many as the final training.
+    checkpoint : path, optional
+        The checkpoint of the final training; those of the two before it are written beside it,
+        with "-core" and "-judge" in their names.
+    resume : bool, default False
+        Go on from these checkpoints, as far as there are any.  The model has to come with the
+        weights that it had at first.
+    progress, callback
+        As in `train`; `kept` in the callback's result counts in the whole dataset.
+    **training
+        What else `train` takes: `epochs`, `test`, `scenario`, `preset`, `lr`, `drops`, `seed`...
+        The first training is the beginning of one with these settings.
+
+    Returns
+    -------
+    AfreshResult
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `train`; an EPIC without `stop`; a threshold outside (0, 1).
+
+    Notes
+    -----
+    Beside the final training, which is on nearly everything, it costs ``defense.stop`` epochs on
+    less and less data, `judge_epochs` on the core, and a forward pass. With
+    ``scenario="transfer"`` the features of the fixed part are computed for each training anew.
+    """
+    if not isinstance(defense, EPIC):
+        raise TypeError(f"defense must be an EPIC, got {defense!r}")
+    if defense.stop is None:
+        raise ValueError("defense must have a stop: the core is what its last round leaves")
+    _check_threshold(threshold)
+    if resume and checkpoint is None:
+        raise ValueError("resume needs the checkpoint to go on from")
+    preset = PRESETS.get(training.get("preset") or "")
+    epochs = training.get("epochs") or (preset.training["epochs"] if preset else None)
+    if epochs is None:
+        raise ValueError("epochs must be given, or a preset that says how many")
+    whole = as_tensors(dataset) or dataset
+    ranks = parallel.all_ranks()
+    initial = copy.deepcopy(model.state_dict())
+    done: list[dict[str, Any]] = []
+    core = np.empty(0, np.int64)
+
+    def run(phase: str, rows: np.ndarray | None, **settings: Any) -> np.ndarray:
+        """Train from the initial weights on some of the data; what of it was kept."""
+        if progress and ranks.rank == 0:
+            some = "all" if rows is None else len(rows)
+            tqdm.write(f"{phase} training: {some} examples", file=sys.stderr)
+        model.load_state_dict(initial)
+        path = None if checkpoint is None else _beside(Path(checkpoint), phase)
+
+        def so_far(part: TrainResult) -> AfreshResult:
+            kept = part.kept if rows is None else rows[part.kept]
+            history = [*done, *({"phase": phase, **entry} for entry in part.history)]
+            return AfreshResult(model, kept, history, defense, core)
+
+        result = so_far(
+            train(
+                model,
+                whole if rows is None else _some(whole, rows),
+                checkpoint=path,
+                resume=path if resume and path is not None and path.is_file() else None,
+                progress=progress,
+                callback=None if callback is None else lambda part: callback(so_far(part)),
+                **training | settings,
+            )
+        )
+        done[:] = result.history
+        return result.kept
+
+    core = run("core", None, epochs=min(defense.stop, epochs), defense=defense)
+    run("judge", core, epochs=epochs if judge_epochs is None else judge_epochs)
+    found = last_layer_gradients(model, whole, layer=training.get("layer"), group=ranks.group)
+    kept = run("final", readmitted(*found, core, threshold))
+    return AfreshResult(model, kept, done, defense, core)
+
+
+def _check_threshold(threshold: float) -> None:
+    if isinstance(threshold, bool) or not isinstance(threshold, float | np.floating):
+        raise ValueError(f"threshold must be a fraction in (0, 1), got {threshold!r}")
+    if not 0 < threshold < 1:
+        raise ValueError(f"threshold must be a fraction in (0, 1), got {threshold}")
+
+
+def _beside(checkpoint: Path, phase: str) -> Path:
+    """Where the checkpoint of a phase is."""
+    if phase == "final":
+        return checkpoint
+    return checkpoint.with_name(f"{checkpoint.stem}-{phase}{checkpoint.suffix}")
+
+
+def _some(dataset: Any, rows: np.ndarray) -> Any:
+    if isinstance(dataset, tuple):
+        return tuple(part[rows] for part in dataset)
+    return Subset(dataset, rows.tolist())

@@ -1,0 +1,148 @@
+"""Training with a fresh start: its phases, what comes back, and how it goes on after a stop."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from subsel.defense import EPIC, last_layer_gradients, readmitted, train, train_afresh
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+N, WRONG = 200, np.arange(0, 200, 20)  # ten examples bear the label of another class
+
+
+def make_data():
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(N) % 2
+    x = torch.randn(N, 8, generator=generator) + 2.5 * y[:, None]
+    y[WRONG] = 1 - y[WRONG]
+    return x, y
+
+
+def make_net():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
+
+
+def make_epic(**changes):
+    return EPIC(**{"subset_size": 0.3, "warmup": 1, "interval": 1, "stop": 4, **changes})
+
+
+SETTINGS = {"epochs": 6, "lr": 0.05, "drops": (3,), "batch_size": 16, "progress": False}
+
+
+def test_phases_are_those_that_one_would_write_out():
+    x, y = make_data()
+    result = train_afresh(make_net(), (x, y), defense=make_epic(), judge_epochs=8, **SETTINGS)
+
+    epic = make_epic()
+    core = train(make_net(), (x, y), defense=epic, **{**SETTINGS, "epochs": 4}).kept
+    judge = train(make_net(), (x[core], y[core]), **{**SETTINGS, "epochs": 8}).model
+    logits = judge(x).detach()
+    possible = logits.softmax(1)[torch.arange(N), y].numpy() >= 0.05
+    kept = np.union1d(core, np.flatnonzero(possible))
+    final = train(make_net(), (x[kept], y[kept]), **SETTINGS)
+
+    np.testing.assert_array_equal(result.core, core)
+    np.testing.assert_array_equal(result.kept, kept)
+    assert len(core) < len(kept) < N
+    for ours, wanted in zip(result.model.parameters(), final.model.parameters(), strict=True):
+        assert torch.equal(ours, wanted)
+    phases = [entry["phase"] for entry in result.history]
+    assert phases == ["core"] * 4 + ["judge"] * 8 + ["final"] * 6
+    assert [entry["loss"] for entry in result.history[12:]] == [e["loss"] for e in final.history]
+
+
+def test_right_labels_come_back_and_wrong_ones_do_not():
+    result = train_afresh(make_net(), make_data(), defense=make_epic(), **SETTINGS)
+    right = np.setdiff1d(np.arange(N), WRONG)
+    assert not np.isin(WRONG, result.core).any()
+    assert not np.isin(right, result.core).all()
+    assert np.isin(right, result.kept).all()
+    assert np.isin(WRONG, result.kept).mean() < 0.5
+
+
+def test_readmission_goes_by_the_probability_of_the_label():
+    probabilities = np.array([[0.9, 0.1], [0.96, 0.04], [0.94, 0.06], [0.99, 0.01]], np.float32)
+    labels = np.array([0, 1, 1, 1])
+    gradients = probabilities - np.eye(2, dtype=np.float32)[labels]
+    np.testing.assert_array_equal(readmitted(gradients, labels, np.array([3])), [0, 2, 3])
+    np.testing.assert_array_equal(readmitted(gradients, labels, np.array([3]), 0.5), [0, 3])
+
+
+class Stop(Exception):
+    """Where a person would press Ctrl-C."""
+
+
+@pytest.mark.parametrize("at", [2, 7, 13])
+def test_goes_on_after_a_stop(tmp_path, at):
+    data = make_data()
+    wanted = train_afresh(make_net(), data, defense=make_epic(), **SETTINGS)
+    seen = []
+
+    def stop(result):
+        seen.append(result)
+        if len(result.history) == at:
+            raise Stop
+
+    path = tmp_path / "run.pt"
+    with pytest.raises(Stop):
+        train_afresh(
+            make_net(), data, defense=make_epic(), checkpoint=path, callback=stop, **SETTINGS
+        )
+    assert [len(result.history) for result in seen] == list(range(1, at + 1))
+    result = train_afresh(
+        make_net(), data, defense=make_epic(), checkpoint=path, resume=True, **SETTINGS
+    )
+    np.testing.assert_array_equal(result.kept, wanted.kept)
+    np.testing.assert_array_equal(result.core, wanted.core)
+    assert [entry["loss"] for entry in result.history] == [e["loss"] for e in wanted.history]
+    for ours, theirs in zip(result.model.parameters(), wanted.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert {p.name for p in tmp_path.iterdir()} == {"run.pt", "run-core.pt", "run-judge.pt"}
+
+
+def test_a_dataset_and_a_head_on_fixed_features():
+    x, y = make_data()
+
+    class Pairs(torch.utils.data.Dataset):
+        def __len__(self):
+            return N
+
+        def __getitem__(self, i):
+            return x[i], int(y[i])
+
+    settings = {**SETTINGS, "scenario": "transfer"}
+    ours = train_afresh(make_net(), Pairs(), defense=make_epic(), **settings)
+    wanted = train_afresh(make_net(), (x, y), defense=make_epic(), **settings)
+    np.testing.assert_array_equal(ours.kept, wanted.kept)
+    assert torch.equal(ours.model[0].weight, make_net()[0].weight)
+    assert not torch.equal(ours.model[2].weight, make_net()[2].weight)
+    found = last_layer_gradients(ours.model, (x, y))[0]
+    np.testing.assert_array_equal(found, last_layer_gradients(wanted.model, (x, y))[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"defense": None}, "defense must be an EPIC"),
+        ({"defense": make_epic(stop=None)}, "defense must have a stop"),
+        ({"threshold": 0.0}, "threshold must be a fraction"),
+        ({"threshold": 1}, "threshold must be a fraction"),
+        ({"resume": True}, "resume needs the checkpoint"),
+        ({"epochs": None}, "epochs must be given"),
+    ],
+)
+def test_refuses(changes, message):
+    arguments = {"defense": make_epic(), **SETTINGS, **changes}
+    with pytest.raises((TypeError, ValueError), match=message):
+        train_afresh(make_net(), make_data(), **arguments)
