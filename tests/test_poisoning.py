@@ -1,6 +1,7 @@
 """The poisoning experiment at toy scale: attacks, controls, runner, report."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
 from benchmarks.poisoning import __main__ as cli  # noqa: E402
-from benchmarks.poisoning import attacks, backbone, defenses, experiment, report  # noqa: E402
+from benchmarks.poisoning import backbone, experiment, report  # noqa: E402
+from benchmarks.poisoning.attacks import features as attacks  # noqa: E402
+from benchmarks.poisoning.defenses import baselines, deep_knn, registry  # noqa: E402
 from subsel.defense import datasets  # noqa: E402
 
 TOY = experiment.Settings(
@@ -49,7 +52,11 @@ def bases(lab):
 def finished(lab, tmp_path_factory):
     """A run of two targets."""
     out = tmp_path_factory.mktemp("run")
-    return out, experiment.run(lab, out, 2)
+    return out, run(lab, out, 2)
+
+
+def run(lab, out, targets):
+    return experiment.run(lab, out, range(targets), lab.settings.defenses(), traces=True)
 
 
 # Backbone
@@ -95,15 +102,17 @@ def test_losses_are_those_of_the_papers():
     assert attacks.feature_collision(*tensors).item() == pytest.approx(collision)
 
 
-@pytest.mark.parametrize("attack", attacks.ATTACKS)
+@pytest.mark.parametrize(
+    "loss_of", [attacks.bullseye_polytope, attacks.convex_polytope, attacks.feature_collision]
+)
 @pytest.mark.parametrize("watermark", [0.0, 0.3])
-def test_poisons_stay_in_the_ball_and_reach_for_the_target(lab, bases, attack, watermark):
+def test_poisons_stay_in_the_ball_and_reach_for_the_target(lab, bases, loss_of, watermark):
     target = lab.data.test_images[0]
     poisons, losses = attacks.craft(
         lab.extractor,
         bases,
         target,
-        attack=attack,
+        loss_of=loss_of,
         epsilon=40,
         steps=60,
         watermark=watermark,
@@ -118,7 +127,7 @@ def test_poisons_stay_in_the_ball_and_reach_for_the_target(lab, bases, attack, w
 
     features = backbone.extract(lab.extractor, poisons)
     goal = backbone.extract(lab.extractor, target[None])[0]
-    assert attacks.ATTACKS[attack](features, goal).item() == pytest.approx(losses[-1], rel=1e-5)
+    assert loss_of(features, goal).item() == pytest.approx(losses[-1], rel=1e-5)
 
 
 def test_poisons_are_made_for_their_target(lab, bases):
@@ -157,9 +166,7 @@ def test_no_room_means_no_change(lab, bases):
     np.testing.assert_array_equal(poisons, bases)
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"attack": "polytope"}, {"epsilon": -1}, {"epsilon": 256}, {"steps": 0}]
-)
+@pytest.mark.parametrize("wrong", [{"epsilon": -1}, {"epsilon": 256}, {"steps": 0}])
 def test_craft_refuses(lab, bases, wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         attacks.craft(lab.extractor, bases, bases[0], **wrong)
@@ -170,7 +177,7 @@ def test_craft_refuses(lab, bases, wrong):
 
 def test_a_head_is_reproducible_and_leaves_the_global_state_alone(lab):
     before = torch.random.get_rng_state()
-    heads = [defenses.train_head(lab.features, lab.labels, 10, seed=s) for s in (1, 1, 2)]
+    heads = [replace(lab.clean_victim, seed=seed).train() for seed in (1, 1, 2)]
     assert torch.equal(before, torch.random.get_rng_state())
     assert torch.equal(heads[0].weight, heads[1].weight)
     assert not torch.equal(heads[0].weight, heads[2].weight)
@@ -178,13 +185,13 @@ def test_a_head_is_reproducible_and_leaves_the_global_state_alone(lab):
 
 def test_what_a_defense_drops_is_not_trained_on(lab):
     """Spoiling the features of what was dropped before the first epoch changes nothing."""
-    heads = []
+    victim, heads = lab.clean_victim, []
     for spoil in (False, True):
-        control = defenses.MatchedDrop(len(lab.labels), {0: 100}, rule="random", seed=0)
-        gone = np.random.default_rng(0).random(len(lab.labels)).argsort(kind="stable")[:100]
-        features = lab.features.clone()
-        features[gone] *= 1 - spoil
-        heads.append(defenses.train_head(features, lab.labels, 10, seed=0, defense=control))
+        control = baselines.MatchedDrop(len(victim.labels), {0: 100}, rule="random", seed=0)
+        gone = np.random.default_rng(0).random(len(victim.labels)).argsort(kind="stable")[:100]
+        inputs = victim.inputs.clone()
+        inputs[gone] *= 1 - spoil
+        heads.append(replace(victim, inputs=inputs).train(dropping=control))
         assert not np.intersect1d(control.kept, gone).size
     assert torch.equal(heads[0].weight, heads[1].weight)
 
@@ -194,7 +201,7 @@ def test_the_loss_control_drops_the_highest_losses():
     labels = rng.integers(0, 4, 50)
     shares = rng.dirichlet(np.ones(4), 50)
     gradients = shares - np.eye(4)[labels]
-    control = defenses.MatchedDrop(50, {2: 5, 3: 7}, rule="loss", seed=0)
+    control = baselines.MatchedDrop(50, {2: 5, 3: 7}, rule="loss", seed=0)
     assert [control.due(epoch) for epoch in range(5)] == [False, False, True, True, False]
     control.prune(gradients, labels, 2)
     control.prune(gradients, labels, 3)
@@ -208,7 +215,7 @@ def test_deep_knn_drops_who_is_alone_among_another_class():
     features = torch.tensor(np.concatenate([rng.normal(0, 1, (40, 3)), rng.normal(9, 1, (40, 3))]))
     labels = torch.tensor([0] * 40 + [1] * 40)
     labels[[3, 50]] = 1 - labels[[3, 50]]
-    kept = defenses.deep_knn(features, labels, neighbours=10)
+    kept = deep_knn.agreeing_with_neighbours(features, labels, neighbours=10)
     np.testing.assert_array_equal(kept, np.delete(np.arange(80), [3, 50]))
 
 
@@ -280,32 +287,40 @@ def test_readmission_keeps_what_epic_kept_and_more(finished):
 
 def test_an_interrupted_run_goes_on_to_the_same_result(lab, finished, tmp_path, monkeypatch):
     out, records = finished
-    experiment.run(lab, tmp_path, 1)
+    run(lab, tmp_path, 1)
+    outcome, done = registry.Trial.outcome, []
+
+    def interrupted(trial, name):
+        done.append(name)
+        if len(done) == 4:
+            raise KeyboardInterrupt
+        return outcome(trial, name)
+
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "defend", interrupted)
+        patch.setattr(registry.Trial, "outcome", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            experiment.run(lab, tmp_path, 2)
-    assert len(experiment.read_records(tmp_path)) == len(records) // 2
-    assert experiment.run(lab, tmp_path, 2) == records
+            run(lab, tmp_path, 2)
+    assert len(records) // 2 < len(experiment.read_records(tmp_path)) < len(records)
+    assert run(lab, tmp_path, 2) == records
     assert (tmp_path / "results.jsonl").read_bytes() == (out / "results.jsonl").read_bytes()
-
-
-def interrupted(victim, settings):
-    raise KeyboardInterrupt
+    times = experiment.read_records(tmp_path, "times.jsonl")
+    assert [(t["target"], t["defense"]) for t in times] == [
+        (r["target"], r["defense"]) for r in records
+    ]
 
 
 def test_poisons_are_crafted_once(lab, finished, monkeypatch):
     target = lab.target(1)
-    monkeypatch.setattr(experiment, "craft", None)
+    monkeypatch.setattr(experiment, "ATTACKS", {})
     poisons = lab.poisons(target)
     change = np.abs(poisons.astype(int) - lab.images[target.bases].astype(int))
     assert 0 < change.max() <= TOY.epsilon
 
 
 def test_results_of_other_settings_are_not_mixed(data, cache, finished):
-    other = experiment.Lab(experiment.replace(TOY, epsilon=80), data, cache)
+    other = experiment.Lab(replace(TOY, epsilon=80), data, cache)
     with pytest.raises(ValueError, match="another epsilon"):
-        experiment.run(other, finished[0], 2)
+        run(other, finished[0], 2)
 
 
 @pytest.mark.parametrize(
@@ -314,7 +329,7 @@ def test_results_of_other_settings_are_not_mixed(data, cache, finished):
 )
 def test_settings_that_do_not_fit(data, cache, wrong, message):
     with pytest.raises(ValueError, match=message):
-        experiment.Lab(experiment.replace(TOY, **wrong), data, cache)
+        experiment.Lab(replace(TOY, **wrong), data, cache)
 
 
 @pytest.mark.parametrize(
@@ -331,7 +346,7 @@ def test_settings_out_of_range_are_refused_at_once(wrong):
     ((name, value),) = wrong.items()
     field = {"subset_size": "subset_sizes", "ground_set": "ground_sets"}.get(name, name)
     with pytest.raises(ValueError, match=name):
-        experiment.replace(TOY, **{field: value})
+        replace(TOY, **{field: value})
 
 
 def test_traces_tell_what_the_run_did(lab, finished):

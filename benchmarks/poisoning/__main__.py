@@ -14,14 +14,26 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.poisoning.attacks import ATTACKS
+from benchmarks.poisoning.defenses import known, possible
 from benchmarks.poisoning.experiment import DIGITS, Lab, Settings, read_records, run, write_text
 from benchmarks.poisoning.plots import draw_all
-from benchmarks.poisoning.report import by_defense, results_table, targets_table
-from subsel.defense import datasets
+from benchmarks.poisoning.published import PublishedLab
+from benchmarks.poisoning.report import by_defense, markdown, results_table, targets_table
+from benchmarks.poisoning.tables import (
+    BEYOND,
+    SCALES,
+    TABLES,
+    Experiment,
+    experiments,
+    table_of,
+)
+from subsel.defense import PRESETS, datasets
+from subsel.defense.train import MODELS
 
 PACKAGE = "dataset-fashion-mnist"
 DEMO = {"subset_sizes": (0.2, 0.3), "ground_sets": ("active",)}
 DEMO_TARGETS, DEMO_STEPS = 5, 600
+DATASETS = ("fashion-mnist", "cifar10", "digits")
 
 LEGEND = """\
 Attack success: the share of targets that were given the class the attacker wanted. Accuracy (on
@@ -50,7 +62,6 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(required=True, metavar="command")
 
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--dataset", choices=["fashion-mnist", "digits"], default="fashion-mnist")
     common.add_argument("--data-dir", type=Path, help="folder with the data set's files")
     common.add_argument("--download", action="store_true", help="fetch the data if need be")
     common.add_argument(
@@ -65,8 +76,12 @@ def parser() -> argparse.ArgumentParser:
         default=1,
         help="of torch (default: %(default)s: the nets are small, and any machine's results alike)",
     )
+    common.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: %(default)s)")
     chosen = common.add_argument_group("settings (default: those of docs/experiments.md)")
-    chosen.add_argument("--attack", choices=list(ATTACKS))
+    chosen.add_argument("--model", choices=list(MODELS), help="of backbone and victim")
+    chosen.add_argument(
+        "--augment", action=argparse.BooleanOptionalAction, help="flip and crop in training"
+    )
     for name, kind, text in (
         ("pretrain", int, "images that the backbone is trained on"),
         ("pretrain-epochs", int, "and how often"),
@@ -77,17 +92,29 @@ def parser() -> argparse.ArgumentParser:
         ("lr", float, "of Adam, in crafting"),
         ("watermark", float, "opacity of the target laid over the bases at the start"),
         ("seed", int, "of everything"),
+        ("epochs", int, "of the victim; EPIC's schedule is stretched to them"),
+        ("victim-lr", float, "of the victim (default: 0.1, in fine-tuning 1e-4)"),
+        ("restarts", int, "of attacks that start at random"),
     ):
         chosen.add_argument(f"--{name}", type=kind, help=text)
-    chosen.add_argument("--subset-sizes", type=float, nargs="+", help="of EPIC")
-    chosen.add_argument("--ground-sets", choices=["active", "full"], nargs="+", help="of EPIC")
 
-    demo = commands.add_parser("demo", parents=[common], help="a handful of targets, start to end")
+    single = argparse.ArgumentParser(add_help=False)
+    single.add_argument("--dataset", choices=list(DATASETS), default="fashion-mnist")
+    single.add_argument("--attack", choices=list(ATTACKS))
+    single.add_argument("--preset", choices=list(PRESETS), help="scenario and schedules")
+    single.add_argument("--subset-sizes", type=float, nargs="+", help="of EPIC")
+    single.add_argument("--ground-sets", choices=["active", "full"], nargs="+", help="of EPIC")
+
+    demo = commands.add_parser(
+        "demo", parents=[common, single], help="a handful of targets, start to end"
+    )
     top.set_defaults(obtain=False)
     demo.set_defaults(command=demo_command)
-    craft = commands.add_parser("craft", parents=[common], help="only craft the poisons, and keep")
+    craft = commands.add_parser(
+        "craft", parents=[common, single], help="only craft the poisons, and keep"
+    )
     craft.set_defaults(command=craft_command)
-    full = commands.add_parser("run", parents=[common], help="the experiment")
+    full = commands.add_parser("run", parents=[common, single], help="the experiment")
     full.set_defaults(command=run_command)
     for command, targets in ((demo, DEMO_TARGETS), (craft, 24), (full, 24)):
         command.add_argument("--targets", type=count, default=targets, help="default: %(default)s")
@@ -95,10 +122,33 @@ def parser() -> argparse.ArgumentParser:
         text = f"folder for results (default: {out}, with digits {out}-digits)"
         command.add_argument("--out", type=Path, help=text)
         command.set_defaults(usual_out=out)
+    full.add_argument("--defenses", nargs="+", metavar="NAME", help="in place of the usual ones")
+    paper = argparse.ArgumentParser(add_help=False)
+    paper.add_argument("--scale", choices=list(SCALES), default="small", help=scales_described())
+    paper.add_argument("--targets", type=count, help="default: by the scale")
+    paper.add_argument("--only", nargs="+", metavar="EXPERIMENT", help="not all of its experiments")
+    paper.add_argument("--out", type=Path, default=Path("runs"), help="default: %(default)s")
+    table = commands.add_parser("table", parents=[common, paper], help="a table of the paper's")
+    table.add_argument("number", type=int, choices=TABLES)
+    table.add_argument("--defenses", nargs="+", metavar="NAME", help="in place of the paper's")
+    table.add_argument("--beyond", action="store_true", help="later defenses and controls too")
+    table.add_argument(
+        "--published",
+        type=Path,
+        metavar="FOLDER",
+        help="a published poisoned set in each of its folders, in place of sets crafted here",
+    )
+    table.set_defaults(command=table_command)
+    listing = commands.add_parser("defenses", help="list all defenses")
+    listing.set_defaults(command=list_defenses)
     report = commands.add_parser("report", help="tables and plots of what a run has so far")
     report.add_argument("out", type=Path, help="the run's folder")
     report.set_defaults(command=lambda args: report_on(args.out))
     return top
+
+
+def scales_described() -> str:
+    return "; ".join(f"{name}: {scale.about}" for name, scale in SCALES.items())
 
 
 def count(text: str) -> int:
@@ -108,47 +158,94 @@ def count(text: str) -> int:
     return number
 
 
+def list_defenses(args: argparse.Namespace) -> None:
+    rows = [[d.template, ", ".join(d.told), ", ".join(d.scenarios)] for d in known()]
+    print(markdown(["defense", "is told", "works in"], rows), end="")
+
+
 def craft_command(args: argparse.Namespace) -> None:
-    lab = prepared(args, Settings() if args.dataset == "fashion-mnist" else DIGITS)
+    lab = prepared(args, usual_settings(args))
     for number in tqdm(range(args.targets), desc="targets"):
         lab.poisons(lab.target(number))
     print(f"{args.targets} poisoned sets in {lab.poison_folder}")
 
 
 def run_command(args: argparse.Namespace) -> None:
-    lab = prepared(args, Settings() if args.dataset == "fashion-mnist" else DIGITS)
-    run_and_report(args, lab)
+    lab = prepared(args, usual_settings(args))
+    if args.defenses is None:
+        run_and_report(args, lab)
+    else:
+        out = out_of(args)
+        print(f"\n{results_table(run(lab, out, range(args.targets), args.defenses))}")
 
 
 def demo_command(args: argparse.Namespace) -> None:
-    full = Settings() if args.dataset == "fashion-mnist" else DIGITS
+    full = usual_settings(args)
     args.obtain = args.data_dir is None
     lab = prepared(args, replace(full, steps=min(DEMO_STEPS, full.steps), **DEMO))
     run_and_report(args, lab)
 
 
+def usual_settings(args: argparse.Namespace) -> Settings:
+    return DIGITS if args.dataset == "digits" else Settings(args.dataset)
+
+
+def out_of(args: argparse.Namespace) -> Path:
+    usual = args.usual_out
+    if args.dataset != "fashion-mnist":
+        usual = f"{usual}-{args.dataset}"
+    return args.out or Path(usual)
+
+
 def run_and_report(args: argparse.Namespace, lab: Lab) -> None:
-    usual = args.usual_out if args.dataset == "fashion-mnist" else f"{args.usual_out}-digits"
-    out = args.out or Path(usual)
-    run(lab, out, args.targets)
+    out = out_of(args)
+    run(lab, out, range(args.targets), lab.settings.defenses(), traces=True)
     report_on(out)
 
 
-def prepared(args: argparse.Namespace, defaults: Settings) -> Lab:
-    """Data, backbone and clean head, for the defaults with what the command line says."""
+def table_command(args: argparse.Namespace) -> None:
+    folder = args.out / f"table-{args.number}-{args.scale}"
+    parts = []
+    for entry in chosen_experiments(experiments(args.number, args.scale), args.only):
+        print(f"\n{entry.title}")
+        lab = prepared(args, entry.settings, args.published)
+        defenses = args.defenses or entry.defenses
+        if args.beyond:
+            defenses = [*defenses, *possible(BEYOND, lab.settings.scenario)]
+        out = folder / entry.name
+        targets = args.targets or SCALES[args.scale].targets
+        run(lab, out, range(targets), defenses)
+        parts.append(f"### {entry.title}\n\n{table_of(entry, out)}")
+        write_text(folder / "table.md", "\n".join(parts))
+    print("\n" + "\n".join(parts))
+
+
+def chosen_experiments(entries: list[Experiment], only: list[str] | None) -> list[Experiment]:
+    names = [entry.name for entry in entries]
+    if unknown := set(only or []) - set(names):
+        raise ValueError(f"--only: {', '.join(unknown)} is none of {', '.join(names)}")
+    return [entry for entry in entries if only is None or entry.name in only]
+
+
+def prepared(args: argparse.Namespace, defaults: Settings, published: Path | None = None) -> Lab:
+    """Data, net and clean victim, for the defaults with what the command line says."""
     torch.set_num_threads(args.threads)
     given = {
         key: tuple(value) if isinstance(value, list) else value
         for key in vars(defaults)
-        if (value := getattr(args, key)) is not None
+        if (value := getattr(args, key, None)) is not None
     }
     settings = replace(defaults, **given)
+    args.dataset = settings.dataset
     try:
         data = obtained(args) if args.obtain else loaded(args)
     except FileNotFoundError as error:
         hint = "Or try the small embedded set: --dataset digits."
         raise FileNotFoundError(f"{error} {hint}") from None
-    lab = Lab(settings, data, args.cache)
+    if published is None:
+        lab = Lab(settings, data, args.cache, args.device)
+    else:
+        lab = PublishedLab(settings, data, args.cache, args.device, published)
     print(
         f"{data.name}: {lab.settings.victim} images, clean test accuracy {lab.clean_accuracy:.3f}"
     )

@@ -1,6 +1,7 @@
 """The feature extractor that attacker and victim share: trained once, then frozen."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,24 +12,31 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from tqdm import tqdm
 
 from subsel.defense.datasets import ImageData
-from subsel.defense.models import small_cnn
+from subsel.defense.gradients import device_of
+from subsel.defense.train import MODELS
 from subsel.files import written_whole
 
 
-def new_model(data: ImageData, seed: int) -> nn.Sequential:
-    """The extractor, and a linear head as its last layer."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return small_cnn(len(data.classes), data.train_images.shape[1:], data.mean, data.std)
+def build(name: str, data: ImageData) -> nn.Sequential:
+    """A net for the images, from torch's global random state; its last layer is a linear head."""
+    return MODELS[name](len(data.classes), data.train_images.shape[1:], data.mean, data.std)
 
 
 def pretrain(
-    data: ImageData, indices: np.ndarray, *, epochs: int, seed: int, lr: float = 0.05
+    data: ImageData,
+    indices: np.ndarray,
+    *,
+    epochs: int,
+    seed: int,
+    lr: float = 0.05,
+    model_name: str = "small-cnn",
 ) -> nn.Sequential:
     """Train an extractor (with a linear head, thrown away) on some of the training images."""
     images = torch.from_numpy(data.train_images[indices])
     labels = torch.from_numpy(data.train_labels[indices])
-    model = new_model(data, seed).to(memory_format=torch.channels_last)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build(model_name, data).to(memory_format=torch.channels_last)
     order = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, nesterov=True)
     model.train()
@@ -58,20 +66,21 @@ def frozen(extractor: nn.Sequential) -> nn.Sequential:
     return nn.Sequential(*layers).to(memory_format=torch.channels_last).requires_grad_(False).eval()
 
 
-def load_or_pretrain(
-    path: Path, data: ImageData, indices: np.ndarray, *, epochs: int, seed: int
-) -> tuple[nn.Sequential, str]:
-    """Return the frozen extractor kept at `path`, trained if it is not there, and its digest."""
+def load_or_train(
+    path: Path, train: Callable[[], nn.Module], empty: Callable[[], nn.Module]
+) -> tuple[nn.Module, str]:
+    """Return the model kept at `path`, trained if it is not there, and a digest of its state."""
     if not path.exists():
-        trained = pretrain(data, indices, epochs=epochs, seed=seed)
+        trained = train()
         path.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(path) as part:
             torch.save(trained.state_dict(), part)
     state = torch.load(path, weights_only=True)
-    extractor = new_model(data, seed)[:-1]
-    extractor.load_state_dict(state)
+    with torch.random.fork_rng(devices=[]):
+        model = empty()
+    model.load_state_dict(state)
     digest = hashlib.sha256(b"".join(value.numpy().tobytes() for value in state.values()))
-    return frozen(extractor), digest.hexdigest()[:8]
+    return model, digest.hexdigest()[:8]
 
 
 def to_pixels(images: Tensor) -> Tensor:
@@ -79,7 +88,14 @@ def to_pixels(images: Tensor) -> Tensor:
     return (images.float() / 255).contiguous(memory_format=torch.channels_last)
 
 
+def to_bytes(images: Tensor) -> Tensor:
+    """Images in [0, 1] to uint8, on the CPU."""
+    return (images.detach() * 255).round().to(torch.uint8).contiguous().cpu()
+
+
 @torch.no_grad()
 def extract(extractor: nn.Module, images: np.ndarray) -> Tensor:
-    """Features (n, 512) float32 of uint8 images (n, channels, height, width)."""
-    return torch.cat([extractor(to_pixels(part)) for part in torch.from_numpy(images).split(1000)])
+    """Features (n, d) float32, on the CPU, of uint8 images (n, channels, height, width)."""
+    device = device_of(extractor)
+    parts = torch.from_numpy(images).split(1000)
+    return torch.cat([extractor(to_pixels(part).to(device)).cpu() for part in parts])

@@ -23,12 +23,26 @@ def by_defense(records: list[dict]) -> dict[str, list[dict]]:
     return groups
 
 
+def success(records: list[dict]) -> tuple[str, str]:
+    """Hits of trials, and their share with its 95% interval.
+
+    Of a backdoor, where each record holds a share, their mean with a normal interval.
+    """
+    values, n = [float(record["success"]) for record in records], len(records)
+    if any(not isinstance(record["success"], bool) for record in records):
+        mean = np.mean(values)
+        spread = 1.96 * np.std(values, ddof=1) / sqrt(n) if n > 1 else 1.0
+        low, high = max(0.0, mean - spread), min(1.0, mean + spread)
+        return f"of {n} sets", f"{mean:.2f} ({low:.2f}-{high:.2f})"
+    low, high = wilson(round(sum(values)), n)
+    return f"{sum(values):.0f}/{n}", f"{sum(values) / n:.2f} ({low:.2f}-{high:.2f})"
+
+
 def results_table(records: list[dict]) -> str:
     """Attack success with its 95% interval, and means over the targets."""
     rows = []
     for defense, group in by_defense(records).items():
-        hits = sum(record["success"] for record in group)
-        low, high = wilson(hits, len(group))
+        hits, rate = success(group)
         means = {
             key: np.mean([record[key] for record in group])
             for key in ("accuracy", "kept", "poisons_left")
@@ -36,8 +50,8 @@ def results_table(records: list[dict]) -> str:
         rows.append(
             [
                 defense,
-                f"{hits}/{len(group)}",
-                f"{hits / len(group):.2f} ({low:.2f}-{high:.2f})",
+                hits,
+                rate,
                 f"{means['accuracy']:.3f}",
                 f"{means['kept']:.0f}",
                 f"{means['poisons_left']:.1f}",

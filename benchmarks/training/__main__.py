@@ -9,7 +9,6 @@ Interrupted, the same command goes on.
 """
 
 import argparse
-import json
 import sys
 import time
 from collections import defaultdict
@@ -21,7 +20,12 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from benchmarks.poisoning.experiment import Lab, Settings, poisoned_victim, read_records, write_text
+from benchmarks.poisoning.experiment import (
+    Lab,
+    Settings,
+    read_records,
+    write_records,
+)
 from benchmarks.poisoning.report import markdown, results_table
 from subsel.defense import EPIC, PRESETS, datasets, train
 from subsel.defense.models import small_cnn
@@ -142,7 +146,7 @@ def time_command(args: argparse.Namespace) -> None:
                 continue
             bar.set_postfix_str(name)
             records.append(one_epoch(name, epoch))
-            write_records(folder, records)
+            write_records(folder / "results.jsonl", records)
             checkpoint(name, epoch).unlink(missing_ok=True)
     print(time_table(folder))
 
@@ -165,12 +169,13 @@ def attack_command(args: argparse.Namespace) -> None:
         if number in done:
             continue
         target = lab.target(number)
-        victim = poisoned_victim(lab, target)
+        trial = lab.trial(target)
+        victim = trial.victim
         for name in (UNDEFENDED, *DEFENDED):
             size, how = DEFENDED.get(name, (None, "fresh"))
             result = train(
-                nn.Linear(victim.features.shape[1], victim.classes),
-                (victim.features, victim.labels),
+                nn.Linear(victim.inputs.shape[1], victim.classes),
+                (victim.inputs, victim.labels),
                 preset="paper-transfer",
                 defense=None if size is None else preset.epic(size),
                 gradients=how,
@@ -178,7 +183,7 @@ def attack_command(args: argparse.Namespace) -> None:
                 progress=False,
             )
             with torch.no_grad():
-                predicted = result.model(lab.test_features).argmax(dim=1)
+                predicted = result.model(lab.test_inputs).argmax(dim=1)
             rounds = result.defense.history if result.defense else []
             records.append(
                 {
@@ -187,17 +192,13 @@ def attack_command(args: argparse.Namespace) -> None:
                     "success": int(predicted[target.index]) == target.base,
                     "accuracy": float((predicted == lab.test_labels).float().mean()),
                     "kept": len(result.kept),
-                    "poisons_left": int(victim.poisoned[result.kept].sum()),
+                    "poisons_left": int(trial.poisoned[result.kept].sum()),
                     "kept_examples": result.kept.tolist(),
-                    "poisons_dropped": [int(victim.poisoned[r.dropped].sum()) for r in rounds],
+                    "poisons_dropped": [int(trial.poisoned[r.dropped].sum()) for r in rounds],
                 }
             )
-        write_records(folder, records)
+        write_records(folder / "results.jsonl", records)
     print(attack_table(folder))
-
-
-def write_records(folder: Path, records: list[dict]) -> None:
-    write_text(folder / "results.jsonl", "".join(json.dumps(r) + "\n" for r in records))
 
 
 def report_command(args: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Two image classifiers for the command line.  Both take pixels as they are stored."""
+"""Image classifiers for the command line.  All take pixels as they are stored."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["Normalize", "resnet18", "small_cnn"]
+__all__ = ["Normalize", "resnet18", "small_cnn", "vgg16"]
 
 
 class Normalize(nn.Module):
@@ -71,6 +71,24 @@ def resnet18(
     for outer, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
         layers += [_Block(width, outer, stride), _Block(outer, outer)]
         width = outer
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, n_classes)]
+    return nn.Sequential(*layers)
+
+
+def vgg16(
+    n_classes: int, size: tuple[int, int, int], mean: Sequence[float], std: Sequence[float]
+) -> nn.Sequential:
+    """VGG-16 with BatchNorm and, as is usual for small images, a single linear layer.
+
+    Parameters are those of `small_cnn`.
+    """
+    width = size[0]
+    layers: list[nn.Module] = [Normalize(mean, std)]
+    for outer, depth in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
+        for _ in range(depth):
+            layers += [*_convolution(width, outer), nn.ReLU()]
+            width = outer
+        layers.append(nn.MaxPool2d(2, ceil_mode=True))
     layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, n_classes)]
     return nn.Sequential(*layers)
 

@@ -1,0 +1,27 @@
+"""Attacks by name: functions from a lab and a target to uint8 poisons and the losses on the way."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from benchmarks.poisoning.attacks.backdoor import sleeper_agent
+from benchmarks.poisoning.attacks.features import (
+    bullseye_polytope,
+    convex_polytope,
+    feature_collision,
+    on_features,
+    soft_feature_collision,
+)
+from benchmarks.poisoning.attacks.gradients import gradient_matching
+
+__all__ = ["ATTACKS", "BACKDOORS"]
+
+ATTACKS: dict[str, Callable[..., tuple[np.ndarray, np.ndarray]]] = {
+    "bullseye-polytope": on_features(bullseye_polytope),
+    "convex-polytope": on_features(convex_polytope),
+    "feature-collision": on_features(feature_collision),
+    "feature-collision-l2": soft_feature_collision,
+    "gradient-matching": gradient_matching,
+    "sleeper-agent": sleeper_agent,
+}
+BACKDOORS = {"sleeper-agent"}

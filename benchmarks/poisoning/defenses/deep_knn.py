@@ -1,0 +1,27 @@
+"""Deep k-NN (Peri et al., ECCV 2020 workshops)."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.poisoning.defenses.registry import defense
+from benchmarks.poisoning.victim import Outcome, Victim
+
+
+@defense("Deep k-NN, told the budget", told=("budget",))
+def deep_knn(victim: Victim, budget: int) -> Outcome:
+    kept = agreeing_with_neighbours(victim.features(), victim.labels, neighbours=2 * budget)
+    return Outcome(victim.train(kept), kept)
+
+
+def agreeing_with_neighbours(features: Tensor, labels: Tensor, *, neighbours: int) -> np.ndarray:
+    """Those of whom at least half of the nearest in feature space share the label.
+
+    Time O(n^2 d), memory O(1000 n).
+    """
+    shares = []
+    for part, own in zip(features.split(1000), labels.split(1000), strict=True):
+        nearest = torch.cdist(part, features).topk(neighbours + 1, largest=False).indices
+        same = (labels[nearest] == own[:, None]).sum(1) - 1  # itself is among them
+        shares.append(same / neighbours)
+    return np.flatnonzero(torch.cat(shares).numpy() >= 0.5)

@@ -1,0 +1,227 @@
+"""The victim of an attack, as a defense sees it: examples, and a way to train on them.
+
+The three scenarios differ in what is trained (a head on fixed features, a trained net with a new
+head, a new net); a defense need not know which it is in.
+"""
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks.poisoning.backbone import extract
+from benchmarks.poisoning.training import Dropping, OnRound, Recipe, Steps, fit, outputs, plain
+from subsel.defense import EPIC
+from subsel.defense.presets import Preset
+
+CPU = torch.device("cpu")
+
+
+class Round(Protocol):
+    """Who left before which epoch."""
+
+    @property
+    def epoch(self) -> int: ...
+    @property
+    def dropped(self) -> np.ndarray: ...
+
+
+class Outcome(NamedTuple):
+    """A trained model, the examples it was left with, and the rounds that dropped the others."""
+
+    model: nn.Module
+    kept: np.ndarray
+    rounds: Sequence[Round] = ()
+
+
+class Scenario(Protocol):
+    """How a victim trains, and on which device."""
+
+    @property
+    def recipe(self) -> Recipe: ...
+    @property
+    def device(self) -> torch.device: ...
+
+    def inputs(self, images: np.ndarray) -> Tensor:
+        """What is trained on, for uint8 images."""
+        ...
+
+    def new_model(self, generator: torch.Generator) -> nn.Module:
+        """What is trained, as it is before the first epoch; it ends in a linear layer."""
+        ...
+
+    def whole(self, model: nn.Module) -> nn.Module:
+        """From pixels to logits, given the model that was trained."""
+        ...
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """A linear head on the features of a fixed extractor, of `width` features."""
+
+    extractor: nn.Module
+    width: int
+    classes: int
+    recipe: Recipe
+    device: torch.device = CPU
+
+    def inputs(self, images: np.ndarray) -> Tensor:
+        return extract(self.extractor, images)
+
+    def new_model(self, generator: torch.Generator) -> nn.Linear:
+        return new_head(self.width, self.classes, generator)
+
+    def whole(self, model: nn.Module) -> nn.Sequential:
+        return nn.Sequential(self.extractor, model)
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """The whole of a trained net, with a new head."""
+
+    extractor: nn.Sequential
+    width: int
+    classes: int
+    recipe: Recipe
+    device: torch.device = CPU
+
+    def inputs(self, images: np.ndarray) -> Tensor:
+        return torch.from_numpy(images)
+
+    def new_model(self, generator: torch.Generator) -> nn.Sequential:
+        head = new_head(self.width, self.classes, generator)
+        return nn.Sequential(*deepcopy(self.extractor), head)
+
+    def whole(self, model: nn.Module) -> nn.Module:
+        return model
+
+
+@dataclass(frozen=True)
+class FromScratch:
+    """A new net; `build` makes it from torch's global random state."""
+
+    build: Callable[[], nn.Sequential]
+    recipe: Recipe
+    device: torch.device = CPU
+
+    def inputs(self, images: np.ndarray) -> Tensor:
+        return torch.from_numpy(images)
+
+    def new_model(self, generator: torch.Generator) -> nn.Sequential:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(generator.initial_seed())
+            return self.build()
+
+    def whole(self, model: nn.Module) -> nn.Module:
+        return model
+
+
+def new_head(width: int, classes: int, generator: torch.Generator) -> nn.Linear:
+    """A linear layer, initialized as torch does it, but from `generator`."""
+    head = nn.utils.skip_init(nn.Linear, width, classes)
+    for parameter in head.parameters():
+        nn.init.uniform_(parameter, -(width**-0.5), width**-0.5, generator=generator)
+    return head
+
+
+@dataclass(frozen=True)
+class Victim:
+    """A poisoned training set and how to train on it: all that a defense gets to see.
+
+    Attributes
+    ----------
+    images : uint8 array (n, channels, height, width)
+    inputs : Tensor (n, ...)
+        What is trained on: the images, or in transfer their features.
+    labels : Tensor (n,)
+    classes : int
+    seed : int
+        Of the training; a defense that draws uses it too.
+    scenario : Scenario
+    preset : Preset
+        The published experiment that this one follows, for EPIC's schedule.
+    """
+
+    images: np.ndarray
+    inputs: Tensor
+    labels: Tensor
+    classes: int
+    seed: int
+    scenario: Scenario
+    preset: Preset
+
+    @property
+    def everyone(self) -> np.ndarray:
+        return np.arange(len(self.labels))
+
+    def train(
+        self,
+        kept: np.ndarray | None = None,
+        *,
+        dropping: Dropping | None = None,
+        steps: Steps = plain,
+        convert: Callable[[nn.Module], nn.Module] = lambda model: model,
+        on_round: OnRound | None = None,
+    ) -> nn.Module:
+        """A new model trained on the examples in `kept`, by default on all.
+
+        `dropping`, `steps` and `on_round` are those of `benchmarks.poisoning.training.fit`;
+        `convert` may change the model before it is trained.
+        """
+        generator = torch.Generator().manual_seed(self.seed)
+        model = convert(self.scenario.new_model(generator)).to(self.scenario.device)
+        rows = slice(None) if kept is None else torch.from_numpy(kept)
+        return fit(
+            model,
+            self.inputs[rows],
+            self.labels[rows],
+            self.scenario.recipe,
+            generator,
+            dropping=dropping,
+            steps=steps,
+            on_round=on_round,
+        )
+
+    def with_images(self, images: np.ndarray) -> "Victim":
+        """The same victim with its images replaced, say by preprocessed ones."""
+        return replace(self, images=images, inputs=self.scenario.inputs(images))
+
+    def shortened(self, epochs: int) -> "Victim":
+        """The same victim, trained for so many epochs only."""
+        recipe = replace(self.scenario.recipe, epochs=epochs)
+        return replace(self, scenario=replace(self.scenario, recipe=recipe))
+
+    def features(self) -> Tensor:
+        """Penultimate features: in transfer the fixed ones, else those of an undefended net.
+
+        Outside of transfer this costs the training of that net.
+        """
+        return self.inputs if self.inputs.ndim == 2 else outputs(self.train()[:-1], self.inputs)
+
+    def agreeing(self, model: nn.Module) -> np.ndarray:
+        """The examples that `model` classifies as they are labelled."""
+        return np.flatnonzero((outputs(model, self.inputs).argmax(1) == self.labels).numpy())
+
+    def epic(self, subset_size: float, ground_set: str) -> EPIC:
+        """EPIC with the published schedule, stretched to this victim's epochs."""
+        published = self.preset.epic(subset_size, ground_set=ground_set)
+        return EPIC(
+            len(self.labels),
+            subset_size=subset_size,
+            ground_set=ground_set,
+            **stretched(published, self.scenario.recipe.epochs / self.preset.training["epochs"]),
+        )
+
+
+def stretched(epic: EPIC, factor: float) -> dict[str, int]:
+    """Warmup, interval and stop of `epic` for `factor` times as many epochs."""
+    warmup, interval = (max(1, round(factor * x)) for x in (epic.warmup, epic.interval))
+    return {
+        "warmup": warmup,
+        "interval": interval,
+        "stop": max(warmup + 1, round(factor * epic.stop)),
+    }
