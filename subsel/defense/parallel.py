@@ -172,7 +172,8 @@ ALONE = Ranks()
 def all_ranks() -> Ranks:
     """Those of torch.distributed's default process group if there is one, else this process."""
     if dist.is_available() and dist.is_initialized():
-        return Ranks(_for_objects(dist.group.WORLD))
+        world = dist.group.WORLD
+        return Ranks(_gloo_beside(world) if dist.get_backend() == "nccl" else world)
     if dist.is_torchelastic_launched() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         warnings.warn(
             "launched by torchrun without a process group: every rank trains the whole on its own; "
@@ -184,9 +185,9 @@ def all_ranks() -> Ranks:
 
 
 @cache
-def _for_objects(world: Any) -> Any:
-    """A group of the same ranks that exchanges what lies in main memory."""
-    return dist.new_group(backend="gloo") if dist.get_backend(world) == "nccl" else world
+def _gloo_beside(world: Any) -> Any:
+    """A group of the same ranks, made once, that exchanges what lies in main memory."""
+    return dist.new_group(backend="gloo")
 
 
 @contextmanager
