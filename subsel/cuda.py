@@ -6,6 +6,7 @@ Features, or matrices given or computed, lie in the GPU's memory; the kernels of
 
 import math
 import time
+import warnings
 from copy import copy
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -84,13 +85,21 @@ class Device:
         return host
 
     def ready(self, kernel: Any, blocks: Any, threads: int, *arguments: Any) -> Any:
-        """A kernel to call with these arguments, again and again, with nothing left to look up."""
-        launch = kernel.specialize(*arguments)[blocks, threads, self.stream]
+        """A kernel to call with these arguments, again and again, with no types to look up."""
+        kernel = kernel.specialize(*arguments)
+        if config.ENABLE_CUDASIM:  # where a kernel is its own launch, the next would change it
+            return lambda: self.run(kernel, blocks, threads, *arguments)
+        launch = self._launch(kernel, blocks, threads)
         return lambda: launch(*arguments)
 
     def run(self, kernel: Any, blocks: Any, threads: int, *arguments: Any) -> None:
         """Call a kernel once."""
-        kernel[blocks, threads, self.stream](*arguments)
+        self._launch(kernel, blocks, threads)(*arguments)
+
+    def _launch(self, kernel: Any, blocks: Any, threads: int) -> Any:
+        with warnings.catch_warnings():  # that few blocks do not fill the GPU
+            warnings.simplefilter("ignore")
+            return kernel[blocks, threads, self.stream]
 
     def free_memory(self) -> float:
         """Bytes of the GPU's memory that are free."""

@@ -1,5 +1,6 @@
 """Where there is no GPU: what is said, and the tests of the backend on Numba's simulator."""
 
+import json
 import os
 import subprocess
 import sys
@@ -16,17 +17,34 @@ from numba import cuda
 pytestmark = pytest.mark.skipif(cuda.is_available(), reason="there is one")
 
 
-def test_the_backend_on_the_simulator():
-    """It must be chosen before Numba is imported, hence the process of its own."""
-    tests = Path(__file__).with_name("test_cuda.py")
+def simulated(*arguments):
+    """What a module says on the simulator, which must be chosen before Numba is imported."""
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", tests],
+        [sys.executable, "-m", *arguments],
         env={**os.environ, "NUMBA_ENABLE_CUDASIM": "1"},
+        cwd=Path(__file__).parent.parent,
         capture_output=True,
         text=True,
     )
     assert run.returncode == 0, run.stdout + run.stderr
-    assert " passed" in run.stdout
+    return run.stdout
+
+
+def test_the_backend_on_the_simulator():
+    assert " passed" in simulated("pytest", "-q", "-p", "no:cacheprovider", "tests/test_cuda.py")
+
+
+def test_the_benchmark_on_the_simulator(tmp_path):
+    said = simulated("benchmarks.gpu", "--small", "--out", str(tmp_path / "gpu.json"))
+    assert "60 000 × 10, k = 6000 | 0." in said
+    assert len(json.loads((tmp_path / "gpu.json").read_text())["workloads"]) == 3
+
+
+def test_every_kernel_compiles_for_an_h100():
+    pytest.importorskip("nvidia.cu13", reason="needs CUDA's compiler: nvidia-nvvm")
+    from benchmarks.gpu import compile_all
+
+    assert all(line["spills"] == 0 for line in compile_all())
 
 
 def test_no_gpu():
