@@ -52,7 +52,8 @@ def select(
     Parameters
     ----------
     X : array_like, shape (n, d)
-        Features (embeddings, gradients): finite, any real dtype.
+        Features (embeddings, gradients): finite, any real dtype. May lie in a GPU's memory: a torch
+        tensor, or anything with ``__cuda_array_interface__`` or DLPack.
     budget : int or float, or mapping with labels
         How many rows: a count in 1..n, or a fraction in (0, 1). With labels also a mapping from
         each label to its count.
@@ -64,13 +65,14 @@ def select(
         Similarity of two rows.
     method : {"lazy", "greedy", "stochastic"}, default "lazy"
         Optimizer; ``"lazy"`` and ``"greedy"`` select the same.
-    backend : {"auto", "cpu"}, default "auto"
-        Where to compute.
+    backend : {"auto", "cpu", "cuda"}, default "auto"
+        Where to compute: on the CPU, on an NVIDIA GPU, or where X is. X is copied if it is not
+        there. The selection is the same.
     random_state : int, numpy.random.Generator or None, default None
         Seed of ``"stochastic"``; the others use no randomness.
     memory : float, optional
-        Bytes that a matrix of similarities may take; default a quarter of what is free now. The
-        selection does not depend on it.
+        Bytes that matrices of similarities may take; default a quarter of what is free now, on the
+        GPU if that computes. The selection does not depend on it.
     progress : bool, default False
         Show a progress bar on standard error.
 
@@ -82,6 +84,8 @@ def select(
 
     Raises
     ------
+    ImportError, RuntimeError
+        If a GPU is asked for, and numba-cuda, a driver or a GPU is missing.
     ValueError, TypeError
         If an argument is not one of the above: X not 2-D, empty, or with NaN or inf (said where); a
         budget outside its range, or smaller than the number of classes; labels of another length.

@@ -36,12 +36,12 @@ def test_the_backend_on_the_simulator():
 
 def test_the_benchmark_on_the_simulator(tmp_path):
     said = simulated("benchmarks.gpu", "--small", "--out", str(tmp_path / "gpu.json"))
-    assert "60 000 × 10, k = 6000 | 0." in said
+    assert "60 000 × 10, k = 6000 | " in said
     assert len(json.loads((tmp_path / "gpu.json").read_text())["workloads"]) == 3
 
 
 def test_every_kernel_compiles_for_an_h100():
-    pytest.importorskip("nvidia.cu13", reason="needs CUDA's compiler: nvidia-nvvm")
+    pytest.importorskip("nvidia.cu13.nvvm", reason="needs CUDA's compiler: nvidia-nvvm")
     from benchmarks.gpu import compile_all
 
     assert all(line["spills"] == 0 for line in compile_all())

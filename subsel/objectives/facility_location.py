@@ -34,7 +34,11 @@ class FacilityLocation(Objective):
         Non-negative, finite similarities; rows are the points represented, columns the candidates.
         Dense: any real dtype and layout, read-only or not; a C-contiguous float32 or float64 array,
         or an F-ordered symmetric one, is used without a copy and must not be changed meanwhile.
-        Sparse: any scipy format; absent entries are 0.
+        Sparse: any scipy format; absent entries are 0. May lie in a GPU's memory, as in
+        `subsel.select`.
+    backend : {"auto", "cpu", "cuda"}, default "auto"
+        Where to compute: on the CPU, on an NVIDIA GPU, or where the matrix is. Sparse ones are for
+        the CPU.
 
     Attributes
     ----------
@@ -44,7 +48,7 @@ class FacilityLocation(Objective):
         Number of points.
     offset : float
         c0, what `from_features` added to make similarities non-negative; 0 for a given matrix.
-    path : {"dense", "sparse", "features"}
+    path : {"dense", "sparse", "features", "cuda dense", "cuda features"}
         Whether similarities lie in memory or are computed from features when needed.
 
     Raises
@@ -52,7 +56,9 @@ class FacilityLocation(Objective):
     ValueError
         If `similarity` is not 2-D, is empty, or has a negative, NaN or infinite entry (said where).
     TypeError
-        If it is not numeric, or lies in GPU memory.
+        If it is not numeric, or sparse and meant for a GPU.
+    ImportError, RuntimeError
+        If a GPU is asked for, and numba-cuda, a driver or a GPU is missing.
 
     Notes
     -----
@@ -133,6 +139,8 @@ class FacilityLocation(Objective):
         memory : float, optional
             Bytes that an n x n matrix may take. It is made only if it fits and is the faster way;
             the answer is the same. Default: a quarter of the memory that is free now. 0 for never.
+        backend : {"auto", "cpu", "cuda"}, default "auto"
+            Where to compute: on the CPU, on an NVIDIA GPU, or where X is.
 
         Returns
         -------
@@ -145,7 +153,9 @@ class FacilityLocation(Objective):
             (for ``"dot"``, not between 1e-150 and 1e150); if `metric`, `gamma` or `memory` is not
             one of the above.
         TypeError
-            If X is not numeric, is sparse, or lies in GPU memory.
+            If X is not numeric, or is sparse.
+        ImportError, RuntimeError
+            If a GPU is asked for, and numba-cuda, a driver or a GPU is missing.
 
         Notes
         -----
