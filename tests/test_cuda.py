@@ -392,3 +392,19 @@ def test_torch_tensors_in_and_out(dtype):
     np.testing.assert_array_equal(back.sizes.cpu().numpy(), ours.sizes)
     f = subsel.FacilityLocation(X.cuda().abs() if dtype != "bfloat16" else X.cuda().abs().float())
     assert f.path == "cuda dense"
+
+
+@pytest.mark.skipif(bool(config.ENABLE_CUDASIM), reason="the simulator has no memory for torch")
+def test_epic_on_the_gpu():
+    torch = pytest.importorskip("torch")
+    from subsel.defense import EPIC, last_layer_gradients
+
+    torch.manual_seed(0)
+    data = torch.randn(200, 6), torch.arange(200) % 3
+    model = torch.nn.Linear(6, 3).cuda()
+    gradients, labels = last_layer_gradients(model, data, tensors=True)
+    assert gradients.is_cuda
+    kept = [EPIC(warmup=0, interval=1) for _ in range(2)]
+    kept[0].prune(gradients, labels, 0)
+    kept[1].prune(gradients.cpu().numpy(), labels.cpu().numpy(), 0)
+    np.testing.assert_array_equal(kept[0].kept, kept[1].kept)

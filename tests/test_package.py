@@ -92,3 +92,13 @@ def test_the_docstring_s_example():
     chosen = subsel.select(np.array([[0.0], [0.1], [0.2], [5.0], [5.1]]), 2)
     np.testing.assert_array_equal(chosen.indices, [2, 3])
     np.testing.assert_array_equal(chosen.sizes, [3, 2])
+
+
+def test_a_selection_as_tensors():
+    torch = pytest.importorskip("torch")
+    chosen = subsel.select(np.eye(5), 2)
+    tensors = chosen.to_torch()
+    assert tensors.indices.dtype == torch.int64
+    assert tensors.gains.tolist() == chosen.gains.tolist()
+    assert (tensors.value, tensors.path, len(tensors)) == (chosen.value, "features", 2)
+    assert subsel.greedy(np.eye(5), 2).to_torch().sizes is None

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -165,7 +166,8 @@ class EPIC:
         ----------
         gradients : array or tensor, (n, d) or, with the active ground set, (len(kept), d)
             Last-layer gradients of all examples in dataset order, or of the kept ones in the
-            order of `kept`.
+            order of `kept`.  A CUDA tensor stays where it is, and medoids are found there, if
+            numba-cuda is installed.
         labels : array or tensor of integers, (n,) or (len(kept),)
             Their classes.  Any integers from 0; a class without examples is no class.
         epoch : int
@@ -354,16 +356,25 @@ def _selected(
     return chosen.indices, chosen.gains, chosen.assignment
 
 
-def _checked_arrays(gradients: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
-    gradients, labels = (
-        a.detach().cpu().numpy() if isinstance(a, torch.Tensor) else np.asarray(a)
-        for a in (gradients, labels)
-    )
+def _checked_arrays(gradients: Any, labels: Any) -> tuple[Any, np.ndarray]:
+    """Gradients, left on the GPU where they can be selected from there, and labels."""
+    if not isinstance(gradients, torch.Tensor):
+        gradients = np.asarray(gradients)
+    elif gradients.is_cuda and find_spec("numba_cuda") is not None:
+        gradients = gradients.detach()
+    else:
+        gradients = gradients.detach().cpu().numpy()
+    labels = labels.detach().cpu().numpy() if isinstance(labels, torch.Tensor) else labels
+    labels = np.asarray(labels)
     if gradients.ndim != 2 or gradients.shape[1] == 0:
         raise ValueError(f"gradients must be (n, d), got {gradients.shape}")
-    if gradients.dtype not in (np.float32, np.float64):
+    if str(gradients.dtype).removeprefix("torch.") not in ("float32", "float64"):
         raise TypeError(f"gradients must be float32 or float64, got {gradients.dtype}")
-    bad = np.flatnonzero(~np.isfinite(gradients).all(axis=1))
+    if isinstance(gradients, torch.Tensor):
+        finite = gradients.isfinite().all(dim=1).cpu().numpy()
+    else:
+        finite = np.isfinite(gradients).all(axis=1)
+    bad = np.flatnonzero(~finite)
     if len(bad):
         raise ValueError(f"gradients are not finite in {len(bad)} rows, {bad[0]} the first")
     if not np.issubdtype(labels.dtype, np.integer):

@@ -25,7 +25,8 @@ def last_layer_gradients(
     batch_size: int | None = None,
     device: torch.device | str | None = None,
     group: Any = None,
-) -> tuple[np.ndarray, np.ndarray]:
+    tensors: bool = False,
+) -> tuple[Any, Any]:
     """Gradient of each example's cross-entropy at the last linear layer, in dataset order.
 
     The model is read through a forward hook and left as it was.  It runs in eval mode, without
@@ -60,11 +61,13 @@ def last_layer_gradients(
         each of them has to make this call, with the same data and model, takes its share of the
         batches, and gets the gradients of all.  The model's buffers (BatchNorm's statistics),
         which data-parallel training lets differ, are first made those of rank 0.
+    tensors
+        Return torch tensors that stay where they were computed, for `EPIC.prune` to select there.
 
     Returns
     -------
-    gradients : ndarray of float32, (n, C) or (n, embedding)
-    labels : ndarray of int64, (n,)
+    gradients : ndarray of float32, or tensor, (n, C) or (n, embedding)
+    labels : ndarray of int64, or tensor, (n,)
 
     Raises
     ------
@@ -85,6 +88,7 @@ def last_layer_gradients(
     if wrt not in ("logits", "input"):
         raise ValueError(f'wrt must be "logits" or "input", got {wrt!r}')
     device = torch.device(device) if device is not None else device_of(model)
+    where = device if tensors else torch.device("cpu")
     ranks = Ranks(group)
     if isinstance(model, DistributedDataParallel):
         model = model.module
@@ -109,13 +113,13 @@ def last_layer_gradients(
             residual = softmax_residual(logits.float(), y)
             if wrt == "input":
                 residual = residual @ last.weight().float()
-            gradients.append(residual.cpu())
-            labels.append(y.cpu())
+            gradients.append(residual.to(where))
+            labels.append(y.to(where))
     broken = list(chain.from_iterable(ranks.gather(broken)))
     if broken:
         raise ValueError(f"the model's logits are not finite for {named(broken)}")
-    cpu = torch.device("cpu")
-    return ranks.joined(gradients, cpu).numpy(), ranks.joined(labels, cpu).numpy()
+    found = ranks.joined(gradients, where), ranks.joined(labels, where)
+    return found if tensors else (found[0].numpy(), found[1].numpy())
 
 
 class EpochLogits:
@@ -193,8 +197,8 @@ class EpochLogits:
             self.record(rows, logits if own is None else logits.to(self.labels.device), labels)
 
     def gradients(
-        self, indices: np.ndarray, weight: Tensor | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
+        self, indices: np.ndarray, weight: Tensor | None = None, *, tensors: bool = False
+    ) -> tuple[Any, Any]:
         """Gradients of some examples' cross-entropy, in the form that `EPIC.prune` takes.
 
         Parameters
@@ -203,11 +207,13 @@ class EpochLogits:
             The examples, such as `EPIC.kept`.
         weight : Tensor, (C, embedding), optional
             The last layer's weight, for gradients with respect to its input.
+        tensors : bool, default False
+            Return torch tensors, where the logits lie.
 
         Returns
         -------
-        gradients : ndarray of float32, (m, C) or (m, embedding)
-        labels : ndarray of int64, (m,)
+        gradients : ndarray of float32, or tensor, (m, C) or (m, embedding)
+        labels : ndarray of int64, or tensor, (m,)
 
         Raises
         ------
@@ -229,6 +235,8 @@ class EpochLogits:
         residual = softmax_residual(logits, labels)
         if weight is not None:
             residual = residual @ weight.detach().float()
+        if tensors:
+            return residual, labels
         return residual.cpu().numpy(), labels.cpu().numpy()
 
 

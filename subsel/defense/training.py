@@ -248,12 +248,13 @@ def train(
                     bar.set_description_str(f"epoch {epoch + 1}/{epochs}, selecting")
                     if seen.logits is not None:
                         weight = linear_weight(head) if wrt == "input" else None
-                        found = seen.gradients(defense.kept, weight)
+                        found = seen.gradients(defense.kept, weight, tensors=where.type == "cuda")
                     else:
                         ground = defense.kept if defense.ground_set == "active" else None
                         found = last_layer_gradients(
-                            net, data.subset(ground), wrt=wrt, layer=layer, group=ranks.group
-                        )
+                            net, data.subset(ground), wrt=wrt, layer=layer, group=ranks.group,
+                            tensors=where.type == "cuda",
+                        )  # fmt: skip
                     known = time.perf_counter()
                     dropped = len(defense.prune(*found, epoch, group=ranks.group).dropped)
                     result.kept = defense.kept

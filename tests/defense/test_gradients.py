@@ -91,6 +91,17 @@ def test_keeps_the_digits_of_a_confident_prediction():
     np.testing.assert_allclose(gradients, [[-2 * tail, tail, tail]], rtol=1e-5)
 
 
+def test_tensors_on_request(net, data):
+    arrays, tensors = (last_layer_gradients(net, data, tensors=t) for t in (False, True))
+    epoch = EpochLogits(N)
+    epoch.record(np.arange(N), torch.ones(N, C), tensors[1])
+    for ours, wanted in ((tensors, arrays), (epoch.gradients([3, 1], tensors=True),
+                                             epoch.gradients([3, 1]))):  # fmt: skip
+        assert all(isinstance(part, torch.Tensor) for part in ours)
+        for part, array in zip(ours, wanted, strict=True):
+            np.testing.assert_array_equal(part.numpy(), array)
+
+
 def test_dataset_order_whatever_the_loader_does(net, data):
     expected = last_layer_gradients(net, data)
     sampler = WeightedRandomSampler(torch.ones(N), N)
