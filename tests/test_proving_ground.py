@@ -12,7 +12,7 @@ pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
 from benchmarks.poisoning import __main__ as cli  # noqa: E402
-from benchmarks.poisoning import experiment, tables, training, victim  # noqa: E402
+from benchmarks.poisoning import experiment, measure, tables, training, victim  # noqa: E402
 from benchmarks.poisoning.attacks import ATTACKS, backdoor, features, gradients  # noqa: E402
 from benchmarks.poisoning.defenses import (  # noqa: E402
     activation_clustering,
@@ -420,13 +420,21 @@ def test_friendly_noise_is_large_and_hardly_noticed(labs):
 # Tables
 
 
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """A folder, and what makes the toy scale tiny."""
+    out = tmp_path_factory.mktemp("toy")
+    tiny = ["--scale", "toy", "--cache", f"{out}/c", "--out", str(out), "--targets", "1"]
+    return out, [*tiny, "--steps", "4", "--epochs", "3", "--victim", "300", "--poisons", "12"]
+
+
 @pytest.mark.parametrize("table", tables.TABLES)
-def test_a_table_at_toy_scale_and_again_for_nothing(table, tmp_path, capsys, monkeypatch):
-    arguments = ["table", str(table), "--scale", "toy", "--cache", f"{tmp_path}/c"]
-    arguments += ["--out", str(tmp_path), "--steps", "2", "--epochs", "2"]
+def test_a_table_at_toy_scale_and_again_for_nothing(toy, table, capsys, monkeypatch):
+    out, tiny = toy
+    arguments = ["table", str(table), *tiny]
     assert cli.main(arguments) == 0
     first = capsys.readouterr().out
-    written = (tmp_path / f"table-{table}-toy" / "table.md").read_text()
+    written = (out / f"table-{table}-toy" / "table.md").read_text()
     assert written in first
     assert "paper: success" in written
     monkeypatch.setattr(registry.Trial, "outcome", None)
@@ -485,6 +493,91 @@ def test_a_published_set_is_attacked_as_it_is(data, cache, tmp_path):
     assert records[0]["base"] == "4"
     with pytest.raises(ValueError, match="there are 1 published sets"):
         lab.target(1)
+
+
+# Figures
+
+
+@pytest.mark.parametrize("figure", [1, 2, 3, 4, 5, 6])
+def test_a_figure_at_toy_scale_and_again_for_nothing(toy, figure, monkeypatch):
+    out, tiny = toy
+    arguments = ["figure", str(figure), *tiny, "--trainings", "3"]
+    assert cli.main(arguments) == 0
+    path = out / "figures-toy" / f"figure-{figure}.png"
+    assert path.read_bytes().startswith(b"\x89PNG")
+    path.unlink()
+    monkeypatch.setattr(registry.Trial, "outcome", None)
+    for part in ("effective", "dropped", "rounds"):
+        monkeypatch.setattr(measure, part, None)
+    assert cli.main(arguments) == 0
+    assert path.exists()
+
+
+def test_the_smallest_subset_that_carries():
+    tried = []
+
+    def carries(some):
+        tried.append(set(some.tolist()))
+        return {3, 11, 12} <= tried[-1]
+
+    order = np.random.default_rng(0).permutation(40)
+    assert set(measure.smallest_subset(order, carries, 200)) == {3, 11, 12}
+    assert len(tried) < 40
+    tried.clear()
+    rough = measure.smallest_subset(order, carries, 8)
+    assert len(tried) == 8
+    assert {3, 11, 12} <= set(rough.tolist())
+    assert len(measure.smallest_subset(order, lambda some: False, 9)) == 0
+
+
+def test_effective_poisons_alone_carry_the_attack(data, cache):
+    lab = experiment.Lab(tables.SCALES["toy"].settings, data, cache)
+    target = lab.target(0)
+    trial = lab.trial(target)
+    found = measure.effective(lab, target, trial, 30)
+    assert 0 < found["effective"].sum() < 30
+    assert found["trainings"] <= 30
+    images = lab.images.copy()
+    some = target.bases[found["effective"]]
+    images[some] = trial.victim.images[some]
+    model = trial.victim.with_images(images).train()
+    assert measure.hit_share(lab, target, model) == 1
+    assert found["poisons"].shape == (30, 2)
+
+
+def test_watching_changes_nothing_and_sees_every_epoch(labs, trials):
+    lab, trial = labs["scratch"], trials["scratch"]
+    target = lab.target(0)
+    everyone = np.ones(len(target.bases), bool)
+    seen = measure.rounds(lab, target, trial, everyone, 0.2)
+    outcome = trial.outcome("EPIC 0.2 active")
+    assert [(row == 1).sum() for row in seen["cluster_sizes"]] == [
+        len(entry.dropped) for entry in outcome.rounds
+    ]
+    assert seen["left"].shape == (4, 3)
+    first = outcome.rounds[0].epoch
+    np.testing.assert_array_equal(seen["left"][: first + 1], 1)
+    np.testing.assert_allclose(seen["kept_error"][: first + 1], 0, atol=1e-6)
+    assert (seen["random_error"][first + 1 :] > 0).all()
+    assert (np.abs(seen["mutual"]) <= 1 + 1e-6).all()
+
+
+def test_cosines():
+    vectors = np.array([[1.0, 0], [0, 2], [-3, 0]])
+    assert measure.mutual_cosine(vectors) == pytest.approx(-1 / 3)
+    assert measure.mean_cosine(vectors, np.array([2.0, 0])) == pytest.approx(0)
+    assert np.isnan(measure.mutual_cosine(vectors[:1]))
+    assert np.isnan(measure.mean_cosine(vectors[:0], vectors[0]))
+
+
+def test_a_fresh_start_does_what_train_afresh_does(trials):
+    outcome = trials["transfer"].outcome("fresh start 0.4 0.05")
+    core = trials["transfer"].outcome("EPIC 0.4 active").kept
+    assert set(core) <= set(outcome.kept)
+    assert len(core) < len(outcome.kept) <= 300
+
+
+# The command line
 
 
 def test_the_list_of_defenses(capsys):

@@ -15,8 +15,18 @@ from tqdm import tqdm
 
 from benchmarks.poisoning.attacks import ATTACKS
 from benchmarks.poisoning.defenses import known, possible
-from benchmarks.poisoning.experiment import DIGITS, Lab, Settings, read_records, run, write_text
-from benchmarks.poisoning.plots import draw_all
+from benchmarks.poisoning.experiment import (
+    DIGITS,
+    Lab,
+    Settings,
+    claim,
+    read_records,
+    run,
+    write_text,
+)
+from benchmarks.poisoning.figures import FIGURES, success_and_time
+from benchmarks.poisoning.measure import study
+from benchmarks.poisoning.plots import draw_all, save
 from benchmarks.poisoning.published import PublishedLab
 from benchmarks.poisoning.report import by_defense, markdown, results_table, targets_table
 from benchmarks.poisoning.tables import (
@@ -139,6 +149,15 @@ def parser() -> argparse.ArgumentParser:
         help="a published poisoned set in each of its folders, in place of sets crafted here",
     )
     table.set_defaults(command=table_command)
+    figure = commands.add_parser("figure", parents=[common, paper], help="a figure of the paper's")
+    figure.add_argument("number", type=int, choices=[*FIGURES, 6])
+    figure.add_argument(
+        "--trainings",
+        type=count,
+        default=24,
+        help="at most, in the search for each target's effective poisons (default: %(default)s)",
+    )
+    figure.set_defaults(command=figure_command, published=None)
     listing = commands.add_parser("defenses", help="list all defenses")
     listing.set_defaults(command=list_defenses)
     report = commands.add_parser("report", help="tables and plots of what a run has so far")
@@ -218,6 +237,28 @@ def table_command(args: argparse.Namespace) -> None:
         parts.append(f"### {entry.title}\n\n{table_of(entry, out)}")
         write_text(folder / "table.md", "\n".join(parts))
     print("\n" + "\n".join(parts))
+
+
+def figure_command(args: argparse.Namespace) -> None:
+    folder = args.out / f"figures-{args.scale}"
+    targets = range(args.targets or SCALES[args.scale].targets)
+    if args.number == 6:
+        entry = experiments(2, args.scale)[0]
+        out = args.out / f"table-2-{args.scale}" / entry.name
+        run(prepared(args, entry.settings), out, targets, entry.defenses)
+        drawn = success_and_time(read_records(out), read_records(out, "times.jsonl"))
+    else:
+        wanted, studies = FIGURES[args.number], {}
+        for entry in chosen_experiments(wanted.experiments(args.scale), args.only):
+            print(f"\n{entry.title}")
+            lab = prepared(args, entry.settings)
+            out = folder / entry.name
+            claim(lab, out)
+            studies[entry.title] = study(lab, out, targets, wanted.parts, args.trainings)
+        drawn = wanted.draw(studies)
+    path = folder / f"figure-{args.number}.png"
+    save(drawn, path)
+    print(f"\n{path}")
 
 
 def chosen_experiments(entries: list[Experiment], only: list[str] | None) -> list[Experiment]:

@@ -26,16 +26,26 @@ def draw_all(records: list[dict], traces: list[dict], folder: Path) -> list[Path
         "gradient-distance.png": gradient_distance(traces),
     }
     for name, figure in plots.items():
-        with written_whole(folder / name) as part:
-            figure.savefig(part, dpi=110)
-        plt.close(figure)
+        save(figure, folder / name)
     return [folder / name for name in plots]
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write the figure whole or not at all, and let go of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as part:
+        figure.savefig(part, dpi=110)
+    plt.close(figure)
 
 
 def cluster_sizes(traces: list[dict]) -> Figure:
     """How large are the gradient clusters that poisons and clean examples are in, by round."""
-    rounds = [1, 2, 9]
-    figure, axes = plt.subplots(1, 3, figsize=(10, 3.2), sharey=True, layout="constrained")
+    last = len(traces[0]["cluster_sizes"])
+    rounds = sorted({1, min(2, last), last})
+    figure, axes = plt.subplots(
+        1, len(rounds), figsize=(10, 3.2), sharey=True, squeeze=False, layout="constrained"
+    )
+    axes = axes[0]
     labels = ["1", "2", "3-4", "5-8", "9-16", "17-32", "33-64", "65-128", "129-256", "more"]
     for axis, number in zip(axes, rounds, strict=True):
         sizes = np.concatenate([trace["cluster_sizes"][number - 1] for trace in traces])

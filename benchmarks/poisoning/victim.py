@@ -207,8 +207,15 @@ class Victim:
         return np.flatnonzero((outputs(model, self.inputs).argmax(1) == self.labels).numpy())
 
     def epic(self, subset_size: float, ground_set: str) -> EPIC:
-        """EPIC with the published schedule, stretched to this victim's epochs."""
-        published = self.preset.epic(subset_size, ground_set=ground_set)
+        """EPIC with the published schedule, stretched to this victim's epochs.
+
+        Where the warmup goes with the size, and there is none for this one, the nearest size's.
+        """
+        warmups = self.preset.warmup
+        if isinstance(warmups, int):
+            published = self.preset.epic()
+        else:
+            published = self.preset.epic(min(warmups, key=lambda size: abs(size - subset_size)))
         return EPIC(
             len(self.labels),
             subset_size=subset_size,

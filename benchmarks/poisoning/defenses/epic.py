@@ -1,9 +1,11 @@
-"""The published EPIC, and what can be done with what it keeps."""
+"""The published EPIC, and fresh starts from what it keeps, which are not the paper's."""
 
 import numpy as np
 
 from benchmarks.poisoning.defenses.registry import defense
 from benchmarks.poisoning.victim import Outcome, Victim
+from subsel.defense import last_layer_gradients
+from subsel.defense.afresh import readmitted
 
 
 @defense("EPIC {subset_size} {ground_set}")
@@ -13,14 +15,25 @@ def epic(victim: Victim, subset_size: float, ground_set: str) -> Outcome:
 
 
 @defense("{reference}, fresh head")
-def fresh_start(victim: Victim, reference: Outcome) -> Outcome:
-    """Not the paper's: train anew on what a defense kept."""
+def fresh_head(victim: Victim, reference: Outcome) -> Outcome:
+    """Train anew on what a defense kept."""
     return Outcome(victim.train(reference.kept), reference.kept)
 
 
 @defense("{reference}, re-admission, fresh head")
 def readmission(victim: Victim, reference: Outcome) -> Outcome:
-    """Not the paper's: who is classified as labelled after a fresh start comes back."""
+    """Who is classified as labelled after a fresh start comes back."""
     trusted = victim.train(reference.kept)
     kept = np.union1d(reference.kept, victim.agreeing(trusted))
     return Outcome(victim.train(kept), kept)
+
+
+@defense("fresh start {subset_size} {threshold}")
+def fresh_start(victim: Victim, subset_size: float, threshold: float) -> Outcome:
+    """What `subsel.defense.train_afresh` does: core, judge and final training."""
+    epic = victim.epic(subset_size, "active")
+    victim.shortened(min(epic.stop, victim.scenario.recipe.epochs)).train(dropping=epic)
+    judge = victim.train(epic.kept)
+    found = last_layer_gradients(judge, (victim.inputs, victim.labels))
+    kept = readmitted(*found, epic.kept, threshold)
+    return Outcome(victim.train(kept), kept, epic.history)
