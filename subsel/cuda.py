@@ -9,6 +9,7 @@ import time
 import warnings
 from copy import copy
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.util import find_spec
 from typing import Any
 
@@ -36,6 +37,7 @@ SPATIAL_FROM = 20_000
 """Rows of a class from which on an order in space, found on the CPU, saves more than it takes."""
 
 _OLDEST = (6, 0)
+_RECORDED = 16  # rounds in a CUDA graph
 _OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
 
 
@@ -80,21 +82,66 @@ class Device:
     def download(self, array: Any) -> np.ndarray:
         """A copy on the host, once all that was queued is done."""
         host = array.copy_to_host(stream=self.stream)
-        if self.stream:
-            self.stream.synchronize()
+        self.synchronize()
         return host
-
-    def ready(self, kernel: Any, blocks: Any, threads: int, *arguments: Any) -> Any:
-        """A kernel to call with these arguments, again and again, with no types to look up."""
-        kernel = kernel.specialize(*arguments)
-        if config.ENABLE_CUDASIM:  # where a kernel is its own launch, the next would change it
-            return lambda: self.run(kernel, blocks, threads, *arguments)
-        launch = self._launch(kernel, blocks, threads)
-        return lambda: launch(*arguments)
 
     def run(self, kernel: Any, blocks: Any, threads: int, *arguments: Any) -> None:
         """Call a kernel once."""
         self._launch(kernel, blocks, threads)(*arguments)
+
+    def repeat(self, steps: list[tuple], count: int) -> None:
+        """Run kernels one after the other, `count` times over; a step is what `run` takes.
+
+        A launch takes the host longer than most of these kernels take the GPU, so many rounds are
+        recorded as a CUDA graph, which takes one launch.
+        """
+        if config.ENABLE_CUDASIM:
+            for step in steps * count:
+                self.run(*step)
+            return
+        # With no types to look up at each launch.
+        steps = [(kernel.specialize(*rest[2:]), *rest) for kernel, *rest in steps]
+        if count > 2 * _RECORDED:
+            self._queue(steps, 1)  # so that kernels are loaded
+            graph = self._recorded(steps)
+            if graph is not None:
+                stream = self._launch(*steps[0][:3]).stream
+                for _ in range((count - 1) // _RECORDED):
+                    graph.launch(stream)
+                self._queue(steps, (count - 1) % _RECORDED)
+                self.synchronize()  # before the graph goes
+                return
+            count -= 1
+        self._queue(steps, count)
+
+    def _queue(self, steps: list[tuple], count: int) -> None:
+        launches = [(self._launch(*step[:3]), step[3:]) for step in steps]
+        for launch, arguments in launches * count:
+            launch(*arguments)
+
+    def _recorded(self, steps: list[tuple]) -> Any:
+        """Some rounds as a CUDA graph, or None."""
+        try:
+            from cuda.core import Device as CoreDevice
+
+            builder = CoreDevice().create_graph_builder().begin_building()
+            Device(builder)._queue(steps, _RECORDED)
+            return builder.end_building().complete()
+        except Exception as error:
+            warnings.warn(
+                f"no CUDA graph could be recorded ({type(error).__name__}: {error}); kernels are "
+                "launched one by one, which is slower",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return None
+
+    def synchronize(self) -> None:
+        """Wait until all that was queued is done."""
+        if self.stream:
+            self.stream.synchronize()
+        else:
+            cuda.synchronize()
 
     def _launch(self, kernel: Any, blocks: Any, threads: int) -> Any:
         with warnings.catch_warnings():  # that few blocks do not fill the GPU
@@ -162,7 +209,8 @@ def _of_tensor(tensor: Any, name: str) -> Array:
     tensor = tensor.detach()
     if tensor.dtype.itemsize == 2 and tensor.is_floating_point():
         tensor = tensor.float()
-    device = Device(cuda.external_stream(torch.cuda.current_stream(tensor.device).cuda_stream))
+    stream = torch.cuda.current_stream(tensor.device).cuda_stream
+    device = Device(cuda.external_stream(stream) if stream else 0)
     current = cuda.current_context().device.id
     if tensor.device.index != current:
         raise ValueError(
@@ -288,16 +336,15 @@ class CudaSimilarity:
             )
         )
 
-    def _updating(self, search: State, mode: int) -> Any:
-        tiles = self.candidates.tiles
-        return self.device.ready(self._update, tiles, THREADS, self.store, search.arrays, mode)
+    def _updating(self, search: State, mode: int) -> tuple:
+        return self._update, self.candidates.tiles, THREADS, self.store, search.arrays, mode
 
-    def _covering(self, search: State) -> Any:
-        return self.device.ready(self._cover, self.points.tiles, LANES, self.store, search.arrays)
+    def _covering(self, search: State) -> tuple:
+        return self._cover, self.points.tiles, LANES, self.store, search.arrays
 
     def _know_gains(self, search: State) -> None:
         if not search.known:
-            self._updating(search, AFRESH)()
+            self.device.run(*self._updating(search, AFRESH))
             search.known = True
 
     def grow_all(self, search: State, goals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -312,17 +359,14 @@ class CudaSimilarity:
         elements, gains = self.device.empty(shape, np.int64), self.device.empty(shape, np.float64)
         search.arrays.goal.copy_to_device(goals, stream=self.device.stream)
         if search.known:
-            self._updating(search, LEADS)()
+            self.device.run(*self._updating(search, LEADS))
         self._know_gains(search)
-        pick = self.device.ready(
+        pick = (
             kernels.pick, len(goals), THREADS,
             self.store.candidates, search.arrays, elements, gains, self.device.upload(begun),
         )  # fmt: skip
-        cover, update = self._covering(search), self._updating(search, CHANGES)
-        for _ in range(count):
-            pick()
-            cover()
-            update()
+        steps = [pick, self._covering(search), self._updating(search, CHANGES)]
+        self.device.repeat(steps, count)
         return self.device.download(elements), self.device.download(gains)
 
     def mark_taken(self, search: State, taken: np.ndarray) -> None:
@@ -358,13 +402,13 @@ class CudaSimilarity:
         """Add a candidate."""
         self._choose(search, self._slots[element])
         if search.known:
-            self._updating(search, CHANGES)()
+            self.device.run(*self._updating(search, CHANGES))
 
     def _choose(self, search: State, slot: int) -> None:
         self.device.run(kernels.choose, 1, 1, search.arrays, slot)
-        self._covering(search)()
+        self.device.run(*self._covering(search))
 
-    @property
+    @cached_property
     def _slots(self) -> np.ndarray:
         """Slot of each candidate."""
         return self.candidates.members(np.arange(len(self.candidates.local)))
@@ -394,6 +438,7 @@ class CudaSimilarity:
         part = copy(self)
         part.candidates = Layout.of([np.arange(len(candidates))])
         part.store = self._restricted(candidates, part.candidates)
+        part.__dict__.pop("_slots", None)  # those of all candidates
         return part
 
     def _restricted(self, candidates: np.ndarray, layout: Layout) -> Any:
@@ -541,7 +586,7 @@ def select_classes(source: CudaSimilarity, counts: list[int], progress: bool) ->
     """Greedy selections of all classes at a time."""
     search, goals = source.search(), np.array(counts)
     found: list[tuple[np.ndarray, np.ndarray]] = []
-    done, some = 0, 1
+    done, some = 0, 64
     with tqdm(total=sum(counts), desc="select", unit="element", disable=not progress) as bar:
         while done < goals.max():
             began = time.perf_counter()
