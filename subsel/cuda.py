@@ -86,8 +86,8 @@ class Device:
         return host
 
     def run(self, kernel: Any, blocks: Any, threads: int, *arguments: Any) -> None:
-        """Call a kernel once."""
-        self._launch(kernel, blocks, threads)(*arguments)
+        """Call a kernel once; it shares what is compiled with `repeat`."""
+        self._launch(kernel.specialize(*arguments), blocks, threads)(*arguments)
 
     def repeat(self, steps: list[tuple], count: int) -> None:
         """Run kernels one after the other, `count` times over; a step is what `run` takes.

@@ -62,6 +62,14 @@ def test_features_as_on_the_cpu(metric, dtype, memory, monkeypatch):
     agree(ours, subsel.select(X, 6, metric=metric), metric)
 
 
+def test_rows_so_near_that_distances_are_rounded():
+    """A billionth of the spread is a few steps of the grid."""
+    X = features(LANES + 2, 2) * np.float32(1e-9)
+    X[0] = 1
+    X[3] = 0
+    agree(subsel.select(X, 8, backend="cuda"), subsel.select(X, 8))
+
+
 @pytest.mark.parametrize("memory", [0, None])
 @pytest.mark.parametrize("metric", ["euclidean", "dot"])
 def test_more_features_than_fit_at_a_time(metric, memory):
