@@ -212,6 +212,7 @@ def test_adding_in_portions_what_is_not_taken(kind):
 def test_restrict(kind):
     f, S = objective(kind)
     part = np.array([30, 3, 4, 17, 12])
+    f.add(30)
     g = f.restrict(part)
     assert (g.n, g.n_points, g.offset) == (5, f.n_points, f.offset)
     np.testing.assert_array_equal(subsel.greedy(g, 5).indices, reference.greedy(S[:, part], 5)[0])
