@@ -1,0 +1,1 @@
+"""Distributed selection: quality, speed, memory and faults; see __main__.py and example.py."""
