@@ -40,6 +40,7 @@ from subsel.validation import (
     check_count,
     check_labels,
     check_matrix_shape,
+    check_memory,
     check_random_state,
     read_only,
 )
@@ -147,6 +148,7 @@ def greedi(
     """
     check_choice(metric, METRICS, "metric")
     random = check_random_state(random_state)
+    allowed = check_memory(memory)
     if max_rows is not None:
         max_rows = check_count(max_rows, "max_rows", 1)
     engine = _engine()
@@ -163,7 +165,7 @@ def greedi(
         for c, rows in enumerate(members):
             classes[rows] = c
     plan = _Plan(
-        n, sizes, counts, metric, int(random.integers(2**63)),
+        n, sizes, counts, metric, allowed, int(random.integers(2**63)),
         **_layout(n, sum(counts), partitions, max_rows, spread, sample, source.largest),
     )  # fmt: skip
     return _Run(engine, source, plan, classes, progress).selection()
@@ -241,6 +243,7 @@ class _Plan:
     sizes: list[int]
     counts: list[int]
     metric: str
+    memory: int
     seed: int
     max_rows: int
     taken: int
@@ -576,7 +579,8 @@ def _partition(
     found = {}
     for c, at in _by_class(classes):
         own = rows.take(at)
-        f = FacilityLocation.of(plan.similarity(c, own.features))
+        source = plan.similarity(c, own.features)
+        f = FacilityLocation.of(source.matrix() if source.in_matrix(plan.memory) else source)
         chosen = own.take(greedy(f, min(plan.counts[c], f.n)).indices)
         sample = own.take(plan.draw(c, f.n, 0, number))
         found[c] = _Found(chosen, chosen, sample, f.n_evaluations * f.n_points)

@@ -157,7 +157,7 @@ class Loop(greedi_steps._Threads):
 
 def speed(scale):
     """Two workers against one, and one against a plain loop; in turn."""
-    n, k, max_rows = int(400_000 * scale), 200, 20_000
+    n, k, max_rows = int(400_000 * scale), 200, 10_000
     X = open_rows(n, 64)
     seconds = {}
 
@@ -224,30 +224,35 @@ def faults(scale):
     X = open_rows(n, 64)
     random = np.random.default_rng()
     digests, killed = [], []
-    with workers(2) as cluster:
-        expected, usual = timed(lambda: subsel.greedi(X, k, partitions=12, random_state=0))
-        for _ in range(runs):
-            distributed.default_client().wait_for_workers(2)
-            when = usual * random.random()
 
-            def kill(when=when):
-                time.sleep(when)
-                nanny = cluster.workers[int(random.integers(2))]
-                os.kill(nanny.pid, signal.SIGKILL)
-                killed.append(when)
+    def select():
+        return subsel.greedi(X, k, partitions=12, random_state=0)
 
-            killer = threading.Thread(target=kill)
+    with workers(2):
+        expected, usual = timed(select)
+    for _ in range(runs):
+        when = usual * random.random()
+        with workers(2) as cluster:
+            pid = cluster.workers[int(random.integers(2))].pid
+            killer = threading.Timer(when, os.kill, (pid, signal.SIGKILL))
             killer.start()
-            chosen, taken = timed(lambda: subsel.greedi(X, k, partitions=12, random_state=0))
+            chosen, taken = timed(select)
             killer.join()
             digests.append(digest(chosen))
-            print(f"killed after {when:.2f} s, done after {taken:.2f} s: {digests[-1]}")
-            time.sleep(1)
+        killed.append(when)
+        print(f"killed after {when:.2f} s, done after {taken:.2f} s: {digests[-1]}")
     record("faults", scale, rows=n, k=k, runs=runs, usual=usual, killed=killed,
            same=sum(d == digest(expected) for d in digests))  # fmt: skip
 
 
 # The cost model
+
+
+PROBLEMS = (  # rows, columns, budget, rows in a task
+    (40_000, 64, 100, 5000), (80_000, 64, 100, 5000), (40_000, 64, 100, 2500),
+    (40_000, 64, 100, 10_000), (40_000, 64, 400, 5000), (40_000, 64, 400, 20_000),
+    (10_000, 768, 50, 2500),
+)  # fmt: skip
 
 
 def model(scale):
@@ -257,11 +262,10 @@ def model(scale):
     numba.set_num_threads(1)
     warm_up()
     found = []
-    for n, k, max_rows in ((40_000, 100, 5000), (80_000, 100, 5000), (40_000, 100, 10_000),
-                           (40_000, 400, 5000), (40_000, 100, 2500)):  # fmt: skip
+    for n, d, k, max_rows in PROBLEMS:
         n = int(n * scale)
-        X = np.array(open_rows(400_000, 64)[:n]) if scale == FULL else np.array(open_rows(n, 64))
-        found.append({"rows": n, "k": k, "max_rows": max_rows, **steps(X, k, max_rows)})
+        X = np.array(open_rows(n, d))
+        found.append({"rows": n, "d": d, "k": k, "max_rows": max_rows, **steps(X, k, max_rows)})
     record("model", scale, found=found)
 
 
@@ -379,18 +383,19 @@ def model_section(r):
     for f in r["found"]:
         s, (n, k, m) = f["seconds"], (f["rows"], f["k"], f["max_rows"])
         rows.append([
-            n, k, m, *(f"{s.get(name, 0.0):.2f}" for name in ("partition", "merge", "evaluate")),
+            n, f["d"], k, m, f"{s['partition']:.2f}", f"{s.get('merge', 0.0):.2f}",
+            f"{s['evaluate']:.2f}",
             f"{1e9 * s['partition'] / (n * m):.2f}",
             f"{1e9 * s.get('merge', 0.0) / (f['tasks'].get('merge', 1) * m * m):.2f}",
             f"{1e9 * s['evaluate'] / (n * k):.2f}",
         ])  # fmt: skip
-    head = ["n", "k", "m", "partitions", "merges", "evaluation", "a = /nm", "b = /m²", "c = /nk"]
+    head = ["n", "d", "k", "m", "partitions", "merges", "last pass", "a", "b", "c"]
     return f"""## The cost model
 
 {made_by(r)}
-64 dimensions; processor seconds of all tasks of a kind in one thread, and nanoseconds for each unit
-that the model counts: a for each of n m pairs in partitions of at most m rows, b for each of m²
-pairs in a merge, c for each of n k pairs in the last pass.
+Processor seconds of all tasks of a kind in one thread, and nanoseconds for each unit that the model
+counts: a for each of n m pairs in partitions of at most m rows, b for each of m² pairs in a merge,
+c for each of n k pairs in the last pass.
 
 {markdown(head, rows)}"""
 
