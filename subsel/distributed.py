@@ -579,8 +579,7 @@ def _partition(
     found = {}
     for c, at in _by_class(classes):
         own = rows.take(at)
-        source = plan.similarity(c, own.features)
-        f = FacilityLocation.of(source.matrix() if source.in_matrix(plan.memory) else source)
+        f = FacilityLocation.of(plan.similarity(c, own.features).fastest(plan.memory))
         chosen = own.take(greedy(f, min(plan.counts[c], f.n)).indices)
         sample = own.take(plan.draw(c, f.n, 0, number))
         found[c] = _Found(chosen, chosen, sample, f.n_evaluations * f.n_points)

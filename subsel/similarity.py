@@ -416,6 +416,7 @@ class FeatureSimilarity(Similarity):
     ) -> None:
         """Of prepared features, which may be a part of `n` rows that sums have to be exact for."""
         self._features: np.ndarray | None = features
+        self.metric = metric
         self.n = self.n_points = len(features)
         self.unit, self.offset, self.span = scale.unit, scale.offset, scale.span
         self._number = features.dtype.type
@@ -450,6 +451,13 @@ class FeatureSimilarity(Similarity):
         part.n = len(candidates)
         part.__dict__.pop("store", None)  # that of all candidates
         return part
+
+    def fastest(self, memory: int) -> Similarity:
+        """A matrix of the same, if it fits in so many bytes and pays; else itself."""
+        assert self._features is not None, "only as long as there are no tiles"
+        size = self.n**2 * (self._features.itemsize + 1)  # 1: see `thinned`
+        pays = matrix_pays(self.metric, self._features.shape[1])
+        return self.matrix() if pays and size <= memory else self
 
     def matrix(self) -> DenseSimilarity:
         """All similarities of the points to one another, computed once; the same bits."""

@@ -218,6 +218,21 @@ def test_spread_tells_blocks_as_they_lie_from_a_uniform_deal(X, runs):
     assert all(part[-1] - part[0] > N / 2 for part in uniform)
 
 
+def test_a_matrix_in_memory_selects_the_same(monkeypatch):
+    made = []
+    matrix = module.FeatureSimilarity.matrix
+    monkeypatch.setattr(
+        module.FeatureSimilarity, "matrix", lambda self: made.append(self.n) or matrix(self)
+    )
+    X = np.random.default_rng(0).normal(size=(300, 40)).astype(np.float32)
+    chosen = subsel.greedi(X, K, partitions=3, random_state=0)
+    assert not made
+    other = subsel.greedi(X, K, partitions=3, random_state=0, memory=100 * 100 * 5)
+    assert made == [100] * 3
+    np.testing.assert_array_equal(chosen.indices, other.indices)
+    np.testing.assert_array_equal(chosen.gains, other.gains)
+
+
 def test_the_seed_decides(X):
     a, b, c = (subsel.greedi(X, K, partitions=6, random_state=seed) for seed in (0, 0, 1))
     assert_same(a, b)

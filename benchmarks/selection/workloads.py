@@ -126,8 +126,7 @@ class Large:
         return len(self.X) ** 2
 
     def seen(self, chosen):
-        sampled = min(SAMPLE * self.k, len(self.X))
-        return chosen.n_evaluations * sampled + len(self.X) * self.k
+        return (chosen.n_evaluations + self.k) * len(self.X)
 
     def needs(self):
         """Bytes: the input, once. Operations: inner products of all rows with those selected."""
@@ -160,33 +159,9 @@ SAMPLE, PARTS = 200, 20
 
 
 def select_large(X, k, random_state):
-    """Select from each part of a uniform sample, then from what was selected (GreeDi).
-
-    The sample has 200 rows for each one selected. All of it is represented in the end by rows that
-    one of 20 parts selected (Mirzasoleiman et al. 2013, "Distributed submodular maximization"). At
-    last all rows are assigned, in blocks.
-    """
-    random = np.random.default_rng(random_state)
-    rows = random.choice(len(X), min(SAMPLE * k, len(X)), replace=False)
-    sample = X[rows]
-    parts = np.arange(len(rows)) % PARTS
-    some = subsel.select(sample, PARTS * k, labels=parts, memory=X.nbytes)
-    f = subsel.FacilityLocation.from_features(sample, memory=0).restrict(some.indices)
-    chosen = subsel.lazy_greedy(f, k)
-    indices = rows[some.indices[chosen.indices]]
-    assignment = np.concatenate([
-        represented(X[indices], X[start : start + 50_000]) for start in range(0, len(X), 50_000)
-    ])  # fmt: skip
-    return subsel.Selection(
-        indices, chosen.gains, chosen.value, some.n_evaluations + chosen.n_evaluations,
-        assignment, np.bincount(assignment, minlength=k), chosen.path,
-    )  # fmt: skip
-
-
-def represented(selected, X):
-    """For each row the position of the nearest of the selected ones."""
-    f = subsel.FacilityLocation.from_features(np.concatenate([selected, X]), memory=0)
-    return f.assign(np.arange(len(selected)))[0][len(selected) :]
+    """As documented for large inputs: 200 rows for each one selected, in 20 partitions."""
+    sample = min(SAMPLE * k, len(X))
+    return subsel.greedi(X, k, partitions=PARTS, sample=sample, random_state=random_state)
 
 
 @dataclass(frozen=True)

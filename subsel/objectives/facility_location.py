@@ -11,7 +11,6 @@ from subsel.similarity import (
     DenseSimilarity,
     FeatureSimilarity,
     SparseSimilarity,
-    matrix_pays,
 )
 from subsel.validation import (
     ArrayLike,
@@ -182,11 +181,7 @@ class FacilityLocation(Objective):
             features = as_float_array(X, "X")
             check_matrix_shape(features.shape, "X", "(n, d)")
             check_entries(features, "X")
-            source = FeatureSimilarity.from_features(features, metric, gamma)
-            n, d = features.shape
-            size = n * n * (features.itemsize + 1)  # 1: see `thinned`
-            if matrix_pays(metric, d) and size <= budget:
-                source = source.matrix()
+            source = FeatureSimilarity.from_features(features, metric, gamma).fastest(budget)
         objective = cls.of(source)
         if metric != "rbf":
             objective.offset = source.unit * source.offset
