@@ -66,6 +66,7 @@ def workers(count, **options):
 
 def warm_up():
     """Compile, or load, what the tasks need, here and outside of any client."""
+    open_rows(4096, 64)[:1].compute(scheduler="synchronous")
     engine = greedi_steps._engine
     greedi_steps._engine = greedi_steps._Threads
     try:
@@ -189,8 +190,8 @@ def memory(scale):
     """The peak of each worker, beyond what it has before any data."""
     n, d, k, max_rows = int(1_000_000 * scale), 768, 40, 2000
     X = open_rows(n, d)
-    limit = X.nbytes // 8
-    with workers(2, memory_limit=max(limit, 350 * 2**20)) as cluster:
+    limit = max(X.nbytes // 8, 350 * 2**20)  # at full scale: data are four times both
+    with workers(2, memory_limit=limit) as cluster:
         pids = [nanny.pid for nanny in cluster.workers.values()]
         before = [memory_of(pid)["VmRSS"] for pid in pids]
         for pid in pids:
@@ -200,13 +201,12 @@ def memory(scale):
         assert pids == [nanny.pid for nanny in cluster.workers.values()], "a worker was restarted"
     assert chosen.sizes.sum() == n
     record("memory", scale, rows=n, columns=d, k=k, max_rows=max_rows, bytes=X.nbytes,
-           limit=limit, before=before, peaks=peaks, chunk=X.chunks[0][0], seconds=taken,
-           bound=bound(max_rows, d, X.chunks[0][0]))  # fmt: skip
+           limit=limit, before=before, peaks=peaks, chunk=X.chunks[0][0], seconds=taken)  # fmt: skip
 
 
 def bound(max_rows, d, chunk):
     """Bytes that a task may take, as docs/scaling.md states it, for float32."""
-    return max_rows * (6 * 4 * d + 400) + 3 * chunk * 4 * d
+    return 32 * 2**20 + max_rows * (6 * 4 * d + 400) + 3 * chunk * 4 * d
 
 
 def memory_of(pid):
@@ -299,7 +299,14 @@ def report(scale):
     parts = [SECTIONS[name](last[name]) for name in SECTIONS if name in last]
     text = f"""# Distributed selection, measured
 
-{processor()}. Each section says when it was measured, and the load of the machine then (processes
+    python -m benchmarks.scaling report
+
+{processor()}. Each section says when it was measured, and the load of the machine then: processes
+that wanted to run, on {os.cpu_count()} cores.
+
+"""# Distributed selection, measured
+
+Written by `python -m benchmarks.scaling report`. {processor()}. Each section says when it was measured, and the load of the machine then (processes
 that wanted to run, on {os.cpu_count()} cores).
 
 """ + "\n".join(parts)
@@ -358,12 +365,13 @@ def memory_section(r):
     return f"""## Memory
 
 {made_by(r)}
-{r["rows"]} × {r["columns"]} float32 in Zarr, {r["bytes"] / 1e6:.0f} MB: four times what the two
-workers' limits of {r["limit"] / 1e6:.0f} MB add up to. k = {r["k"]}, at most {r["max_rows"]} rows
-in a task, chunks of {r["chunk"]}. A worker has {max(r["before"]) / 1e6:.0f} MB with its libraries
-and compiled kernels before any data. At its peak it had {max(r["peaks"]) / 1e6:.0f} MB, which is
-{grown / 1e6:.0f} MB more; the bound on a task in [scaling](../scaling.md) is
-{r["bound"] / 1e6:.0f} MB. No worker was restarted. {r["seconds"]:.0f} s.
+{r["rows"]} × {r["columns"]} float32 in Zarr, {r["bytes"] / 1e6:.0f} MB: {r["bytes"] / r["limit"] / 2:.1f}
+times what the two workers' limits of {r["limit"] / 1e6:.0f} MB add up to. k = {r["k"]}, at most
+{r["max_rows"]} rows in a task, chunks of {r["chunk"]}. A worker has {max(r["before"]) / 1e6:.0f} MB
+with its libraries and compiled kernels before any data. At its peak it had
+{max(r["peaks"]) / 1e6:.0f} MB, which is {grown / 1e6:.0f} MB more; the bound on a task in
+[scaling](../scaling.md) is {bound(r["max_rows"], r["columns"], r["chunk"]) / 1e6:.0f} MB. No worker
+was restarted. {r["seconds"]:.0f} s.
 """
 
 
@@ -382,12 +390,13 @@ def model_section(r):
     rows = []
     for f in r["found"]:
         s, (n, k, m) = f["seconds"], (f["rows"], f["k"], f["max_rows"])
+        merges = f["tasks"].get("merge", 0) * m * m
         rows.append([
-            n, f["d"], k, m, f"{s['partition']:.2f}", f"{s.get('merge', 0.0):.2f}",
-            f"{s['evaluate']:.2f}",
-            f"{1e9 * s['partition'] / (n * m):.2f}",
-            f"{1e9 * s.get('merge', 0.0) / (f['tasks'].get('merge', 1) * m * m):.2f}",
-            f"{1e9 * s['evaluate'] / (n * k):.2f}",
+            *map(str, (n, f["d"], k, m)),
+            *(f"{s.get(name, 0.0):.2f}" for name in ("partition", "merge", "evaluate")),
+            f"{1e9 * s['partition'] / (n * m):.1f}",
+            f"{1e9 * s['merge'] / merges:.1f}" if merges else "",
+            f"{1e9 * s['evaluate'] / (n * k):.1f}",
         ])  # fmt: skip
     head = ["n", "d", "k", "m", "partitions", "merges", "last pass", "a", "b", "c"]
     return f"""## The cost model
