@@ -190,7 +190,7 @@ def memory(scale):
     """The peak of each worker, beyond what it has before any data."""
     n, d, k, max_rows = int(1_000_000 * scale), 768, 40, 2000
     X = open_rows(n, d)
-    limit = max(X.nbytes // 8, 350 * 2**20)  # at full scale: data are four times both
+    limit = max(X.nbytes // 8, 350 * 2**20)  # at full scale a quarter of the data
     with workers(2, memory_limit=limit) as cluster:
         pids = [nanny.pid for nanny in cluster.workers.values()]
         before = [memory_of(pid)["VmRSS"] for pid in pids]
@@ -304,11 +304,6 @@ def report(scale):
 {processor()}. Each section says when it was measured, and the load of the machine then: processes
 that wanted to run, on {os.cpu_count()} cores.
 
-"""# Distributed selection, measured
-
-Written by `python -m benchmarks.scaling report`. {processor()}. Each section says when it was measured, and the load of the machine then (processes
-that wanted to run, on {os.cpu_count()} cores).
-
 """ + "\n".join(parts)
     with written_whole(PAGE) as part:
         part.write_text(text)
@@ -365,9 +360,10 @@ def memory_section(r):
     return f"""## Memory
 
 {made_by(r)}
-{r["rows"]} × {r["columns"]} float32 in Zarr, {r["bytes"] / 1e6:.0f} MB: {r["bytes"] / r["limit"] / 2:.1f}
-times what the two workers' limits of {r["limit"] / 1e6:.0f} MB add up to. k = {r["k"]}, at most
-{r["max_rows"]} rows in a task, chunks of {r["chunk"]}. A worker has {max(r["before"]) / 1e6:.0f} MB
+{r["rows"]} × {r["columns"]} float32 in Zarr, {r["bytes"] / 1e6:.0f} MB, which is
+{r["bytes"] / r["limit"] / 2:.1f} times the two workers' limits of {r["limit"] / 1e6:.0f} MB
+together. k = {r["k"]}, at most {r["max_rows"]} rows in a task, chunks of {r["chunk"]}.
+A worker has {max(r["before"]) / 1e6:.0f} MB
 with its libraries and compiled kernels before any data. At its peak it had
 {max(r["peaks"]) / 1e6:.0f} MB, which is {grown / 1e6:.0f} MB more; the bound on a task in
 [scaling](../scaling.md) is {bound(r["max_rows"], r["columns"], r["chunk"]) / 1e6:.0f} MB. No worker
