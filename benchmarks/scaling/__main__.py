@@ -201,7 +201,8 @@ def memory(scale):
         assert pids == [nanny.pid for nanny in cluster.workers.values()], "a worker was restarted"
     assert chosen.sizes.sum() == n
     record("memory", scale, rows=n, columns=d, k=k, max_rows=max_rows, bytes=X.nbytes,
-           limit=limit, before=before, peaks=peaks, chunk=X.chunks[0][0], seconds=taken)  # fmt: skip
+           limit=limit, before=before, peaks=peaks, chunk=X.chunks[0][0],
+           seconds=taken)  # fmt: skip
 
 
 def bound(max_rows, d, chunk):
