@@ -91,7 +91,11 @@ def test_ties_of_integers_go_to_the_lowest_index(memory, monkeypatch):
     np.testing.assert_array_equal(f.assignment, reference.assign(S, selection.indices)[0])
 
 
-def test_selecting_everything():
+@pytest.mark.parametrize("in_space", [False, True])
+def test_selecting_everything(in_space, monkeypatch):
+    """Also where the last in space, which fills up the last tile, is not the last of the rows."""
+    if in_space:
+        monkeypatch.setattr(backend, "SPATIAL_FROM", 0)
     X = features(LANES + 2, 1).round()
     agree(subsel.select(X, len(X), backend="cuda"), subsel.select(X, len(X)))
 
