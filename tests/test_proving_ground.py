@@ -12,7 +12,14 @@ pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
 from benchmarks.poisoning import __main__ as cli  # noqa: E402
-from benchmarks.poisoning import experiment, measure, tables, training, victim  # noqa: E402
+from benchmarks.poisoning import (  # noqa: E402
+    backbone,
+    experiment,
+    measure,
+    tables,
+    training,
+    victim,
+)
 from benchmarks.poisoning.attacks import ATTACKS, backdoor, features, gradients  # noqa: E402
 from benchmarks.poisoning.defenses import (  # noqa: E402
     activation_clustering,
@@ -142,6 +149,55 @@ def test_images_get_active_gradients_of_the_kept_only(trials, monkeypatch):
     epic = attacked.epic(0.3, "active")
     attacked.train(dropping=epic)
     assert seen == [300] + [entry.n_kept for entry in epic.history[:-1]]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg16"])
+@pytest.mark.parametrize("side", [28, 32])
+def test_larger_nets_can_be_victims_and_extractors(name, side):
+    images = np.random.default_rng(0).integers(0, 256, (4, 3, side, side), np.uint8)
+    labels, half = np.arange(4) % 3, np.full(3, 0.5, np.float32)
+    colour = datasets.ImageData("noise", images, labels, images, labels, tuple("abc"), half, half)
+    torch.manual_seed(0)
+    net = backbone.build(name, colour).eval()
+    with torch.no_grad():
+        features = net[:-1](torch.from_numpy(images))
+        assert net[-1](features).shape == (4, 3)
+    found = backbone.extract(backbone.frozen(net[:-1]), images)
+    torch.testing.assert_close(found, features, rtol=1e-3, atol=1e-4)
+
+
+def test_colour_images_go_through_everything(cache, tmp_path):
+    """Of three channels and not square: attack by patch, defenses by pixels."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(240) % 3
+    images = np.clip(
+        rng.normal(100, 40, (240, 3, 12, 16)) + 40 * labels[:, None, None, None], 0, 255
+    )
+    images = images.astype(np.uint8)
+    colour = datasets.ImageData(
+        "colour",
+        images[:180],
+        labels[:180],
+        images[180:],
+        labels[180:],
+        ("a", "b", "c"),
+        np.full(3, 0.5, np.float32),
+        np.full(3, 0.25, np.float32),
+    )
+    settings = replace(
+        TOY,
+        dataset="colour",
+        preset="paper-40",
+        attack="sleeper-agent",
+        lr=0.1,
+        pretrain=0,
+        victim=180,
+        augment=True,
+    )
+    lab = experiment.Lab(settings, colour, cache)
+    names = ["none", "JPEG 75", "Friendly Noise", "Adversarial Poisoning 0.5, told epsilon"]
+    for line in experiment.run(lab, tmp_path, [0], names):
+        assert line["accuracy"] > 0.5
 
 
 # Attacks

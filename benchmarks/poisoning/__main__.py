@@ -43,7 +43,7 @@ from subsel.defense.train import MODELS
 PACKAGE = "dataset-fashion-mnist"
 DEMO = {"subset_sizes": (0.2, 0.3), "ground_sets": ("active",)}
 DEMO_TARGETS, DEMO_STEPS = 5, 600
-DATASETS = ("fashion-mnist", "cifar10", "digits")
+DATASETS = ("fashion-mnist", "cifar10", "tiny-imagenet", "digits")
 
 LEGEND = """\
 Attack success: the share of targets that were given the class the attacker wanted. Accuracy (on

@@ -16,6 +16,8 @@ from subsel.defense.gradients import device_of
 from subsel.defense.train import MODELS
 from subsel.files import written_whole
 
+CPU = torch.device("cpu")
+
 
 def build(name: str, data: ImageData) -> nn.Sequential:
     """A net for the images, from torch's global random state; its last layer is a linear head."""
@@ -30,13 +32,14 @@ def pretrain(
     seed: int,
     lr: float = 0.05,
     model_name: str = "small-cnn",
+    device: torch.device = CPU,
 ) -> nn.Sequential:
     """Train an extractor (with a linear head, thrown away) on some of the training images."""
     images = torch.from_numpy(data.train_images[indices])
     labels = torch.from_numpy(data.train_labels[indices])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = build(model_name, data).to(memory_format=torch.channels_last)
+        model = build(model_name, data).to(device, memory_format=torch.channels_last)
     order = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, nesterov=True)
     model.train()
@@ -44,12 +47,13 @@ def pretrain(
         for _ in range(epochs):
             right = 0
             for batch in torch.randperm(len(images), generator=order).split(128):
-                logits = model(to_pixels(images[batch]))
-                loss = F.cross_entropy(logits, labels[batch])
+                x, y = to_pixels(images[batch]).to(device), labels[batch].to(device)
+                logits = model(x)
+                loss = F.cross_entropy(logits, y)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-                right += int((logits.argmax(1) == labels[batch]).sum())
+                right += int((logits.argmax(1) == y).sum())
                 bar.update(len(batch))
             bar.set_postfix(train_accuracy=f"{right / len(images):.3f}")
     return model[:-1]
@@ -75,7 +79,7 @@ def load_or_train(
         path.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(path) as part:
             torch.save(trained.state_dict(), part)
-    state = torch.load(path, weights_only=True)
+    state = torch.load(path, weights_only=True, map_location=CPU)
     with torch.random.fork_rng(devices=[]):
         model = empty()
     model.load_state_dict(state)

@@ -198,12 +198,11 @@ class Lab:
             self.extractor = frozen(deepcopy(self.clean[:-1]))
         else:
             backbone, self.digest = self._kept_backbone(seen)
-            # Only the frozen one is laid out otherwise.
-            self.extractor = frozen(deepcopy(backbone))
+            self.extractor = frozen(deepcopy(backbone)).to(self.device)
             width = extract(self.extractor, self.images[:1]).shape[1]
             recipe = settings.recipe()
             if settings.scenario == "transfer":
-                self.scenario = Transfer(self.extractor, width, self.classes, recipe)
+                self.scenario = Transfer(self.extractor, width, self.classes, recipe, self.device)
                 self.clean = self.clean_victim.train()
             else:
                 self.scenario = FineTuning(backbone, width, self.classes, recipe, self.device)
@@ -230,7 +229,12 @@ class Lab:
         return load_or_train(
             self.cache / f"backbone-{name}.pt",
             lambda: pretrain(
-                self.data, seen, epochs=s.pretrain_epochs, seed=s.seed, model_name=s.model
+                self.data,
+                seen,
+                epochs=s.pretrain_epochs,
+                seed=s.seed,
+                model_name=s.model,
+                device=self.device,
             ),
             lambda: build(s.model, self.data)[:-1],
         )

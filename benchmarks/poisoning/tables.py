@@ -106,8 +106,12 @@ def experiments(table: int, scale: str) -> list[Experiment]:
         return [from_scratch(scale, p, "gradient-matching", q) for p, q in presets.items()]
     if table == 3:
         entry = from_scratch(scale, long, "bullseye-polytope", paper.TABLE_3)
-        model = "vgg16" if scale == "paper" else "small-cnn"
-        return [replace(entry, settings=replace(entry.settings, model=model))]
+        if scale != "paper":
+            return [entry]
+        tiny = replace(
+            entry.settings, dataset="tiny-imagenet", model="vgg16", victim=100_000, poisons=250
+        )
+        return [replace(entry, settings=tiny)]
     if table == 4:
         preset = "paper-40-strong"
         return [from_scratch(scale, preset, "gradient-matching", paper.TABLE_4, stronger=True)]

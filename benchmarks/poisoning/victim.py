@@ -13,12 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.poisoning.backbone import extract
+from benchmarks.poisoning.backbone import CPU, extract
 from benchmarks.poisoning.training import Dropping, OnRound, Recipe, Steps, fit, outputs, plain
 from subsel.defense import EPIC
 from subsel.defense.presets import Preset
-
-CPU = torch.device("cpu")
 
 
 class Round(Protocol):

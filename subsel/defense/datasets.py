@@ -60,6 +60,7 @@ CIFAR_PYTHON = "cifar-10-python.tar.gz"
 CIFAR_BATCHES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
 CIFAR_BATCH_SIZE = 10_000
 CIFAR_IMAGE = (3, 32, 32)
+TINY_FOLDER, TINY_SIDE = "tiny-imagenet-200", 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,18 +93,19 @@ def load(
 
     Parameters
     ----------
-    name : {"fashion-mnist", "cifar10", "digits"}
+    name : {"fashion-mnist", "cifar10", "tiny-imagenet", "digits"}
         ``digits`` is scikit-learn's embedded set: 1797 images of 8 x 8, split once and for all
         into 1397 for training and 400 for testing.
     data_dir : path, optional
         The folder with the files: for ``fashion-mnist`` the four IDX files, gzipped or not; for
-        ``cifar10`` the binary or the python archive, packed (``.tar.gz``) or unpacked. If given,
-        nowhere else is looked. By default ``fashion-mnist`` is looked for where the Debian and
+        ``cifar10`` the binary or the python archive, packed (``.tar.gz``) or unpacked; for
+        ``tiny-imagenet`` the unpacked ``tiny-imagenet-200``, or what it is in. If given, nowhere
+        else is looked. By default ``fashion-mnist`` is looked for where the Debian and
         Ubuntu package ``dataset-fashion-mnist`` puts it, and then both in the user's cache,
         ``$XDG_CACHE_HOME/subsel/<name>`` (``~/.cache/subsel/<name>``).
     download : bool, default False
         Fetch what is not there from its authors into ``data_dir`` or the cache; each file is
-        checked against its published MD5 sum before it gets its name.
+        checked against its published MD5 sum before it gets its name. Not for ``tiny-imagenet``.
 
     Returns
     -------
@@ -117,7 +119,12 @@ def load(
     ValueError
         The name is unknown, or a file is corrupt, truncated or of another kind.
     ImportError
-        ``digits`` without scikit-learn.
+        ``digits`` without scikit-learn, ``tiny-imagenet`` without Pillow.
+
+    Notes
+    -----
+    The training images of ``tiny-imagenet`` come in the order of their classes' WordNet numbers and
+    within each of the files' names; its validation images, which have labels, are the test set.
     """
     if name not in _READERS:
         raise ValueError(f"name must be one of {', '.join(sorted(_READERS))}; got {name!r}")
@@ -173,6 +180,44 @@ def _load_cifar10(data_dir: Path | None, download: bool) -> ImageData:
     )
 
 
+def _load_tiny_imagenet(data_dir: Path | None, download: bool) -> ImageData:
+    folders = [data_dir or _cache("tiny-imagenet")]
+    inside = [folders[0], folders[0] / TINY_FOLDER]
+    root = next((folder for folder in inside if (folder / "wnids.txt").is_file()), None)
+    if root is None:
+        cure = "unpack tiny-imagenet-200.zip, and say where it is (data_dir, --data-dir)"
+        raise _missing("Tiny ImageNet", folders, cure)
+    numbers = sorted((root / "wnids.txt").read_text().split())
+    classes = {number: label for label, number in enumerate(numbers)}
+    train = [
+        (path, label)
+        for number, label in classes.items()
+        for path in sorted((root / "train" / number / "images").glob("*.JPEG"))
+    ]
+    annotations = root / "val" / "val_annotations.txt"
+    lines = [line.split("\t") for line in annotations.read_text().splitlines()]
+    test = [(root / "val" / "images" / line[0], classes[line[1]]) for line in lines]
+    words = dict(line.split("\t") for line in (root / "words.txt").read_text().splitlines())
+    names = tuple(words[number].split(",")[0] for number in numbers)
+    return _image_data("tiny-imagenet", *_decoded(train), *_decoded(test), names)
+
+
+def _decoded(files: list[tuple[Path, int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels (n, 3, 64, 64), grey images in three channels, and labels."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImportError("tiny-imagenet is read by Pillow: pip install pillow") from error
+    images = np.empty((len(files), 3, TINY_SIDE, TINY_SIDE), np.uint8)
+    for place, (path, _) in zip(images, tqdm(files, desc="decode", unit="image"), strict=True):
+        try:
+            with Image.open(path) as image:
+                place[:] = np.moveaxis(np.asarray(image.convert("RGB")), -1, 0)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path} is not an image of 64 x 64: {error}") from error
+    return images, np.array([label for _, label in files], np.int64)
+
+
 def _load_digits(data_dir: Path | None, download: bool) -> ImageData:
     try:
         from sklearn.datasets import load_digits
@@ -195,6 +240,7 @@ def _load_digits(data_dir: Path | None, download: bool) -> ImageData:
 _READERS: dict[str, Callable[[Path | None, bool], ImageData]] = {
     "fashion-mnist": _load_fashion_mnist,
     "cifar10": _load_cifar10,
+    "tiny-imagenet": _load_tiny_imagenet,
     "digits": _load_digits,
 }
 

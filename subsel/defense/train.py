@@ -210,7 +210,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     data = parser.add_argument_group("data")
-    data.add_argument("--dataset", choices=("fashion-mnist", "cifar10", "digits"), required=True)
+    data.add_argument(
+        "--dataset", choices=("fashion-mnist", "cifar10", "tiny-imagenet", "digits"), required=True
+    )
     data.add_argument("--data-dir", type=Path, help="folder with the data set's files")
     data.add_argument("--download", action="store_true", help="fetch the data set if need be")
     data.add_argument(

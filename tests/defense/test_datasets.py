@@ -277,3 +277,51 @@ def test_digits_are_split_once_and_for_all():
 def test_unknown_name():
     with pytest.raises(ValueError, match="cifar10, digits, fashion-mnist; got 'mnist'"):
         datasets.load("mnist")
+
+
+# Tiny ImageNet
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """Two classes of two training images, and two validation images; one image is grey."""
+    from PIL import Image
+
+    root = tmp_path / "tiny-imagenet-200"
+    (root / "val" / "images").mkdir(parents=True)
+    (root / "wnids.txt").write_text("n02\nn01\n")
+    (root / "words.txt").write_text("n01\tgoldfish, carp\nn02\tbullfrog\nn03\tunused\n")
+    (root / "val" / "val_annotations.txt").write_text(
+        "val_0.JPEG\tn02\t0\t0\t9\t9\nval_1.JPEG\tn01\t0\t0\t9\t9\n"
+    )
+    shade = iter(range(0, 240, 40))
+    for number in ("n01", "n02"):
+        (root / "train" / number / "images").mkdir(parents=True)
+        for i in range(2):
+            mode = "L" if (number, i) == ("n02", 1) else "RGB"
+            colour = next(shade)
+            image = Image.new(mode, (64, 64), colour if mode == "L" else (colour, 0, 0))
+            image.save(root / "train" / number / "images" / f"{number}_{i}.JPEG")
+    for i in range(2):
+        Image.new("RGB", (64, 64), (0, next(shade), 0)).save(root / "val/images" / f"val_{i}.JPEG")
+    return tmp_path
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_tiny_imagenet(tiny, inside):
+    data = datasets.load("tiny-imagenet", tiny / "tiny-imagenet-200" if inside else tiny)
+    assert data.classes == ("goldfish", "bullfrog")
+    assert data.train_labels.tolist() == [0, 0, 1, 1]
+    assert data.test_labels.tolist() == [1, 0]
+    assert data.train_images.shape == (4, 3, 64, 64)
+    np.testing.assert_allclose(data.train_images[:, 0, 5, 5], [0, 40, 80, 120], atol=3)
+    np.testing.assert_allclose(data.train_images[3, :, 5, 5], 120, atol=3)
+    np.testing.assert_allclose(data.test_images[:, 1, 5, 5], [160, 200], atol=3)
+
+
+def test_tiny_imagenet_absent_or_broken(tiny, tmp_path):
+    with pytest.raises(FileNotFoundError, match="unpack tiny-imagenet-200"):
+        datasets.load("tiny-imagenet", tmp_path / "nowhere")
+    (tiny / "tiny-imagenet-200/val/images/val_1.JPEG").write_bytes(b"no image")
+    with pytest.raises(ValueError, match="is not an image of 64 x 64"):
+        datasets.load("tiny-imagenet", tiny)

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from benchmarks.poisoning.defenses.registry import defense
 from benchmarks.poisoning.training import Step
 from benchmarks.poisoning.victim import Outcome, Victim
+from subsel.defense.gradients import device_of
 
 CLIP = 1.0
 
@@ -76,7 +77,7 @@ def private_steps(
         noise_multiplier=noise,
         max_grad_norm=CLIP,
         expected_batch_size=batch,
-        generator=generator,
+        generator=torch.Generator(device_of(model)).manual_seed(generator.initial_seed()),
     )
 
     def step(x: Tensor, y: Tensor) -> None:
