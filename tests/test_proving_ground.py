@@ -33,6 +33,7 @@ from benchmarks.poisoning.defenses import (  # noqa: E402
     spectral_signatures,
 )
 from benchmarks.poisoning.paper import Quoted  # noqa: E402
+from benchmarks.poisoning.victim import Outcome  # noqa: E402
 from subsel.defense import PRESETS, datasets  # noqa: E402
 
 TOY = experiment.Settings(
@@ -302,6 +303,18 @@ def test_names_say_what_a_defense_is_told_and_find_it():
     assert find(control, "transfer")[1] == {"reference": "random drop, as EPIC 0.2 active"}
     core = "EPIC 0.2 active, re-admission, fresh head"
     assert find(core, "transfer")[1] == {"reference": "EPIC 0.2 active"}
+
+
+def test_a_defense_of_ones_own(trials, monkeypatch):
+    monkeypatch.setattr(registry, "_DEFENSES", list(registry._DEFENSES))
+
+    @registry.defense("first {share} of all, told the budget", told=("budget",))
+    def first(victim, share: float, budget):
+        kept = victim.everyone[: int(share * len(victim.labels)) - budget]
+        return Outcome(victim.train(kept), kept)
+
+    outcome = trials["transfer"].outcome("first 0.5 of all, told the budget")
+    np.testing.assert_array_equal(outcome.kept, np.arange(150 - TOY.poisons))
 
 
 @pytest.mark.parametrize(

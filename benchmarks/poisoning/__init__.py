@@ -1,1 +1,1 @@
-"""Targeted clean-label poisoning in the transfer setting: attacks, EPIC, controls, experiments."""
+"""A proving ground: targeted poisoning attacks, EPIC and other defenses, experiments."""

@@ -95,7 +95,7 @@ def parser() -> argparse.ArgumentParser:
     for name, kind, text in (
         ("pretrain", int, "images that the backbone is trained on"),
         ("pretrain-epochs", int, "and how often"),
-        ("victim", int, "images that the head is trained on, poisons included"),
+        ("victim", int, "images that the victim is trained on, poisons included"),
         ("poisons", int, "how many of them are poisons"),
         ("epsilon", int, "largest change of a pixel, of 255"),
         ("steps", int, "of Adam, in crafting"),
