@@ -201,6 +201,33 @@ def test_colour_images_go_through_everything(cache, tmp_path):
         assert line["accuracy"] > 0.5
 
 
+def test_images_are_augmented_where_it_is_wanted(trials, monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        training, "flip_and_crop", lambda x, generator, padding: calls.append(padding) or x
+    )
+    plain = trials["scratch"].victim.shortened(1)
+    plain.train(np.arange(130))
+    assert not calls
+    recipe = replace(plain.scenario.recipe, augment=True)
+    replace(plain, scenario=replace(plain.scenario, recipe=recipe)).train(np.arange(130))
+    assert calls == [1, 1]
+    assert not replace(TOY, augment=True).recipe().augment
+    assert replace(TOY, augment=True, preset="paper-40").recipe().augment
+
+
+@pytest.mark.parametrize(("scenario", "sizes"), [("scratch", [128]), ("transfer", [128, 1])])
+def test_batchnorm_is_spared_a_single_example(trials, scenario, sizes):
+    seen = []
+
+    def steps(model, optimizer, generator):
+        step = training.plain(model, optimizer, generator)
+        return lambda x, y: (seen.append(len(x)), step(x, y))
+
+    trials[scenario].victim.shortened(1).train(np.arange(129), steps=steps)
+    assert seen == sizes
+
+
 # Attacks
 
 
