@@ -275,7 +275,7 @@ def test_digits_are_split_once_and_for_all():
 
 
 def test_unknown_name():
-    with pytest.raises(ValueError, match="cifar10, digits, fashion-mnist; got 'mnist'"):
+    with pytest.raises(ValueError, match="digits, fashion-mnist, tiny-imagenet; got 'mnist'"):
         datasets.load("mnist")
 
 
