@@ -96,8 +96,15 @@ def test_selecting_everything(in_space, monkeypatch):
     """Also where the last in space, which fills up the last tile, is not the last of the rows."""
     if in_space:
         monkeypatch.setattr(backend, "SPATIAL_FROM", 0)
-    X = features(LANES + 2, 1).round()
+    X = features(130 if in_space else LANES + 2, 1).round()
     agree(subsel.select(X, len(X), backend="cuda"), subsel.select(X, len(X)))
+    ours, wanted = (
+        subsel.FacilityLocation.from_features(X, backend=place).extend(
+            np.zeros(len(X), bool), len(X)
+        )
+        for place in ("cuda", "cpu")
+    )
+    np.testing.assert_array_equal(ours, wanted)
 
 
 @pytest.mark.parametrize("method", ["lazy", "greedy", "stochastic"])
