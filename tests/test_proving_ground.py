@@ -560,6 +560,19 @@ def test_a_table_tells_its_figures_from_the_papers(tmp_path):
     assert epic[-4:] == ["1.50", "0.01", "0.948", "1.50"]
 
 
+def test_what_is_not_there_is_one_sentence(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for options, message in (
+        (["--scale", "toy", "--device", "cuda"], "torch sees no such GPU"),
+        (["--scale", "paper", "--data-dir", str(tmp_path)], "CIFAR-10 is not in"),
+        (["--scale", "toy", "--published", str(tmp_path)], "holds no poisoned sets"),
+    ):
+        assert cli.main(["table", "4", *options]) == 1
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+
+
 def test_an_unknown_experiment_is_said(capsys):
     assert cli.main(["table", "4", "--scale", "toy", "--only", "magic"]) == 1
     assert "magic is none of gradient-matching-paper-40-strong" in capsys.readouterr().err

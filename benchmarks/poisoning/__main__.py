@@ -195,7 +195,12 @@ def run_command(args: argparse.Namespace) -> None:
         run_and_report(args, lab)
     else:
         out = out_of(args)
-        print(f"\n{results_table(run(lab, out, range(args.targets), args.defenses))}")
+        asked = [
+            record
+            for record in run(lab, out, range(args.targets), args.defenses)
+            if record["target"] < args.targets and record["defense"] in args.defenses
+        ]
+        print(f"\n{results_table(asked)}")
 
 
 def demo_command(args: argparse.Namespace) -> None:
@@ -271,6 +276,8 @@ def chosen_experiments(entries: list[Experiment], only: list[str] | None) -> lis
 def prepared(args: argparse.Namespace, defaults: Settings, published: Path | None = None) -> Lab:
     """Data, net and clean victim, for the defaults with what the command line says."""
     torch.set_num_threads(args.threads)
+    if args.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"--device {args.device}: torch sees no such GPU")
     given = {
         key: tuple(value) if isinstance(value, list) else value
         for key in vars(defaults)
@@ -281,7 +288,8 @@ def prepared(args: argparse.Namespace, defaults: Settings, published: Path | Non
     try:
         data = obtained(args) if args.obtain else loaded(args)
     except FileNotFoundError as error:
-        hint = "Or try the small embedded set: --dataset digits."
+        small = "--scale toy" if "scale" in args else "--dataset digits"
+        hint = f"Or try the small embedded set: {small}."
         raise FileNotFoundError(f"{error} {hint}") from None
     if published is None:
         lab = Lab(settings, data, args.cache, args.device)
