@@ -133,6 +133,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--out", type=Path, help=text)
         command.set_defaults(usual_out=out)
     full.add_argument("--defenses", nargs="+", metavar="NAME", help="in place of the usual ones")
+    full.add_argument("--first", type=int, default=0, help="number of the first target (0)")
     paper = argparse.ArgumentParser(add_help=False)
     paper.add_argument("--scale", choices=list(SCALES), default="small", help=scales_described())
     paper.add_argument("--targets", type=count, help="default: by the scale")
@@ -197,8 +198,8 @@ def run_command(args: argparse.Namespace) -> None:
         out = out_of(args)
         asked = [
             record
-            for record in run(lab, out, range(args.targets), args.defenses)
-            if record["target"] < args.targets and record["defense"] in args.defenses
+            for record in run(lab, out, range(args.first, args.targets), args.defenses)
+            if args.first <= record["target"] < args.targets and record["defense"] in args.defenses
         ]
         print(f"\n{results_table(asked)}")
 
@@ -223,7 +224,8 @@ def out_of(args: argparse.Namespace) -> Path:
 
 def run_and_report(args: argparse.Namespace, lab: Lab) -> None:
     out = out_of(args)
-    run(lab, out, range(args.targets), lab.settings.defenses(), traces=True)
+    first = getattr(args, "first", 0)
+    run(lab, out, range(first, args.targets), lab.settings.defenses(), traces=True)
     report_on(out)
 
 
