@@ -896,15 +896,15 @@ def spatial_order(features):
     low = np.empty(d, features.dtype)
     high = np.empty(d, features.dtype)
     pending = np.empty((128, 2), np.int64)  # deeper than halves of any n go
-    pending[0] = 0, n
+    pending[0, 0], pending[0, 1] = 0, n
     depth = 1
     while depth:
         depth -= 1
-        start, stop = pending[depth]
+        start, stop = pending[depth, 0], pending[depth, 1]
         if stop - start <= LANES:
             continue
-        low[:] = np.inf
-        high[:] = -np.inf
+        for k in range(d):
+            low[k], high[k] = np.inf, -np.inf
         for a in range(start, stop):
             for k in range(d):
                 x = features[order[a], k]
@@ -918,8 +918,8 @@ def spatial_order(features):
             keys[a] = features[order[a], axis]
         middle = start + max(1, (stop - start) // (2 * LANES)) * LANES
         _select(keys, order, start, stop, middle)
-        pending[depth] = start, middle
-        pending[depth + 1] = middle, stop
+        pending[depth, 0], pending[depth, 1] = start, middle
+        pending[depth + 1, 0], pending[depth + 1, 1] = middle, stop
         depth += 2
     return order
 
