@@ -240,11 +240,11 @@ class DenseSimilarity(Similarity):
         They are few, about one in as many as there are elements; if they are more than one in
         `_THIN_TO`, or the matrix so small that it does not matter, they are left where they are.
         """
-        from scipy.sparse import csr_array  # takes longer to import than subsel
-
         added = int(search.counts[cpu.ADDED])
         if added < _THIN_AT or added & (added - 1) or self.matrix.size < _THIN_FROM:
             return self
+        from scipy.sparse import csr_array  # takes longer to import than subsel
+
         starts = np.zeros(self.n_points + 1, np.int64)
         self._in_pieces(cpu.count_above, search.best, starts[1:])
         np.cumsum(starts, out=starts)
@@ -252,6 +252,8 @@ class DenseSimilarity(Similarity):
         if starts[-1] > self.matrix.size // _THIN_TO:
             return self
         search.counts[cpu.SEEN] += self.matrix.size
+        # Also the blocks that never had to be: a sparse matrix has all gains, or none.
+        self.settle(search, np.arange(len(search.settled)))
         self._empty_log(search)
         columns = np.empty(starts[-1], np.int32)
         data = np.empty(starts[-1], self.matrix.dtype)

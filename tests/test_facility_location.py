@@ -155,6 +155,19 @@ def test_a_matrix_is_thinned_out_once_little_of_it_counts(monkeypatch, features)
     np.testing.assert_array_equal(f.gains(selection.indices), 0)
 
 
+def test_thinning_out_with_blocks_that_never_had_to_be_settled(monkeypatch):
+    monkeypatch.setattr("subsel.similarity._THIN_AT", 4)
+    monkeypatch.setattr("subsel.similarity._THIN_FROM", 0)
+    S = np.random.default_rng(0).random((90, 2600))
+    S[:, 650:] *= 0.02
+    f = subsel.FacilityLocation(S)
+    elements, gains = f.extend(np.zeros(f.n, bool), 60)
+    assert f._source.path == "sparse"
+    wanted, wanted_gains = reference.greedy(S, 60)
+    np.testing.assert_array_equal(elements, wanted)
+    np.testing.assert_allclose(gains, wanted_gains, rtol=1e-9)
+
+
 def test_adding_in_any_portions(several_blocks):
     f, S = several_blocks
     wanted = reference.greedy(S, 60)[0]
