@@ -5,7 +5,6 @@ Features, or matrices given or computed, lie in the GPU's memory; the kernels of
 """
 
 import math
-import time
 import warnings
 from copy import copy
 from dataclasses import dataclass
@@ -16,9 +15,16 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from subsel.optimizers.greedy import portions
 from subsel.selection import Selection
 from subsel.similarity import METRICS, Scale, choose_rule, choose_scale, grid, matrix_pays, spread
-from subsel.validation import as_float_array, check_memory, float_type, in_gpu_memory
+from subsel.validation import (
+    as_float_array,
+    bad_entry,
+    check_memory,
+    float_type,
+    in_gpu_memory,
+)
 
 if find_spec("numba_cuda") is None:
     raise ImportError(
@@ -586,16 +592,11 @@ def select_classes(source: CudaSimilarity, counts: list[int], progress: bool) ->
     """Greedy selections of all classes at a time."""
     search, goals = source.search(), np.array(counts)
     found: list[tuple[np.ndarray, np.ndarray]] = []
-    done, some = 0, 64
     with tqdm(total=sum(counts), desc="select", unit="element", disable=not progress) as bar:
-        while done < goals.max():
-            began = time.perf_counter()
-            now = min(done + some, int(goals.max()))
-            found.append(source.grow_all(search, np.minimum(goals, now)))
-            bar.update(int((np.minimum(goals, now) - np.minimum(goals, done)).sum()))
-            done = now
-            # Between calls there is time for the progress bar and for Ctrl-C.
-            some = 2 * some if time.perf_counter() - began < 0.1 else max(1, some // 2)
+        for part in portions(max(counts), 64):
+            now = np.minimum(goals, part.stop)
+            found.append(source.grow_all(search, now))
+            bar.update(int((now - np.minimum(goals, part.start)).sum()))
     elements, gains = (np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
     evaluations = -(-source.seen(search) // source.n_points)
     assigned = source.device.download(search.arrays.assigned)
@@ -628,12 +629,7 @@ def _check(device: Device, array: Any, order: np.ndarray, low: float, name: str)
         i, k = divmod(at, d)
         slot = int(np.argmax(order == i))
         entry = float(device.download(array[slot : slot + 1])[0, k])
-        if math.isfinite(entry):
-            raise ValueError(
-                f"{name}[{i}, {k}] is {entry}; similarities must not be negative "
-                "(shift them, or clip them)"
-            )
-        raise ValueError(f"{name}[{i}, {k}] is {entry}; every entry must be finite")
+        raise bad_entry(entry, f"{name}[{i}, {k}]")
     return float(device.download(largest)[0])
 
 

@@ -110,15 +110,18 @@ def check_entries(array: np.ndarray, name: str, *, non_negative: bool = False) -
         if not (limit <= rows.min() and high < np.inf):
             good = (limit <= rows) & (rows < np.inf)
             i, j = divmod(int(np.argmin(good)), array.shape[1])
-            entry = float(rows[i, j])
-            where = f"{name}[{start + i}, {j}] is {entry}"
-            if math.isfinite(entry):
-                raise ValueError(
-                    f"{where}; similarities must not be negative (shift them, or clip them)"
-                )
-            raise ValueError(f"{where}; every entry must be finite")
+            raise bad_entry(float(rows[i, j]), f"{name}[{start + i}, {j}]")
         largest = max(largest, high)
     return largest
+
+
+def bad_entry(entry: float, where: str) -> ValueError:
+    """What is wrong with an entry: it is not finite, or it is a negative similarity."""
+    if math.isfinite(entry):
+        wanted = "similarities must not be negative (shift them, or clip them)"
+    else:
+        wanted = "every entry must be finite"
+    return ValueError(f"{where} is {entry}; {wanted}")
 
 
 def check_budget(budget: Any, n: int, *, fraction: bool = False, name: str = "budget") -> int:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -46,16 +46,10 @@ def greedy(f: Objective | ArrayLike, budget: int, *, progress: bool = False) -> 
     f.reset()
     taken = np.zeros(f.n, bool)
     indices, gains = np.empty(budget, np.int64), np.empty(budget)
-    done, some = 0, 1
     with tqdm(total=budget, desc="select", unit="element", disable=not progress) as bar:
-        while done < budget:
-            began = time.perf_counter()
-            part = slice(done, min(done + some, budget))
-            indices[part], gains[part] = f.extend(taken, part.stop - done)
-            bar.update(part.stop - done)
-            done = part.stop
-            # Between calls there is time for the progress bar and for Ctrl-C.
-            some = 2 * some if time.perf_counter() - began < 0.1 else max(1, some // 2)
+        for part in portions(budget):
+            indices[part], gains[part] = f.extend(taken, part.stop - part.start)
+            bar.update(part.stop - part.start)
     evaluations = budget * f.n - budget * (budget - 1) // 2
     return result(f, indices, gains, evaluations)
 
@@ -63,6 +57,20 @@ def greedy(f: Objective | ArrayLike, budget: int, *, progress: bool = False) -> 
 def as_objective(f: Objective | ArrayLike) -> Objective:
     """An objective as it is; a matrix as facility location."""
     return f if isinstance(f, Objective) else FacilityLocation(f)
+
+
+def portions(count: int, first: int = 1) -> Iterator[slice]:
+    """Parts of ``range(count)`` in turn, the first of size `first`, that take some 0.1 s each.
+
+    Between them there is time for a progress bar and for Ctrl-C.
+    """
+    done, size = 0, first
+    while done < count:
+        began = time.perf_counter()
+        part = slice(done, min(done + size, count))
+        yield part
+        done = part.stop
+        size = 2 * size if time.perf_counter() - began < 0.1 else max(1, size // 2)
 
 
 def steps(budget: int, progress: bool) -> Iterable[int]:
