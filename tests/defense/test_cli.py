@@ -22,14 +22,6 @@ QUICK = ["--dataset", "digits", "--no-augment", "--lr", "0.05", "--batch-size", 
 QUICK += ["--device", "cpu", "--warmup", "1", "--interval", "1", "--seed", "3"]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "three"

@@ -33,14 +33,6 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def environment():
     root = str(Path(__file__).parents[2])
@@ -49,7 +41,7 @@ def environment():
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory, environment, _one_thread):
+def ranks(tmp_path_factory, environment, one_thread):
     """What two ranks came to, in each of the cases."""
     out = tmp_path_factory.mktemp("ranks")
     run(epochs=2, checkpoint=out / "one.pt")

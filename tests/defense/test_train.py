@@ -20,14 +20,6 @@ from subsel.files import written_whole
 N, C = 129, 3  # one more than a batch of 128, or than two of 64
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def make_data(seed=0, n=N):
     generator = torch.Generator().manual_seed(seed)
     y = torch.randint(0, C, (n,), generator=generator)
