@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
-from torch.utils.data import Subset
 from tqdm import tqdm
 
 from subsel.defense import parallel
-from subsel.defense.data import as_tensors
-from subsel.defense.epic import EPIC
-from subsel.defense.gradients import last_layer_gradients
-from subsel.defense.presets import PRESETS
-from subsel.defense.training import TrainResult, train
+from subsel.defense.data import Examples, check_labels
+from subsel.defense.epic import EPIC, checked_arrays
+from subsel.defense.gradients import device_of, last_layer_gradients
+from subsel.defense.training import TrainResult, from_preset, train
+from subsel.validation import check_indices
 
 __all__ = ["AfreshResult", "readmitted", "train_afresh"]
 
@@ -42,19 +42,18 @@ class AfreshResult(TrainResult):
     core: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
 
 
-def readmitted(
-    gradients: np.ndarray, labels: np.ndarray, core: np.ndarray, threshold: float = 0.05
-) -> np.ndarray:
+def readmitted(gradients: Any, labels: Any, core: Any, threshold: float = 0.05) -> np.ndarray:
     """The core, and every example whose label the judge holds for possible.
 
     Parameters
     ----------
-    gradients : ndarray (n, C)
+    gradients : array_like or Tensor (n, C) of float32 or float64
         `last_layer_gradients` of the judge, a model trained on the core alone, with respect to
         the logits: the entry at an example's label is its probability, less 1.
-    labels : ndarray of int (n,)
-    core : ndarray of int
-        What is trusted anyway.
+    labels : array_like or Tensor of int (n,)
+        In 0..C-1.
+    core : array_like of int
+        Indices of what is trusted anyway.
     threshold : float, default 0.05
         In (0, 1): the probability that an example's label must have, at least.
 
@@ -65,10 +64,15 @@ def readmitted(
 
     Raises
     ------
-    ValueError
-        A threshold outside (0, 1).
+    TypeError, ValueError
+        A threshold outside (0, 1); gradients that are not finite; labels or indices out of range.
     """
     _check_threshold(threshold)
+    gradients, labels = checked_arrays(gradients, labels)
+    check_labels(torch.from_numpy(labels), gradients.shape[1])
+    core = check_indices(core, len(labels), "core")
+    if isinstance(gradients, torch.Tensor):
+        gradients = gradients.cpu().numpy()
     possible = 1 + gradients[np.arange(len(labels)), labels] >= threshold
     return np.union1d(core, np.flatnonzero(possible))
 
@@ -138,11 +142,8 @@ def train_afresh(
     _check_threshold(threshold)
     if resume and checkpoint is None:
         raise ValueError("resume needs the checkpoint to go on from")
-    preset = PRESETS.get(training.get("preset") or "")
-    epochs = training.get("epochs") or (preset.training["epochs"] if preset else None)
-    if epochs is None:
-        raise ValueError("epochs must be given, or a preset that says how many")
-    whole = as_tensors(dataset) or dataset
+    epochs = from_preset(training.get("preset"), {"epochs": training.get("epochs")})["epochs"]
+    data = Examples(dataset, torch.device(training.get("device") or device_of(model)))
     ranks = parallel.all_ranks()
     initial = copy.deepcopy(model.state_dict())
     done: list[dict[str, Any]] = []
@@ -164,7 +165,7 @@ def train_afresh(
         result = so_far(
             train(
                 model,
-                whole if rows is None else _some(whole, rows),
+                data.subset(rows),
                 checkpoint=path,
                 resume=path if resume and path is not None and path.is_file() else None,
                 progress=progress,
@@ -177,7 +178,9 @@ def train_afresh(
 
     core = run("core", None, epochs=min(defense.stop, epochs), defense=defense)
     run("judge", core, epochs=epochs if judge_epochs is None else judge_epochs)
-    found = last_layer_gradients(model, whole, layer=training.get("layer"), group=ranks.group)
+    found = last_layer_gradients(
+        model, data.subset(), layer=training.get("layer"), group=ranks.group
+    )
     kept = run("final", readmitted(*found, core, threshold))
     return AfreshResult(model, kept, done, defense, core)
 
@@ -194,9 +197,3 @@ def _beside(checkpoint: Path, phase: str) -> Path:
     if phase == "final":
         return checkpoint
     return checkpoint.with_name(f"{checkpoint.stem}-{phase}{checkpoint.suffix}")
-
-
-def _some(dataset: Any, rows: np.ndarray) -> Any:
-    if isinstance(dataset, tuple):
-        return tuple(part[rows] for part in dataset)
-    return Subset(dataset, rows.tolist())

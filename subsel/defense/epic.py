@@ -194,7 +194,7 @@ class EPIC:
             raise ValueError(
                 f"epoch must be after the last round's, {self.history[-1].epoch}; got {epoch}"
             )
-        gradients, labels = _checked_arrays(gradients, labels)
+        gradients, labels = checked_arrays(gradients, labels)
         if self.n is None:
             self.start(len(labels))
         ranks = Ranks(group)
@@ -356,7 +356,7 @@ def _selected(
     return chosen.indices, chosen.gains, chosen.assignment
 
 
-def _checked_arrays(gradients: Any, labels: Any) -> tuple[Any, np.ndarray]:
+def checked_arrays(gradients: Any, labels: Any) -> tuple[Any, np.ndarray]:
     """Gradients, left on the GPU where they can be selected from there, and labels."""
     if not isinstance(gradients, torch.Tensor):
         gradients = np.asarray(gradients)

@@ -351,25 +351,35 @@ def seeded(
 
 def _settings(preset: str | None, given: dict[str, Any], **settings: Any) -> dict[str, Any]:
     """Everything that decides the outcome, checked; what is not given comes from the preset."""
-    if preset is not None and preset not in PRESETS:
-        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
-    defaults = {"scenario": "scratch", "drops": ()} | (PRESETS[preset].training if preset else {})
-    settings |= defaults | {name: value for name, value in given.items() if value is not None}
+    settings |= from_preset(preset, given)
     settings.setdefault("lr", 1e-4 if settings["scenario"] == "finetune" else 0.1)
     settings["drops"] = [int(epoch) for epoch in settings["drops"]]
-    if "epochs" not in settings:
-        raise ValueError("epochs must be given, or a preset that says how many")
     for name, choices in CHOICES.items():
         check_choice(settings[name], choices, name)
-    for name in ("epochs", "batch_size"):
-        if not isinstance(settings[name], int) or settings[name] < 1:
-            raise ValueError(f"{name} must be an integer of at least 1, got {settings[name]!r}")
+    _check_positive(settings["batch_size"], "batch_size")
     for name in ("lr", "drop_factor"):
         if not 0 < settings[name] < math.inf:
             raise ValueError(f"{name} must be positive, got {settings[name]!r}")
     if not isinstance(settings["seed"], int) or settings["seed"] < 0:
         raise ValueError(f"seed must be an integer of at least 0, got {settings['seed']!r}")
     return settings
+
+
+def from_preset(preset: str | None, given: dict[str, Any]) -> dict[str, Any]:
+    """The preset's settings and, in place of them, what is given; how many epochs is checked."""
+    if preset is not None and preset not in PRESETS:
+        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+    found = {"scenario": "scratch", "drops": ()} | (PRESETS[preset].training if preset else {})
+    found |= {name: value for name, value in given.items() if value is not None}
+    if "epochs" not in found:
+        raise ValueError("epochs must be given, or a preset that says how many")
+    _check_positive(found["epochs"], "epochs")
+    return found
+
+
+def _check_positive(value: Any, name: str) -> None:
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
 
 
 def _head(model: nn.Module, data: Examples, layer: str | None) -> Any:

@@ -7,15 +7,6 @@ from torch import nn
 
 from subsel.defense import EPIC, last_layer_gradients, readmitted, train, train_afresh
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 N, WRONG = 200, np.arange(0, 200, 20)  # ten examples bear the label of another class
 
 
@@ -79,6 +70,25 @@ def test_readmission_goes_by_the_probability_of_the_label():
     np.testing.assert_array_equal(readmitted(gradients, labels, np.array([3]), 0.5), [0, 3])
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"gradients": [[0.1, np.nan], [0.0, 0.0]]}, "gradients are not finite in 1 rows, 0"),
+        ({"gradients": [0.5, 0.5]}, r"gradients must be \(n, d\)"),
+        ({"labels": [0, 2]}, r"labels must lie in 0..1; label 2"),
+        ({"labels": [0.0, 1.0]}, "labels must be integers"),
+        ({"labels": [0]}, r"labels must be \(2,\)"),
+        ({"core": [2]}, r"core\[0\] is 2; must be in 0..1"),
+        ({"core": [True, False]}, "core must be integers"),
+        ({"threshold": 1.5}, "threshold must be a fraction"),
+    ],
+)
+def test_readmission_refuses(change, message):
+    arguments = {"gradients": [[0.1, -0.1], [0.0, 0.0]], "labels": [0, 1], "core": [1], **change}
+    with pytest.raises((TypeError, ValueError), match=message):
+        readmitted(**arguments)
+
+
 class Stop(Exception):
     """Where a person would press Ctrl-C."""
 
@@ -140,6 +150,8 @@ def test_a_dataset_and_a_head_on_fixed_features():
         ({"threshold": 1}, "threshold must be a fraction"),
         ({"resume": True}, "resume needs the checkpoint"),
         ({"epochs": None}, "epochs must be given"),
+        ({"epochs": "6"}, "epochs must be an integer of at least 1, got '6'"),
+        ({"epochs": None, "preset": "paper"}, "preset must be one of"),
     ],
 )
 def test_refuses(changes, message):
