@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.poisoning.attacks.gradients import gradient_of, match_gradient, norm
+from benchmarks.poisoning.attacks.gradients import against_clean_net, gradient_of, norm
 from benchmarks.poisoning.backbone import to_bytes
 
 RETRAININGS = 4  # every 50 of the authors' 250 steps
@@ -36,20 +36,7 @@ def sleeper_agent(lab: Any, target: Any) -> tuple[np.ndarray, np.ndarray]:
         net = lab.clean_victim.with_images(images).train()
         return net, wanted(net)
 
-    return match_gradient(
-        lab.clean,
-        lab.images[target.bases],
-        target.base,
-        wanted(lab.clean),
-        std=lab.data.std,
-        epsilon=settings.epsilon,
-        steps=settings.steps,
-        lr=settings.lr,
-        restarts=settings.restarts,
-        augment=settings.augment,
-        seed=[settings.seed, target.number, 2],
-        refresh=refresh,
-    )
+    return against_clean_net(lab, target, wanted(lab.clean), refresh)
 
 
 def patch_for(lab: Any, target: Any) -> np.ndarray:

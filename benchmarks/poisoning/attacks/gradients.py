@@ -18,8 +18,15 @@ Refresh = Callable[[int, Tensor], tuple[nn.Module, Sequence[Tensor]] | None]
 
 def gradient_matching(lab: Any, target: Any) -> tuple[np.ndarray, np.ndarray]:
     """Witches' Brew (Geiping et al., ICLR 2021) against the clean net."""
-    settings = lab.settings
     wanted = gradient_of(lab.clean, lab.data.test_images[target.index][None], target.base)
+    return against_clean_net(lab, target, wanted)
+
+
+def against_clean_net(
+    lab: Any, target: Any, wanted: Sequence[Tensor], refresh: Refresh | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """`match_gradient` by the lab's settings."""
+    settings = lab.settings
     return match_gradient(
         lab.clean,
         lab.images[target.bases],
@@ -32,6 +39,7 @@ def gradient_matching(lab: Any, target: Any) -> tuple[np.ndarray, np.ndarray]:
         restarts=settings.restarts,
         augment=settings.augment,
         seed=[settings.seed, target.number, 2],
+        refresh=refresh,
     )
 
 
