@@ -1,6 +1,7 @@
 """The proving ground at toy scale: every scenario, attack and defense, tables and figures."""
 
 import json
+from copy import copy
 from dataclasses import replace
 from functools import partial
 
@@ -20,10 +21,17 @@ from benchmarks.poisoning import (  # noqa: E402
     training,
     victim,
 )
-from benchmarks.poisoning.attacks import ATTACKS, backdoor, features, gradients  # noqa: E402
+from benchmarks.poisoning.attacks import (  # noqa: E402
+    ATTACKS,
+    adaptive,
+    backdoor,
+    features,
+    gradients,
+)
 from benchmarks.poisoning.defenses import (  # noqa: E402
     activation_clustering,
     adversarial,
+    distinct,
     find,
     friendly_noise,
     jpeg,
@@ -73,6 +81,13 @@ def labs(data, cache):
         )
         for scenario, preset in presets.items()
     }
+
+
+def replace_settings(lab, **changes):
+    """The lab with other settings of the attack."""
+    other = copy(lab)
+    other.settings = replace(lab.settings, **changes)
+    return other
 
 
 @pytest.fixture(scope="module")
@@ -254,6 +269,32 @@ def test_soft_collision_trades_features_against_pixels(labs):
     assert move[0] > 2 * move[1]
 
 
+def test_copies_of_a_few_poisons_differ_by_noise_only(labs):
+    lab = labs["transfer"]
+    target = lab.target(0)
+    poisons = ATTACKS["bullseye-copies"](lab, target)[0].astype(int)
+    few = ATTACKS["bullseye-polytope"](lab, replace(target, bases=target.bases[::4]))[0].astype(int)
+    assert poisons.shape == lab.images[target.bases].shape
+    for i, poison in enumerate(poisons):
+        assert np.abs(poison - few[i // 4]).max() <= adaptive.NOISE
+    assert (poisons[0] != poisons[1]).any()
+
+
+def test_agreeing_poisons_have_a_label_that_the_clean_model_holds_for_possible(labs, monkeypatch):
+    monkeypatch.setattr(adaptive, "POSSIBLE", 0.3)  # the toy's poisons all reach 0.1
+    lab = replace_settings(labs["transfer"], steps=60)
+    target = lab.target(0)
+
+    def probabilities(attack):
+        poisons = ATTACKS[attack](lab, target)[0]
+        logits = lab.clean(lab.scenario.inputs(poisons)).detach()
+        return logits.softmax(1)[:, target.base]
+
+    free, agreeing = map(probabilities, ("bullseye-polytope", "bullseye-agreeing"))
+    assert (agreeing > 0.25).all()
+    assert (free < 0.25).any()
+
+
 def test_gradient_matching_lowers_its_loss_in_the_ball(labs):
     lab = labs["scratch"]
     target = lab.target(0)
@@ -378,6 +419,7 @@ NAMES = [
     "EPIC 0.2 active",
     "lowest-confidence drop, as EPIC 0.2 active",
     "EPIC 0.2 active, re-admission, fresh head",
+    "fresh start 0.4 0.05 on distinct images",
     "all poisons removed, oracle",
 ]
 
@@ -420,6 +462,28 @@ def test_activation_clustering_drops_the_smaller_cluster_of_each_class():
     dropped = activation_clustering.smaller_clusters(points, labels, 0)
     assert {1, 3, 5, 10} <= set(dropped.tolist())
     assert set(dropped[labels[dropped] == 1]) == {1, 3, 5}
+
+
+def test_of_near_duplicates_the_first_stays():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (40, 1, 6, 6), dtype=np.uint8)
+    labels = np.arange(40) % 2
+    images[6] = images[9] = images[2] ^ 1  # 9 is of the other class
+    images[20] = images[0]
+    kept = distinct.distinct(images, labels)
+    np.testing.assert_array_equal(np.setdiff1d(np.arange(40), kept), [6, 20])
+
+
+def test_a_defense_of_distinct_images_counts_in_all_of_them(trials, monkeypatch):
+    trial = trials["transfer"]
+    rows = np.arange(0, 300, 2)
+    monkeypatch.setattr(distinct, "distinct", lambda images, labels: rows)
+    for name in ("EPIC 0.2 active on distinct images", "fresh start 0.4 0.05 on distinct images"):
+        outcome = registry.Trial(
+            trial.victim, "transfer", budget=8, epsilon=51, poisoned=trial.poisoned
+        ).outcome(name)
+        assert np.isin(outcome.kept, rows).all()
+        assert 0 < len(outcome.kept) <= 150
 
 
 def test_the_lowest_confidence_control_drops_who_is_least_sure():

@@ -188,6 +188,11 @@ class Victim:
         """The same victim with its images replaced, say by preprocessed ones."""
         return replace(self, images=images, inputs=self.scenario.inputs(images))
 
+    def only(self, rows: np.ndarray) -> "Victim":
+        """The same victim with some of its examples."""
+        parts = self.images[rows], self.inputs[rows], self.labels[rows]
+        return replace(self, images=parts[0], inputs=parts[1], labels=parts[2])
+
     def shortened(self, epochs: int) -> "Victim":
         """The same victim, trained for so many epochs only."""
         recipe = replace(self.scenario.recipe, epochs=epochs)

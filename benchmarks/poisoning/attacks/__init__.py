@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from benchmarks.poisoning.attacks.adaptive import agreeing_polytope, in_copies
 from benchmarks.poisoning.attacks.backdoor import sleeper_agent
 from benchmarks.poisoning.attacks.features import (
     bullseye_polytope,
@@ -18,6 +19,9 @@ __all__ = ["ATTACKS", "BACKDOORS"]
 
 ATTACKS: dict[str, Callable[..., tuple[np.ndarray, np.ndarray]]] = {
     "bullseye-polytope": on_features(bullseye_polytope),
+    "bullseye-agreeing": agreeing_polytope,
+    "bullseye-copies": in_copies(on_features(bullseye_polytope)),
+    "bullseye-agreeing-copies": in_copies(agreeing_polytope),
     "convex-polytope": on_features(convex_polytope),
     "feature-collision": on_features(feature_collision),
     "feature-collision-l2": soft_feature_collision,
