@@ -315,6 +315,7 @@ def examples(number):
     return [
         (kernels.pick, (slots, search, longs(1, 1), doubles(1, 1), longs(1))),
         (kernels.choose, (search, 0)),
+        (kernels.sum_won, (search, doubles(1), 0)),
         (kernels.cover_features, (store, search)),
         (kernels.cover_matrices, (matrices, search)),
         (kernels.update_features, (store, search, 0)),

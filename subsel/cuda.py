@@ -130,7 +130,9 @@ class Device:
         try:
             from cuda.core import Device as CoreDevice
 
-            builder = CoreDevice().create_graph_builder().begin_building()
+            core = CoreDevice()
+            core.set_current()  # wanted once in each thread; the context is Numba's
+            builder = core.create_graph_builder().begin_building()
             Device(builder)._queue(steps, _RECORDED)
             return builder.end_building().complete()
         except Exception as error:
@@ -429,11 +431,13 @@ class CudaSimilarity:
         return float((best + self.offset).sum()) * self.unit
 
     def represent(self, candidates: np.ndarray) -> tuple[State, np.ndarray]:
-        """A search to which candidates were added one by one; what each gained is left at NaN."""
+        """A search to which candidates were added one by one, and what each of them gained."""
         search = self.search()
-        for slot in self._slots[candidates]:
+        gains = self.device.upload(np.zeros(len(candidates)))
+        for which, slot in enumerate(self._slots[candidates]):
             self._choose(search, slot)
-        return search, np.full(len(candidates), np.nan)
+            self.device.run(kernels.sum_won, self.points.tiles, LANES, search.arrays, gains, which)
+        return search, self.device.download(gains) * self.unit
 
     def seen(self, search: State) -> int:
         """Similarities looked at to keep gains."""
@@ -526,24 +530,57 @@ class CudaFeatures(CudaSimilarity):
         order = device.upload(source)
         device.run(kernels.gather, layout.tiles, THREADS, features.data, order, rows)
         _check(device, rows[:, :d] if metric == "cosine" else rows, source, -math.inf, "X")
-        slots = layout.on(device)
-        scales = _condition(device, layout, slots, rows, metric, gamma)
+        scales = _condition(device, layout, layout.on(device), rows, metric, gamma)
+        return cls._of(device, layout, rows, metric, scales, layout.size)
 
+    @classmethod
+    def of_prepared(cls, features: np.ndarray, metric: str, scale: Scale, n: int) -> "CudaFeatures":
+        """Rows that `subsel.similarity.prepared` made ready, of one class of `n` rows in all."""
+        device, layout = Device(), Layout.of([np.arange(len(features))])
+        rows = device.upload(features[layout.local])
+        return cls._of(device, layout, rows, metric, [scale], np.array([n]))
+
+    @classmethod
+    def _of(
+        cls, device: Device, layout: Layout, rows: Any, metric: str, scales: list[Scale],
+        sizes: np.ndarray,
+    ) -> "CudaFeatures":  # fmt: skip
+        dtype, slots = rows.dtype.type, layout.on(device)
         store = kernels.Features(
             slots, slots, rows, rows, *_boxes(device, rows),
             device.upload(np.array([
                 choose_rule(metric, scale, int(n), rows.shape[1], dtype)[1:]
-                for scale, n in zip(scales, layout.size, strict=True)
+                for scale, n in zip(scales, sizes, strict=True)
             ], dtype)),
             METRICS[metric], dtype(2.0 ** np.finfo(dtype).nmant),
         )  # fmt: skip
         similarity = cls(device, layout, layout, store)
+        similarity.metric = metric
         similarity.units = np.array([scale.unit for scale in scales])
         similarity.offsets = np.array([scale.offset for scale in scales])
         similarity.spans = np.array([scale.span for scale in scales])
         return similarity
 
+    metric: str
     spans: np.ndarray
+
+    def facing(self, count: int) -> "CudaFeatures":
+        """The first `count` rows (of one class) as points, represented by the others alone."""
+        part = copy(self)
+        part.points = Layout.of([np.arange(count)])
+        part.candidates = Layout.of([np.arange(self.n - count)])
+        rows = self._gathered(part.points.local)
+        part.store = self._with_columns(count + part.candidates.local, part.candidates)
+        part.store = part.store._replace(points=part.points.on(self.device), rows=rows)
+        part.__dict__.pop("_slots", None)  # those of all rows
+        return part
+
+    def fastest(self, memory: float) -> "CudaSimilarity":
+        """Matrices of the same, if they fit in so many bytes and pay; else itself."""
+        rows = self.store.rows
+        pays = matrix_pays(self.metric, rows.shape[1])
+        fits = (self.points.size**2).sum() * rows.dtype.itemsize <= memory
+        return (self.matrices() if pays and fits else None) or self
 
     def matrices(self) -> CudaDense | None:
         """All similarities of each class, computed once, the same bits; None if out of memory."""
@@ -562,14 +599,21 @@ class CudaFeatures(CudaSimilarity):
         return dense
 
     def _restricted(self, candidates: np.ndarray, layout: Layout) -> kernels.Features:
-        rows = self.store.columns
-        columns = self.device.empty((len(layout.local), rows.shape[1]), rows.dtype)
-        order = self.device.upload(self._slots[candidates][layout.local])
-        self.device.run(kernels.gather, layout.tiles, THREADS, rows, order, columns)
+        return self._with_columns(self._slots[candidates][layout.local], layout)
+
+    def _with_columns(self, slots: np.ndarray, layout: Layout) -> kernels.Features:
+        columns = self._gathered(slots)
         least, largest = _boxes(self.device, columns)
         return self.store._replace(
             columns=columns, least=least, largest=largest, candidates=layout.on(self.device)
         )
+
+    def _gathered(self, slots: np.ndarray) -> Any:
+        """Rows of candidates in some slots, which fill tiles."""
+        rows, order = self.store.columns, self.device.upload(slots)
+        out = self.device.empty((len(slots), rows.shape[1]), rows.dtype)
+        self.device.run(kernels.gather, len(slots) // LANES, THREADS, rows, order, out)
+        return out
 
 
 def similarity_of_classes(

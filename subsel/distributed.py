@@ -35,6 +35,7 @@ from subsel.similarity import (
 from subsel.validation import (
     ArrayLike,
     as_float_array,
+    check_backend,
     check_budget,
     check_choice,
     check_count,
@@ -63,6 +64,7 @@ def greedi(
     labels: ArrayLike | None = None,
     metric: str = "euclidean",
     memory: float = 0,
+    backend: str = "auto",
     random_state: int | np.random.Generator | None = None,
     progress: bool = False,
 ) -> Selection:
@@ -102,6 +104,10 @@ def greedi(
     memory : float, default 0
         Bytes that a task may take for a matrix of similarities beside its rows, where that is the
         faster way. The selection does not depend on it.
+    backend : {"auto", "cpu", "cuda"}, default "auto"
+        Where tasks search and evaluate: on the processors, or on the GPU of the worker that they
+        run on (without a Dask client, of this process, one task at a time). "auto" means "cuda"
+        for an array in a GPU's memory, "cpu" for any other.
     random_state : int, numpy.random.Generator or None, default None
         Deals rows and draws samples.
     progress : bool, default False
@@ -119,12 +125,14 @@ def greedi(
     ------
     ValueError, TypeError
         If an argument is not one of the above, or X has NaN or inf (said in which chunk and row).
+    ImportError, RuntimeError
+        If a GPU is asked for, and numba-cuda, a driver or a GPU is missing (on a worker).
 
     Notes
     -----
     The same seed gives the same bits for any number of workers, with and without Dask, however X is
-    chunked, and `value` is exactly ``FacilityLocation.from_features(X).value(indices)`` (with
-    labels, the sum of that over classes).
+    chunked, on processors and on GPUs (but for "rbf", see docs/cuda.md), and `value` is exactly
+    ``FacilityLocation.from_features(X).value(indices)`` (with labels, the sum of those of classes).
 
     Time O(n m d ln k) over all workers for partitions of m rows, and O(m^2 d ln k) one after the
     other for each level of merges; memory of a task O(m d). See docs/scaling.md, also for what is
@@ -149,9 +157,10 @@ def greedi(
     check_choice(metric, METRICS, "metric")
     random = check_random_state(random_state)
     allowed = check_memory(memory)
+    place = check_backend(backend, X)
     if max_rows is not None:
         max_rows = check_count(max_rows, "max_rows", 1)
-    engine = _engine()
+    engine = _engine(place)
     source = _dask_source(X) if _is_dask(X) else _array_source(X, engine, max_rows or MAX_ROWS)
     n, classes = source.n, None
     if labels is None:
@@ -165,7 +174,7 @@ def greedi(
         for c, rows in enumerate(members):
             classes[rows] = c
     plan = _Plan(
-        n, sizes, counts, metric, allowed, int(random.integers(2**63)),
+        n, sizes, counts, metric, allowed, place, int(random.integers(2**63)),
         **_layout(n, sum(counts), partitions, max_rows, spread, sample, source.largest),
     )  # fmt: skip
     return _Run(engine, source, plan, classes, progress).selection()
@@ -244,6 +253,7 @@ class _Plan:
     counts: list[int]
     metric: str
     memory: int
+    backend: str
     seed: int
     max_rows: int
     taken: int
@@ -312,14 +322,17 @@ class _Plan:
         wanted = min(count, max(1, self.share * self.counts[c] // sum(self.counts)))
         return self.random(_SAMPLE, c, level, number).choice(count, wanted, replace=False)
 
-    def similarity(
-        self, c: int, points: np.ndarray, candidates: np.ndarray | None = None
-    ) -> FeatureSimilarity:
+    def similarity(self, c: int, points: np.ndarray, candidates: np.ndarray | None = None) -> Any:
         """Of some rows of a class to each other, or to others, as it is among all rows."""
         rows = points if candidates is None else np.concatenate([points, candidates])
         scale = self.scales[c]
         ready = prepared(read_only(rows), self.metric, scale)
-        source = FeatureSimilarity(ready, self.metric, scale, self.sizes[c])
+        make: Any = FeatureSimilarity
+        if self.backend == "cuda":
+            from subsel.cuda import CudaFeatures
+
+            make = CudaFeatures.of_prepared
+        source = make(ready, self.metric, scale, self.sizes[c])
         return source if candidates is None else source.facing(len(points))
 
 
@@ -875,8 +888,8 @@ def _gathered(chunks: list[_Chunk] | np.ndarray, given: dict, index: np.ndarray)
 class _Threads:
     """Tasks on threads of this process, each on one; `alone`, a task has all of Numba's."""
 
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(cpu.threads(), initializer=cpu.single_thread)
+    def __init__(self, threads: int) -> None:
+        self._pool = ThreadPoolExecutor(threads, initializer=cpu.single_thread)
 
     def __enter__(self) -> None: ...
 
@@ -968,15 +981,20 @@ def _on_one_thread(function: Callable, *arguments: Any) -> Any:
     return function(*arguments)
 
 
-def _engine() -> _Threads | _Cluster:
-    """The active Dask client's workers; without one, threads."""
+def _engine(backend: str) -> _Threads | _Cluster:
+    """The active Dask client's workers; without one, threads, of which one uses the GPU."""
     distributed: Any = sys.modules.get("distributed")
     client = None
     if distributed is not None:
         with suppress(ValueError):
             client = distributed.Client.current()
     if client is None:
-        return _Threads()
+        if backend == "cpu":
+            return _Threads(cpu.threads())
+        from subsel.cuda import require_gpu
+
+        require_gpu()
+        return _Threads(1)
     if client.asynchronous or client.status != "running":
         raise ValueError(
             f"the active Dask client is {'asynchronous' if client.asynchronous else client.status}"

@@ -4,6 +4,8 @@ pytest tests/test_cuda.py                            # where there is a GPU
 NUMBA_ENABLE_CUDASIM=1 pytest tests/test_cuda.py     # anywhere
 """
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -230,6 +232,29 @@ def test_restrict(kind):
     assert g.value([1]) == reference.value(S[:, part], [1])
 
 
+@pytest.mark.parametrize("kind", ["features", "dense"])
+def test_gains_of_those_that_are_added_one_by_one(kind):
+    f, S = objective(kind)
+    picked = np.array([30, 3, 17])
+    search, gains = f._similarity.represent(picked)
+    values = [reference.value(S, picked[:count]) for count in range(4)]
+    np.testing.assert_allclose(gains, np.diff(values), rtol=1e-12)
+    np.testing.assert_array_equal(f._similarity.assignment(search), S[:, picked].argmax(1))
+
+
+@pytest.mark.parametrize("labels", [None, np.arange(N) % 2])
+@pytest.mark.parametrize("metric", ["euclidean", "cosine", "dot"])
+def test_partitions_and_merges_as_on_the_cpu(metric, labels, monkeypatch):
+    monkeypatch.setattr("subsel.similarity.DENSE_FROM_DIMENSION", 1)
+    X = features()
+    X[5] = 0
+    settings = {"partitions": 3, "metric": metric, "labels": labels, "random_state": 0}
+    wanted = subsel.greedi(X, 4, **settings)
+    for memory in (0, 2**20):
+        ours = subsel.greedi(X, 4, backend="cuda", memory=memory, **settings)
+        agree(ours, wanted)
+
+
 def test_an_order_in_space_skips_more_and_changes_nothing(monkeypatch):
     labels = np.repeat([0, 1], [3 * LANES, N - LANES])
     X = features(len(labels), 1)
@@ -392,6 +417,39 @@ def test_layout():
     assert layout.padding().sum() == 3 * LANES - len(layout.size) - LANES
     np.testing.assert_array_equal(layout.members(layout.local), np.arange(LANES + 1))
     np.testing.assert_array_equal(layout.members(layout.local, 1), [0])
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+@pytest.mark.parametrize("count", [1, 16, 17, 32, 33, 34, 48, 49, 200])
+def test_rounds_are_as_many_as_asked_for_with_a_graph_or_without(count, recorded, monkeypatch):
+    ran = []
+
+    class Launch:
+        stream = 0
+
+        def __init__(self, name):
+            self.name = name
+
+        def __call__(self, *arguments):
+            ran.append((self.name, *arguments))
+
+    class Kernel(str):
+        def specialize(self, *arguments):
+            return self
+
+    class Graph:
+        def launch(self, stream):
+            ran.extend([("a", 1), ("b", 2)] * backend._RECORDED)
+
+    monkeypatch.setattr(backend, "config", SimpleNamespace(ENABLE_CUDASIM=False))
+    monkeypatch.setattr(backend.Device, "_launch", lambda self, kernel, *_: Launch(str(kernel)))
+    monkeypatch.setattr(
+        backend.Device, "_recorded", lambda self, steps: Graph() if recorded else None
+    )
+    monkeypatch.setattr(backend.Device, "synchronize", lambda self: None)
+    device = object.__new__(backend.Device)
+    device.repeat([(Kernel("a"), 1, 32, 1), (Kernel("b"), 1, 32, 2)], count)
+    assert ran == [("a", 1), ("b", 2)] * count
 
 
 # torch, where there is a GPU ----------------------------------------------------------------------

@@ -192,7 +192,7 @@ def test_the_best_single_partition_wins_if_merging_was_bad(X, monkeypatch):
 def test_a_deal_takes_each_row_once_in_partitions_of_nearly_one_size(n, data, spread, seed):
     partitions = data.draw(st.integers(1, n))
     taken = data.draw(st.sampled_from([n, max(partitions, n // 3)]))
-    plan = module._Plan(n, [n], [1], "dot", 0, seed, n, taken, partitions, spread, 2, 1)
+    plan = module._Plan(n, [n], [1], "dot", 0, "cpu", seed, n, taken, partitions, spread, 2, 1)
     parts = [plan.rows(p) for p in range(partitions)]
     rows = np.concatenate(parts)
     assert len(np.unique(rows)) == len(rows) >= taken

@@ -298,6 +298,15 @@ def choose(search, slot):
     search.added[0] += 1
 
 
+@cuda.jit
+def sum_won(search, gains, which):
+    """Add to a gain what points won by the candidate chosen last, of the only class."""
+    at = cuda.grid(1)
+    if at < search.moved[0]:
+        i = search.changed[at]
+        cuda.atomic.add(gains, which, search.best[i] - search.before[i])
+
+
 @cuda.jit(device=True, inline="always")
 def _improve(search, c, start, i, s):
     """Let a point be represented by the candidate chosen last if it is more similar to it."""
