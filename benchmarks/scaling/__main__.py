@@ -174,6 +174,8 @@ class Loop(greedi_steps._Threads):
 
 def speed(scale):
     """Two workers against one, and one against a plain loop; in turn."""
+    from benchmarks.scaling.__main__ import loop  # by a name that other processes know it by
+
     problem = n, k, max_rows = int(400_000 * scale), 200, 10_000
     seconds, values = {}, set()
 
