@@ -15,6 +15,7 @@ report takes the last of each.
 
 import argparse
 import hashlib
+import math
 import multiprocessing
 import os
 import signal
@@ -228,14 +229,17 @@ def memory(scale):
         peaks = [memory_of(pid)["VmHWM"] for pid in pids]
         assert pids == [nanny.pid for nanny in cluster.workers.values()], "a worker was restarted"
     assert chosen.sizes.sum() == n
+    chunk = X.chunks[0][0]
+    layout = greedi_steps._layout(n, k, None, max_rows, 16, None, chunk)
+    levels = math.ceil(math.log(layout["partitions"]) / math.log(layout["branches"]))
     record("memory", scale, rows=n, columns=d, k=k, max_rows=max_rows, bytes=X.nbytes,
-           limit=limit, before=before, peaks=peaks, chunk=X.chunks[0][0],
-           seconds=taken)  # fmt: skip
+           limit=limit, before=before, peaks=peaks, chunk=chunk, levels=levels,
+           bound=bound(max_rows, d, chunk, levels), seconds=taken)  # fmt: skip
 
 
-def bound(max_rows, d, chunk):
-    """Bytes that a task may take, as docs/scaling.md states it, for float32."""
-    return 32 * 2**20 + max_rows * (6 * 4 * d + 400) + 3 * chunk * 4 * d
+def bound(max_rows, d, chunk, levels):
+    """Bytes that a worker may take, as docs/scaling.md states it, for float32."""
+    return 32 * 2**20 + max_rows * ((24 + 4 * levels) * d + 400) + 3 * chunk * 4 * d
 
 
 def memory_of(pid):
@@ -393,8 +397,8 @@ def memory_section(r):
 together. k = {r["k"]}, at most {r["max_rows"]} rows in a task, chunks of {r["chunk"]}.
 A worker has {max(r["before"]) / 1e6:.0f} MB
 with its libraries and compiled kernels before any data. At its peak it had
-{max(r["peaks"]) / 1e6:.0f} MB, which is {grown / 1e6:.0f} MB more; the bound on a task in
-[scaling](../scaling.md) is {bound(r["max_rows"], r["columns"], r["chunk"]) / 1e6:.0f} MB. No worker
+{max(r["peaks"]) / 1e6:.0f} MB, which is {grown / 1e6:.0f} MB more; the bound in
+[scaling](../scaling.md) is {r["bound"] / 1e6:.0f} MB ({r["levels"]} levels of merges). No worker
 was restarted. {r["seconds"]:.0f} s.
 """
 
