@@ -198,6 +198,13 @@ class Victim:
         recipe = replace(self.scenario.recipe, epochs=epochs)
         return replace(self, scenario=replace(self.scenario, recipe=recipe))
 
+    def paced(self, share: float) -> "Victim":
+        """The same victim with the whole schedule in a share of the epochs."""
+        recipe = self.scenario.recipe
+        epochs, *drops = (max(1, round(share * e)) for e in (recipe.epochs, *recipe.drops))
+        recipe = replace(recipe, epochs=epochs, drops=tuple(drops))
+        return replace(self, scenario=replace(self.scenario, recipe=recipe))
+
     def features(self) -> Tensor:
         """Penultimate features: in transfer the fixed ones, else those of an undefended net.
 

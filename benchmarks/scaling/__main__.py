@@ -234,12 +234,12 @@ def memory(scale):
     levels = math.ceil(math.log(layout["partitions"]) / math.log(layout["branches"]))
     record("memory", scale, rows=n, columns=d, k=k, max_rows=max_rows, bytes=X.nbytes,
            limit=limit, before=before, peaks=peaks, chunk=chunk, levels=levels,
-           bound=bound(max_rows, d, chunk, levels), seconds=taken)  # fmt: skip
+           seconds=taken)  # fmt: skip
 
 
 def bound(max_rows, d, chunk, levels):
     """Bytes that a worker may take, as docs/scaling.md states it, for float32."""
-    return 32 * 2**20 + max_rows * ((24 + 4 * levels) * d + 400) + 3 * chunk * 4 * d
+    return 48 * 2**20 + max_rows * ((24 + 4 * levels) * d + 400) + 3 * chunk * 4 * d
 
 
 def memory_of(pid):
@@ -389,6 +389,7 @@ same time. The engine adds {times["1 workers"] / times["loop"] - 1:.0%} to the l
 
 def memory_section(r):
     grown = max(p - b for p, b in zip(r["peaks"], r["before"], strict=True))
+    most = bound(r["max_rows"], r["columns"], r["chunk"], r["levels"])
     return f"""## Memory
 
 {made_by(r)}
@@ -398,7 +399,7 @@ together. k = {r["k"]}, at most {r["max_rows"]} rows in a task, chunks of {r["ch
 A worker has {max(r["before"]) / 1e6:.0f} MB
 with its libraries and compiled kernels before any data. At its peak it had
 {max(r["peaks"]) / 1e6:.0f} MB, which is {grown / 1e6:.0f} MB more; the bound in
-[scaling](../scaling.md) is {r["bound"] / 1e6:.0f} MB ({r["levels"]} levels of merges). No worker
+[scaling](../scaling.md) is {most / 1e6:.0f} MB ({r["levels"]} levels of merges). No worker
 was restarted. {r["seconds"]:.0f} s.
 """
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
-from scipy.spatial.distance import cdist
+import torch
 
 from benchmarks.poisoning.defenses.epic import epic, fresh_start
 from benchmarks.poisoning.defenses.registry import defense
@@ -37,10 +37,9 @@ def distinct(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
     kept = np.ones(len(labels), dtype=bool)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
-        flat = images[members].reshape(len(members), -1).astype(np.float32)
-        distances = cdist(flat, flat)
-        np.fill_diagonal(distances, np.inf)
-        near = NEAR * np.median(distances.min(1))
-        earlier = np.tril(distances < near).any(1)
+        flat = torch.from_numpy(images[members]).flatten(1).float()
+        distances = torch.cdist(flat, flat).fill_diagonal_(torch.inf)
+        near = NEAR * distances.amin(1).median()
+        earlier = (distances < near).tril().any(1).numpy()
         kept[members[earlier]] = False
     return np.flatnonzero(kept)
