@@ -420,6 +420,7 @@ NAMES = [
     "lowest-confidence drop, as EPIC 0.2 active",
     "EPIC 0.2 active, re-admission, fresh head",
     "fresh start 0.4 0.05 on distinct images",
+    "quick fresh start 0.4 0.05",
     "all poisons removed, oracle",
 ]
 
@@ -748,6 +749,28 @@ def test_a_fresh_start_does_what_train_afresh_does(trials):
     core = trials["transfer"].outcome("EPIC 0.4 active").kept
     assert set(core) <= set(outcome.kept)
     assert len(core) < len(outcome.kept) <= 300
+
+
+def test_a_quick_fresh_start_goes_on_from_a_judge_of_the_core(trials, monkeypatch):
+    calls = []
+    train = victim.Victim.train
+
+    def noted(self, kept=None, **options):
+        model = train(self, kept, **options)
+        calls.append((self.scenario.recipe, kept, model))
+        return model
+
+    monkeypatch.setattr(victim.Victim, "train", noted)
+    trial = trials["transfer"]
+    long = trial.victim.paced(2)  # 8 epochs
+    assert (long.scenario.recipe.epochs, long.scenario.recipe.drops) == (8, (4, 4, 8))
+    outcome = find("quick fresh start 0.4 0.05", "transfer")[0].run(long, 0.4, 0.05)
+    core, judge, final = calls
+    assert [recipe.epochs for recipe, _, _ in calls] == [2, 4, 6]
+    assert len(judge[1]) < len(final[1]) <= 300
+    np.testing.assert_array_equal(np.intersect1d(judge[1], final[1]), judge[1])
+    assert outcome.model is final[2] is judge[2]
+    assert outcome.model is not core[2]
 
 
 # The command line
