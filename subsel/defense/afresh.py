@@ -132,7 +132,8 @@ def train_afresh(
     Notes
     -----
     Beside the final training, which is on nearly everything, it costs ``defense.stop`` epochs on
-    less and less data, `judge_epochs` on the core, and a forward pass. With
+    less and less data, `judge_epochs` on the core, and a forward pass. Experiments speak for it on
+    heads of fixed features; from scratch it cost more accuracy than EPIC by itself. With
     ``scenario="transfer"`` the features of the fixed part are computed for each training anew.
     """
     if not isinstance(defense, EPIC):
