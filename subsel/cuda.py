@@ -572,7 +572,6 @@ class CudaFeatures(CudaSimilarity):
         rows = self._gathered(part.points.local)
         part.store = self._with_columns(count + part.candidates.local, part.candidates)
         part.store = part.store._replace(points=part.points.on(self.device), rows=rows)
-        part.__dict__.pop("_slots", None)  # those of all rows
         return part
 
     def fastest(self, memory: float) -> "CudaSimilarity":
