@@ -179,9 +179,8 @@ class Array:
     def rows(self, indices: np.ndarray) -> "Array":
         """A copy of some rows."""
         slots = Layout.of([np.arange(len(indices))])
-        order = self.device.upload(indices[slots.local])
-        out = self.device.empty((len(order), self.shape[1]), float_type(self.data.dtype, "X"))
-        self.device.run(kernels.gather, len(order) // LANES, THREADS, self.data, order, out)
+        dtype = float_type(self.data.dtype, "X")
+        out = _gathered(self.device, self.data, indices[slots.local], self.shape[1], dtype)
         return Array(out[: len(indices)], self.device)
 
 
@@ -526,26 +525,26 @@ class CudaFeatures(CudaSimilarity):
         source = np.concatenate(members)[before + layout.local]
 
         d = features.shape[1]
-        rows = device.empty((len(source), d + (metric == "cosine")), dtype)
-        order = device.upload(source)
-        device.run(kernels.gather, layout.tiles, THREADS, features.data, order, rows)
+        rows = _gathered(device, features.data, source, d + (metric == "cosine"), dtype)
         _check(device, rows[:, :d] if metric == "cosine" else rows, source, -math.inf, "X")
-        scales = _condition(device, layout, layout.on(device), rows, metric, gamma)
-        return cls._of(device, layout, rows, metric, scales, layout.size)
+        slots = layout.on(device)
+        scales = _condition(device, layout, slots, rows, metric, gamma)
+        return cls._of(device, layout, slots, rows, metric, scales, layout.size)
 
     @classmethod
     def of_prepared(cls, features: np.ndarray, metric: str, scale: Scale, n: int) -> "CudaFeatures":
         """Rows that `subsel.similarity.prepared` made ready, of one class of `n` rows in all."""
         device, layout = Device(), Layout.of([np.arange(len(features))])
         rows = device.upload(features[layout.local])
-        return cls._of(device, layout, rows, metric, [scale], np.array([n]))
+        slots = layout.on(device)
+        return cls._of(device, layout, slots, rows, metric, [scale], np.array([n]))
 
     @classmethod
     def _of(
-        cls, device: Device, layout: Layout, rows: Any, metric: str, scales: list[Scale],
-        sizes: np.ndarray,
+        cls, device: Device, layout: Layout, slots: kernels.Slots, rows: Any, metric: str,
+        scales: list[Scale], sizes: np.ndarray,
     ) -> "CudaFeatures":  # fmt: skip
-        dtype, slots = rows.dtype.type, layout.on(device)
+        dtype = rows.dtype.type
         store = kernels.Features(
             slots, slots, rows, rows, *_boxes(device, rows),
             device.upload(np.array([
@@ -569,7 +568,7 @@ class CudaFeatures(CudaSimilarity):
         part = copy(self)
         part.points = Layout.of([np.arange(count)])
         part.candidates = Layout.of([np.arange(self.n - count)])
-        rows = self._gathered(part.points.local)
+        rows = self._columns(part.points.local)
         part.store = self._with_columns(count + part.candidates.local, part.candidates)
         part.store = part.store._replace(points=part.points.on(self.device), rows=rows)
         return part
@@ -601,18 +600,15 @@ class CudaFeatures(CudaSimilarity):
         return self._with_columns(self._slots[candidates][layout.local], layout)
 
     def _with_columns(self, slots: np.ndarray, layout: Layout) -> kernels.Features:
-        columns = self._gathered(slots)
+        columns = self._columns(slots)
         least, largest = _boxes(self.device, columns)
         return self.store._replace(
             columns=columns, least=least, largest=largest, candidates=layout.on(self.device)
         )
 
-    def _gathered(self, slots: np.ndarray) -> Any:
-        """Rows of candidates in some slots, which fill tiles."""
-        rows, order = self.store.columns, self.device.upload(slots)
-        out = self.device.empty((len(slots), rows.shape[1]), rows.dtype)
-        self.device.run(kernels.gather, len(slots) // LANES, THREADS, rows, order, out)
-        return out
+    def _columns(self, slots: np.ndarray) -> Any:
+        rows = self.store.columns
+        return _gathered(self.device, rows, slots, rows.shape[1], rows.dtype)
 
 
 def similarity_of_classes(
@@ -658,6 +654,13 @@ def _order(features: Array, rows: np.ndarray, dtype: Any) -> np.ndarray:
     """Rows of a class in an order in space; found on the CPU."""
     host = features.device.download(features.rows(rows).data).astype(dtype, copy=False)
     return cpu.spatial_order(host) if np.isfinite(host).all() else np.arange(len(rows))
+
+
+def _gathered(device: Device, rows: Any, order: np.ndarray, width: int, dtype: Any) -> Any:
+    """Rows in an order that fills tiles (len(order), width); further columns are undefined."""
+    out = device.empty((len(order), width), dtype)
+    device.run(kernels.gather, len(order) // LANES, THREADS, rows, device.upload(order), out)
+    return out
 
 
 def _check(device: Device, array: Any, order: np.ndarray, low: float, name: str) -> float:

@@ -35,6 +35,7 @@ from subsel.similarity import (
 from subsel.validation import (
     ArrayLike,
     as_float_array,
+    bad_entry,
     check_backend,
     check_budget,
     check_choice,
@@ -553,10 +554,7 @@ def _ranges(
         low, high = rows.min(axis=0), rows.max(axis=0)
         if not (np.isfinite(low).all() and np.isfinite(high).all()):
             i, j = np.argwhere(~np.isfinite(rows))[0]
-            raise ValueError(
-                f"X[{chunk.start + i}, {j}] is {rows[i, j]}{chunk.place(i)}; "
-                "every entry must be finite"
-            )
+            raise bad_entry(float(rows[i, j]), f"X[{chunk.start + i}, {j}]", chunk.place(i))
         if own is None:
             ranges.append((0, low, high))
         else:

@@ -115,13 +115,13 @@ def check_entries(array: np.ndarray, name: str, *, non_negative: bool = False) -
     return largest
 
 
-def bad_entry(entry: float, where: str) -> ValueError:
+def bad_entry(entry: float, where: str, place: str = "") -> ValueError:
     """What is wrong with an entry: it is not finite, or it is a negative similarity."""
     if math.isfinite(entry):
         wanted = "similarities must not be negative (shift them, or clip them)"
     else:
         wanted = "every entry must be finite"
-    return ValueError(f"{where} is {entry}; {wanted}")
+    return ValueError(f"{where} is {entry}{place}; {wanted}")
 
 
 def check_budget(budget: Any, n: int, *, fraction: bool = False, name: str = "budget") -> int:
