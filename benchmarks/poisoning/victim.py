@@ -195,14 +195,15 @@ class Victim:
 
     def shortened(self, epochs: int) -> "Victim":
         """The same victim, trained for so many epochs only."""
-        recipe = replace(self.scenario.recipe, epochs=epochs)
-        return replace(self, scenario=replace(self.scenario, recipe=recipe))
+        return self._following(replace(self.scenario.recipe, epochs=epochs))
 
     def paced(self, share: float) -> "Victim":
         """The same victim with the whole schedule in a share of the epochs."""
         recipe = self.scenario.recipe
         epochs, *drops = (max(1, round(share * e)) for e in (recipe.epochs, *recipe.drops))
-        recipe = replace(recipe, epochs=epochs, drops=tuple(drops))
+        return self._following(replace(recipe, epochs=epochs, drops=tuple(drops)))
+
+    def _following(self, recipe: Recipe) -> "Victim":
         return replace(self, scenario=replace(self.scenario, recipe=recipe))
 
     def features(self) -> Tensor:

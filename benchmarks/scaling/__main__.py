@@ -15,7 +15,6 @@ report takes the last of each.
 
 import argparse
 import hashlib
-import math
 import multiprocessing
 import os
 import signal
@@ -231,7 +230,9 @@ def memory(scale):
     assert chosen.sizes.sum() == n
     chunk = X.chunks[0][0]
     layout = greedi_steps._layout(n, k, None, max_rows, 16, None, chunk)
-    levels = math.ceil(math.log(layout["partitions"]) / math.log(layout["branches"]))
+    levels, nodes = 0, layout["partitions"]
+    while nodes > 1:
+        levels, nodes = levels + 1, -(-nodes // layout["branches"])
     record("memory", scale, rows=n, columns=d, k=k, max_rows=max_rows, bytes=X.nbytes,
            limit=limit, before=before, peaks=peaks, chunk=chunk, levels=levels,
            seconds=taken)  # fmt: skip

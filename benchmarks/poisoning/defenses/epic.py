@@ -1,6 +1,7 @@
 """The published EPIC, and fresh starts from what it keeps, which are not the paper's."""
 
 import numpy as np
+from torch import nn
 
 from benchmarks.poisoning.defenses.registry import defense
 from benchmarks.poisoning.victim import Outcome, Victim
@@ -33,9 +34,7 @@ def fresh_start(victim: Victim, subset_size: float, threshold: float) -> Outcome
     """What `subsel.defense.train_afresh` does: core, judge and final training."""
     epic = victim.epic(subset_size, "active")
     victim.shortened(min(epic.stop, victim.scenario.recipe.epochs)).train(dropping=epic)
-    judge = victim.train(epic.kept)
-    found = last_layer_gradients(judge, (victim.inputs, victim.labels))
-    kept = readmitted(*found, epic.kept, threshold)
+    kept = let_in(victim, victim.train(epic.kept), epic.kept, threshold)
     return Outcome(victim.train(kept), kept, epic.history)
 
 
@@ -50,6 +49,11 @@ def quick_fresh_start(victim: Victim, subset_size: float, threshold: float) -> O
     epic = EPIC(len(victim.labels), subset_size=subset_size, warmup=1, interval=1, stop=quarter)
     victim.shortened(quarter).train(dropping=epic)
     judge = victim.paced(0.5).train(epic.kept)
-    found = last_layer_gradients(judge, (victim.inputs, victim.labels))
-    kept = readmitted(*found, epic.kept, threshold)
+    kept = let_in(victim, judge, epic.kept, threshold)
     return Outcome(victim.paced(0.75).train(kept, convert=lambda _: judge), kept, epic.history)
+
+
+def let_in(victim: Victim, judge: nn.Module, core: np.ndarray, threshold: float) -> np.ndarray:
+    """The core, and all whose label the judge holds for possible."""
+    found = last_layer_gradients(judge, (victim.inputs, victim.labels))
+    return readmitted(*found, core, threshold)
