@@ -324,6 +324,71 @@ def test_gradient_matching_lowers_its_loss_in_the_ball(labs):
     assert best[-1] <= losses[-1]
 
 
+def test_an_ensemble_matches_nets_of_several_ages(data, cache):
+    settings = replace(
+        TOY, preset="paper-40", attack="gradient-matching-ensemble", lr=0.1, steps=40, epochs=6
+    )
+    lab = experiment.Lab(settings, data, cache)
+    target = lab.target(0)
+    accuracies = [
+        (training.outputs(net, lab.test_inputs).argmax(1) == lab.test_labels).float().mean()
+        for net in lab.nets_of_ages
+    ]
+    assert len(set(accuracies)) > 4
+    assert accuracies[-1] > accuracies[0]
+    again = experiment.Lab(settings, data, cache).nets_of_ages
+    assert all(
+        torch.equal(x, y)
+        for net, other in zip(lab.nets_of_ages, again, strict=True)
+        for x, y in zip(net.state_dict().values(), other.state_dict().values(), strict=True)
+    )
+
+    def mismatches(images):
+        pixels = torch.from_numpy(images).float() / 255
+        labels = torch.full((len(images),), target.base)
+        return np.array(
+            [
+                gradients.mismatch(
+                    net,
+                    pixels,
+                    labels,
+                    gradients.gradient_of(net, lab.aims(target), target.base),
+                ).item()
+                for net in lab.nets_of_ages
+            ]
+        )
+
+    poisons, _ = ATTACKS["gradient-matching-ensemble"](lab, target)
+    assert (mismatches(poisons) < mismatches(lab.images[target.bases])).all()
+
+
+def test_a_watermark_is_the_target_as_far_as_epsilon_allows(labs):
+    lab = labs["scratch"]
+    target = lab.target(0)
+    bases = lab.images[target.bases].astype(int)
+    goal = lab.aims(target).astype(int)
+    poisons, _ = ATTACKS["watermark"](lab, target)
+    assert poisons.dtype == np.uint8
+    change = poisons - bases
+    assert np.abs(change).max() == lab.settings.epsilon
+    full = np.abs(change) == lab.settings.epsilon
+    assert (poisons == goal)[~full].all()
+    assert (np.sign(change) == np.sign(goal - bases)).all()
+
+
+def test_a_target_can_be_aimed_at_the_class_that_comes_second(data, cache):
+    lab = experiment.Lab(replace(TOY, preset="paper-40", base_class="runner-up"), data, cache)
+    usual = experiment.Lab(replace(TOY, preset="paper-40"), data, cache)
+    for number in range(4):
+        target = lab.target(number)
+        row = training.outputs(lab.clean, lab.test_inputs[target.index][None])[0]
+        assert row.argsort(descending=True).tolist()[:2] == [target.label, target.base]
+        assert (lab.labels[target.bases] == target.base).all()
+        assert target.index == usual.target(number).index
+    with pytest.raises(ValueError, match="base_class must be one of random, runner-up; got 'any'"):
+        replace(TOY, base_class="any")
+
+
 def test_mismatch_is_one_minus_the_cosine():
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
     images, labels = torch.rand(5, 1, 2, 2), torch.tensor([0, 1, 2, 0, 1])

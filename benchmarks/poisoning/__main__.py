@@ -16,6 +16,7 @@ from tqdm import tqdm
 from benchmarks.poisoning.attacks import ATTACKS
 from benchmarks.poisoning.defenses import known, possible
 from benchmarks.poisoning.experiment import (
+    BASE_CLASSES,
     DIGITS,
     Lab,
     Settings,
@@ -91,6 +92,9 @@ def parser() -> argparse.ArgumentParser:
     chosen.add_argument("--model", choices=list(MODELS), help="of backbone and victim")
     chosen.add_argument(
         "--augment", action=argparse.BooleanOptionalAction, help="flip and crop in training"
+    )
+    chosen.add_argument(
+        "--base-class", choices=BASE_CLASSES, help="that targets shall be taken for"
     )
     for name, kind, text in (
         ("pretrain", int, "images that the backbone is trained on"),

@@ -2,9 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
@@ -36,7 +36,10 @@ from subsel.files import written_whole
 
 # Settings that came after results had been recorded. Where they are as they were then they are
 # not told, so that what was kept and published goes on.
-LATER = ("preset", "model", "epochs", "augment", "restarts", "victim_lr")
+LATER = ("preset", "model", "epochs", "augment", "restarts", "victim_lr", "base_class")
+
+BASE_CLASSES = ("random", "runner-up")
+AGES = (0.05, 0.1, 0.15, 0.25, 0.4, 0.6, 0.8, 1.0)  # of an ensemble's nets, in trainings
 
 
 @dataclass(frozen=True)
@@ -62,9 +65,15 @@ class Settings:
     augment: bool = False  # not in transfer: its features are computed once
     victim_lr: float | None = None  # by default 0.1, in fine-tuning 1e-4
     restarts: int = 1  # of those attacks that start at random
+    base_class: str = "random"  # or "runner-up": what the clean victim takes for second likeliest
 
     def __post_init__(self) -> None:
-        for name, choices in (("preset", PRESETS), ("model", MODELS), ("attack", ATTACKS)):
+        for name, choices in (
+            ("preset", PRESETS),
+            ("model", MODELS),
+            ("attack", ATTACKS),
+            ("base_class", BASE_CLASSES),
+        ):
             if getattr(self, name) not in choices:
                 raise ValueError(
                     f"{name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}"
@@ -194,7 +203,7 @@ class Lab:
             self.scenario: Scenario = FromScratch(
                 partial(build, settings.model, data), settings.recipe(), self.device
             )
-            self.clean, self.digest = self._kept_clean()
+            self.clean, self.digest = self._kept_net(self.clean_victim.train)
             self.extractor = frozen(deepcopy(self.clean[:-1]))
         else:
             backbone, self.digest = self._kept_backbone(seen)
@@ -206,7 +215,7 @@ class Lab:
                 self.clean = self.clean_victim.train()
             else:
                 self.scenario = FineTuning(backbone, width, self.classes, recipe, self.device)
-                self.clean, _ = self._kept_clean()
+                self.clean, _ = self._kept_net(self.clean_victim.train)
         key = json.dumps([settings.crafting(), self.digest]).encode()
         name = f"{data.name}-{settings.attack}-{hashlib.sha256(key).hexdigest()[:8]}"
         self.poison_folder = cache / name
@@ -239,19 +248,33 @@ class Lab:
             lambda: build(s.model, self.data)[:-1],
         )
 
-    def _kept_clean(self) -> tuple[nn.Sequential, str]:
+    def _kept_net(
+        self, train: Callable[[], nn.Module], suffix: str = ""
+    ) -> tuple[nn.Sequential, str]:
+        """A net of the victim's kind that was trained without poisons."""
         names = ("dataset", "pretrain", "pretrain_epochs", "victim", "seed", "preset", "model")
         decisive = {
             name: getattr(self.settings, name)
             for name in (*names, "epochs", "augment", "victim_lr")
         }
         key = hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:8]
-        clean, digest = load_or_train(
-            self.cache / f"clean-{self.data.name}-{self.settings.model}-{key}.pt",
-            self.clean_victim.train,
+        net, digest = load_or_train(
+            self.cache / f"clean-{self.data.name}-{self.settings.model}-{key}{suffix}.pt",
+            train,
             lambda: self.scenario.new_model(torch.Generator()),
         )
-        return clean.eval().to(self.device), digest
+        return net.eval().to(self.device), digest
+
+    @cached_property
+    def nets_of_ages(self) -> list[nn.Module]:
+        """Clean nets as they are after a part of the training, each from its own seed."""
+        nets, epochs = [], self.scenario.recipe.epochs
+        for i, age in enumerate(AGES):
+            seed = self.settings.seed + 1 + i
+            young = replace(self.clean_victim.shortened(max(1, round(age * epochs))), seed=seed)
+            net, _ = self._kept_net(young.train, f"-age{i}")
+            nets.append(net)
+        return nets
 
     @cached_property
     def clean_victim(self) -> Victim:
@@ -272,14 +295,16 @@ class Lab:
         """The number-th target, whatever the others: the rule is fixed before any is tried.
 
         The first test image, in an order drawn for this number, that the cleanly trained victim
-        gets right; another class at random; bases at random in that class, or, for a backdoor,
-        those of the largest gradients.
+        gets right; another class at random, or the one that this victim would take next; bases at
+        random in that class, or, for a backdoor, those of the largest gradients.
         """
         rng = np.random.default_rng([self.settings.seed, number])
         order = rng.permutation(len(self.correct))
         index = int(order[self.correct[order]][0])
         label = int(self.test_labels[index])
         base = int(rng.choice(np.delete(np.arange(self.classes), label)))
+        if self.settings.base_class == "runner-up":
+            base = int(outputs(self.clean, self.test_inputs[index][None])[0].topk(2).indices[1])
         members = np.flatnonzero(self.labels.numpy() == base)
         bases = np.sort(rng.choice(members, self.settings.poisons, replace=False))
         if self.settings.attack in BACKDOORS:

@@ -79,6 +79,8 @@ def fit(
     on_round : optional
         Called with epoch and model before each round of `dropping`.
     """
+    if inputs.ndim == 4:
+        model.to(memory_format=torch.channels_last)  # 1.6 times as fast on a CPU
     parameters = list(model.parameters())
     optimizer = torch.optim.SGD(
         [
@@ -117,7 +119,7 @@ def fit(
                 x = flip_and_crop(x, generator, padding=max(1, x.shape[-1] // 8))
             step(x.to(device), labels[batch].to(device))
         schedule.step()
-    return model.eval()
+    return model.to(memory_format=torch.contiguous_format).eval()
 
 
 @torch.no_grad()

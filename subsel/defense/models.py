@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["Normalize", "resnet18", "small_cnn", "vgg16"]
+__all__ = ["Normalize", "resnet18", "small_cnn", "tiny_cnn", "vgg16"]
 
 
 class Normalize(nn.Module):
@@ -57,6 +57,22 @@ def small_cnn(
         raise ValueError(f"size must be 8 x 8 pixels or more, got {size[1]} x {size[2]}")
     layers += [nn.Flatten(), nn.Linear(channels * height * width, 512), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(512, n_classes))
+
+
+def tiny_cnn(
+    n_classes: int, size: tuple[int, int, int], mean: Sequence[float], std: Sequence[float]
+) -> nn.Sequential:
+    """Three strided convolutions with BatchNorm, a layer of 128 and a linear head.
+
+    A sixth of the operations of `small_cnn`, whose parameters it has: for many trainings on a CPU.
+    """
+    channels, height, width = size
+    layers: list[nn.Module] = [Normalize(mean, std)]
+    for outer in (16, 32, 32):
+        layers += [*_convolution(channels, outer, stride=2), nn.ReLU()]
+        channels, height, width = outer, (height + 1) // 2, (width + 1) // 2
+    layers += [nn.Flatten(), nn.Linear(channels * height * width, 128), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(128, n_classes))
 
 
 def resnet18(

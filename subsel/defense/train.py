@@ -21,7 +21,12 @@ from subsel.defense.training import TrainResult, seeded, train
 from subsel.files import written_whole
 from subsel.similarity import METRICS
 
-MODELS = {"small-cnn": models.small_cnn, "resnet18": models.resnet18, "vgg16": models.vgg16}
+MODELS = {
+    "tiny-cnn": models.tiny_cnn,
+    "small-cnn": models.small_cnn,
+    "resnet18": models.resnet18,
+    "vgg16": models.vgg16,
+}
 
 
 class _CallableModule(types.ModuleType):

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from subsel.defense import EPIC, PRESETS, EpochLogits, last_layer_gradients, train
 from subsel.defense.augment import flip_and_crop
-from subsel.defense.models import Normalize, resnet18, small_cnn
+from subsel.defense.models import Normalize, resnet18, small_cnn, tiny_cnn
 from subsel.defense.training import _sgd, seeded
 from subsel.files import written_whole
 
@@ -545,7 +545,7 @@ class TestAugment:
 
 
 class TestModels:
-    @pytest.mark.parametrize("make", [small_cnn, resnet18])
+    @pytest.mark.parametrize("make", [small_cnn, tiny_cnn, resnet18])
     def test_stored_pixels_or_floats_in_logits_out(self, make):
         images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
         net = make(5, (3, 16, 16), [0.5] * 3, [0.2] * 3).eval()

@@ -12,8 +12,9 @@ from benchmarks.poisoning.attacks.features import (
     feature_collision,
     on_features,
     soft_feature_collision,
+    watermark,
 )
-from benchmarks.poisoning.attacks.gradients import gradient_matching
+from benchmarks.poisoning.attacks.gradients import gradient_matching, gradient_matching_ensemble
 
 __all__ = ["ATTACKS", "BACKDOORS"]
 
@@ -26,6 +27,8 @@ ATTACKS: dict[str, Callable[..., tuple[np.ndarray, np.ndarray]]] = {
     "feature-collision": on_features(feature_collision),
     "feature-collision-l2": soft_feature_collision,
     "gradient-matching": gradient_matching,
+    "gradient-matching-ensemble": gradient_matching_ensemble,
     "sleeper-agent": sleeper_agent,
+    "watermark": watermark,
 }
 BACKDOORS = {"sleeper-agent"}

@@ -83,6 +83,18 @@ def on_features(loss_of: Loss) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
     return attack
 
 
+def watermark(lab: Any, target: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The target laid over each base as far as epsilon allows; no net is asked.
+
+    What Shafahi et al. (NeurIPS 2018, section 4.2) begin with, taken alone.
+    """
+    bases = lab.images[target.bases].astype(np.int16)
+    change = lab.data.test_images[target.index] - bases
+    epsilon = lab.settings.epsilon
+    poisons = bases + change.clip(-epsilon, epsilon)
+    return poisons.astype(np.uint8), np.empty(0, np.float32)
+
+
 def soft_feature_collision(lab: Any, target: Any) -> tuple[np.ndarray, np.ndarray]:
     """Feature Collision as published: a penalty in place of the ball; epsilon is ignored."""
     settings = lab.settings

@@ -22,6 +22,17 @@ def gradient_matching(lab: Any, target: Any) -> tuple[np.ndarray, np.ndarray]:
     return against_clean_net(lab, target, wanted)
 
 
+def gradient_matching_ensemble(lab: Any, target: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The same against clean nets of several ages in turn, a net for each step.
+
+    Poisons that match the gradient of one trained net fit that net alone, and most of what they do
+    to a victim they do early: MetaPoison (Huang et al., NeurIPS 2020) staggers its nets likewise.
+    """
+    image = lab.data.test_images[target.index][None]
+    pairs = [(net, gradient_of(net, image, target.base)) for net in lab.nets_of_ages]
+    return against_clean_net(lab, target, pairs[0][1], lambda step, _: pairs[step % len(pairs)])
+
+
 def against_clean_net(
     lab: Any, target: Any, wanted: Sequence[Tensor], refresh: Refresh | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
