@@ -84,6 +84,7 @@ def train_afresh(
     defense: EPIC,
     threshold: float = 0.05,
     judge_epochs: int | None = None,
+    quick: bool = False,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
     progress: bool = True,
@@ -95,7 +96,8 @@ def train_afresh(
     First with EPIC, until its last round (or to the end, if that comes before): what is left is
     the core, and the model is thrown away, for it has seen the poisons.  Then, from the weights
     that the model came with, on the core alone: that is the judge.  Then, from those weights
-    again, on the core and all whose label the judge gives a probability of `threshold` or more.
+    again (with `quick` from the judge's), on the core and all whose label the judge gives a
+    probability of `threshold` or more.
 
     Parameters
     ----------
@@ -107,7 +109,11 @@ def train_afresh(
     threshold : float, default 0.05
         In (0, 1).  A higher one lets in fewer poisons, and fewer hard examples.
     judge_epochs : int, optional
-        By default as many as the final training.
+        By default as many as the final training, with `quick` half of them.
+    quick : bool, default False
+        The judge is not thrown away: it trains for half of the epochs, and goes on for three
+        quarters of them on all that it lets in, each time with the whole schedule of the learning
+        rate.  With an EPIC that stops at a quarter, about the time of one training.
     checkpoint : path, optional
         The checkpoint of the final training; those of the two before it are written beside it,
         with "-core" and "-judge" in their names.
@@ -143,7 +149,16 @@ def train_afresh(
     _check_threshold(threshold)
     if resume and checkpoint is None:
         raise ValueError("resume needs the checkpoint to go on from")
-    epochs = from_preset(training.get("preset"), {"epochs": training.get("epochs")})["epochs"]
+    schedule = from_preset(
+        training.get("preset"), {name: training.get(name) for name in ("epochs", "drops")}
+    )
+    epochs = schedule["epochs"]
+    if quick:
+        judging, finishing = (_paced(schedule, share) for share in (0.5, 0.75))
+    else:
+        judging, finishing = {"epochs": epochs}, {}
+    if judge_epochs is not None:
+        judging["epochs"] = judge_epochs
     data = Examples(dataset, torch.device(training.get("device") or device_of(model)))
     ranks = parallel.all_ranks()
     initial = copy.deepcopy(model.state_dict())
@@ -155,7 +170,8 @@ def train_afresh(
         if progress and ranks.rank == 0:
             some = "all" if rows is None else len(rows)
             tqdm.write(f"{phase} training: {some} examples", file=sys.stderr)
-        model.load_state_dict(initial)
+        if settings.get("fresh_head", True):
+            model.load_state_dict(initial)
         path = None if checkpoint is None else _beside(Path(checkpoint), phase)
 
         def so_far(part: TrainResult) -> AfreshResult:
@@ -178,12 +194,18 @@ def train_afresh(
         return result.kept
 
     core = run("core", None, epochs=min(defense.stop, epochs), defense=defense)
-    run("judge", core, epochs=epochs if judge_epochs is None else judge_epochs)
+    run("judge", core, **judging)
     found = last_layer_gradients(
         model, data.subset(), layer=training.get("layer"), group=ranks.group
     )
-    kept = run("final", readmitted(*found, core, threshold))
+    kept = run("final", readmitted(*found, core, threshold), fresh_head=not quick, **finishing)
     return AfreshResult(model, kept, done, defense, core)
+
+
+def _paced(schedule: dict[str, Any], share: float) -> dict[str, Any]:
+    """The whole schedule in a share of its epochs."""
+    epochs, *drops = (max(1, round(share * e)) for e in (schedule["epochs"], *schedule["drops"]))
+    return {"epochs": epochs, "drops": drops}
 
 
 def _check_threshold(threshold: float) -> None:

@@ -54,6 +54,8 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace, ranks: paral
     out, preset = args.out, PRESETS[args.preset]
     checkpoint = out / "checkpoint.pt"
     first = out / ("checkpoint-core.pt" if args.afresh else "checkpoint.pt")
+    if args.quick and not args.afresh:
+        parser.error("--quick is a way of --afresh: give both")
     if args.afresh and args.no_defense:
         parser.error("--afresh starts from what EPIC leaves: without --no-defense")
     if args.resume and not first.is_file():
@@ -76,7 +78,7 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace, ranks: paral
         out.mkdir(parents=True, exist_ok=True)
         resume: dict[str, Any] = {"resume": checkpoint if args.resume else None}
         if args.afresh:
-            resume = {"resume": args.resume, "threshold": args.threshold}
+            resume = {"resume": args.resume, "threshold": args.threshold, "quick": args.quick}
         run: Any = train_afresh if args.afresh else train
         result = run(
             model,
@@ -292,6 +294,12 @@ def _parser() -> argparse.ArgumentParser:
         default=0.05,
         metavar="P",
         help="probability that an example's label must have to be let in again (%(default)s)",
+    )
+    afresh.add_argument(
+        "--quick",
+        action="store_true",
+        help="with --afresh: train that model on instead of anew; --warmup 1 --interval 1 and a "
+        "--stop at a quarter of the epochs make it about as long as one training",
     )
 
     run = parser.add_argument_group("run")

@@ -80,6 +80,7 @@ def train(
     defense: EPIC | None = None,
     test: Any = None,
     scenario: str | None = None,
+    fresh_head: bool = True,
     preset: str | None = None,
     lr: float | None = None,
     drops: Sequence[int] | None = None,
@@ -123,6 +124,8 @@ def train(
         "scratch": everything trains from the weights that the model has.  "transfer": the last
         linear layer is initialized anew and trains alone, on the features of the rest in eval
         mode.  "finetune": the last linear layer is initialized anew, everything trains.
+    fresh_head : bool, default True
+        False: transfer and fine-tuning go on from the last layer that the model has.
     preset : str, optional
         Name of one of `PRESETS`: gives `epochs`, `scenario` and `drops` where they are not given.
         Its EPIC is ``PRESETS[name].epic()``.
@@ -187,6 +190,7 @@ def train(
         weight_decay=weight_decay,
         batch_size=batch_size,
         augment=augment is not False,
+        fresh_head=fresh_head,
         gradients=gradients,
         wrt=wrt,
         seed=seed,
@@ -221,7 +225,7 @@ def train(
         head = _head(model, data, layer)
         if defense is not None and wrt == "input":
             linear_weight(head)  # objects to other layers, before any training
-        if settings["scenario"] != "scratch":
+        if settings["scenario"] != "scratch" and fresh_head:
             head.reset_parameters()
     with _backbone_fixed(model, head) if transfer else nullcontext():
         net = model

@@ -53,6 +53,27 @@ def test_phases_are_those_that_one_would_write_out():
     assert [entry["loss"] for entry in result.history[12:]] == [e["loss"] for e in final.history]
 
 
+@pytest.mark.parametrize("scenario", ["scratch", "transfer"])
+def test_in_a_quick_one_the_judge_trains_on(scenario):
+    x, y = make_data()
+    settings = {**SETTINGS, "scenario": scenario, "drops": (4,), "epochs": 8}
+    result = train_afresh(make_net(), (x, y), defense=make_epic(), quick=True, **settings)
+
+    core = train(make_net(), (x, y), defense=make_epic(), **{**settings, "epochs": 4}).kept
+    half = {"epochs": 4, "drops": (2,)}
+    judge = train(make_net(), (x[core], y[core]), **{**settings, **half}).model
+    kept = readmitted(*last_layer_gradients(judge, (x, y)), core)
+    rest = {"epochs": 6, "drops": (3,), "fresh_head": False}
+    final = train(judge, (x[kept], y[kept]), **{**settings, **rest})
+
+    np.testing.assert_array_equal(result.kept, kept)
+    assert len(core) < len(kept) < N
+    for ours, wanted in zip(result.model.parameters(), final.model.parameters(), strict=True):
+        assert torch.equal(ours, wanted)
+    phases = [entry["phase"] for entry in result.history]
+    assert phases == ["core"] * 4 + ["judge"] * 4 + ["final"] * 6
+
+
 def test_right_labels_come_back_and_wrong_ones_do_not():
     result = train_afresh(make_net(), make_data(), defense=make_epic(), **SETTINGS)
     right = np.setdiff1d(np.arange(N), WRONG)
@@ -93,10 +114,13 @@ class Stop(Exception):
     """Where a person would press Ctrl-C."""
 
 
-@pytest.mark.parametrize("at", [2, 7, 13])
-def test_goes_on_after_a_stop(tmp_path, at):
+@pytest.mark.parametrize(
+    ("at", "quick"), [(2, False), (7, False), (13, False), (6, True), (9, True)]
+)
+def test_goes_on_after_a_stop(tmp_path, at, quick):
     data = make_data()
-    wanted = train_afresh(make_net(), data, defense=make_epic(), **SETTINGS)
+    settings = {**SETTINGS, "quick": quick, "scenario": "transfer" if quick else "scratch"}
+    wanted = train_afresh(make_net(), data, defense=make_epic(), **settings)
     seen = []
 
     def stop(result):
@@ -107,11 +131,11 @@ def test_goes_on_after_a_stop(tmp_path, at):
     path = tmp_path / "run.pt"
     with pytest.raises(Stop):
         train_afresh(
-            make_net(), data, defense=make_epic(), checkpoint=path, callback=stop, **SETTINGS
+            make_net(), data, defense=make_epic(), checkpoint=path, callback=stop, **settings
         )
     assert [len(result.history) for result in seen] == list(range(1, at + 1))
     result = train_afresh(
-        make_net(), data, defense=make_epic(), checkpoint=path, resume=True, **SETTINGS
+        make_net(), data, defense=make_epic(), checkpoint=path, resume=True, **settings
     )
     np.testing.assert_array_equal(result.kept, wanted.kept)
     np.testing.assert_array_equal(result.core, wanted.core)

@@ -91,6 +91,13 @@ def test_fresh_start(tmp_path, capsys):
     assert (out / "metrics.jsonl").read_text() == before
 
 
+def test_quick_fresh_start(tmp_path):
+    out = tmp_path / "quick"
+    assert main([*QUICK, "--epochs", "4", "--afresh", "--quick", "--out", str(out)]) == 0
+    phases = [line["phase"] for line in metrics(out)]
+    assert phases == ["core"] * 4 + ["judge"] * 2 + ["final"] * 3
+
+
 def test_writes_what_it_promises(run, capsys):
     assert sorted(path.name for path in run.iterdir()) == [
         "checkpoint.pt",
@@ -199,6 +206,7 @@ def test_errors_are_one_line(tmp_path, capsys, arguments, message):
         (["--preset", "paper-transfer"], "give it by --weights"),
         (["--resume"], "--resume: there is no"),
         (["--epochs", "many"], "invalid int"),
+        (["--quick"], "--quick is a way of --afresh"),
         (["--afresh", "--no-defense"], "--afresh starts from what EPIC leaves"),
     ],
 )
