@@ -4,6 +4,7 @@ import json
 from copy import copy
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -360,6 +361,22 @@ def test_an_ensemble_matches_nets_of_several_ages(data, cache):
 
     poisons, _ = ATTACKS["gradient-matching-ensemble"](lab, target)
     assert (mismatches(poisons) < mismatches(lab.images[target.bases])).all()
+
+
+def test_the_toolboxs_gradient_matching(labs):
+    lab = labs["scratch"]
+    target = lab.target(0)
+    if not find_spec("art"):
+        with pytest.raises(ImportError, match="pip install adversarial-robustness-toolbox"):
+            ATTACKS["gradient-matching-art"](lab, target)
+        pytest.skip("needs adversarial-robustness-toolbox")
+    before = np.random.get_state()[1]  # noqa: NPY002
+    poisons, losses = ATTACKS["gradient-matching-art"](lab, target)
+    np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
+    again, _ = ATTACKS["gradient-matching-art"](lab, target)
+    np.testing.assert_array_equal(poisons, again)
+    assert 0 < np.abs(poisons.astype(int) - lab.images[target.bases]).max() <= lab.settings.epsilon
+    assert 0 < losses[-1] < 1
 
 
 def test_a_watermark_is_the_target_as_far_as_epsilon_allows(labs):

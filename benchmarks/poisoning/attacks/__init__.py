@@ -15,6 +15,7 @@ from benchmarks.poisoning.attacks.features import (
     watermark,
 )
 from benchmarks.poisoning.attacks.gradients import gradient_matching, gradient_matching_ensemble
+from benchmarks.poisoning.attacks.independent import art_gradient_matching
 
 __all__ = ["ATTACKS", "BACKDOORS"]
 
@@ -27,6 +28,7 @@ ATTACKS: dict[str, Callable[..., tuple[np.ndarray, np.ndarray]]] = {
     "feature-collision": on_features(feature_collision),
     "feature-collision-l2": soft_feature_collision,
     "gradient-matching": gradient_matching,
+    "gradient-matching-art": art_gradient_matching,
     "gradient-matching-ensemble": gradient_matching_ensemble,
     "sleeper-agent": sleeper_agent,
     "watermark": watermark,
