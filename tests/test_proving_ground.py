@@ -36,6 +36,7 @@ from benchmarks.poisoning.defenses import (  # noqa: E402
     find,
     friendly_noise,
     jpeg,
+    mixing,
     noisy_sgd,
     possible,
     registry,
@@ -498,6 +499,9 @@ NAMES = [
     "adversarial training 8",
     "JPEG 75",
     "Friendly Noise",
+    "CutMix",
+    "Mixup",
+    "EPIC 0.2 active with CutMix",
     "EPIC 0.2 active",
     "lowest-confidence drop, as EPIC 0.2 active",
     "EPIC 0.2 active, re-admission, fresh head",
@@ -510,7 +514,7 @@ NAMES = [
 @pytest.mark.parametrize("scenario", registry.SCENARIOS)
 def test_every_defense_works_wherever_it_says(labs, trials, scenario, tmp_path):
     lab, names = labs[scenario], possible(NAMES, scenario)
-    assert len(names) == len(NAMES) - 2 * (scenario == "transfer")
+    assert len(names) == len(NAMES) - 5 * (scenario == "transfer")
     records = experiment.run(lab, tmp_path, [0], ["none", *names])
     outcome = {line["defense"]: line for line in records}
     assert outcome["none"]["accuracy"] > 0.3
@@ -630,6 +634,46 @@ def test_adversarial_poisons_match_better_within_the_ball(labs):
         gradients.mismatch(lab.clean, x, labels[:30], wanted).item() for x in (start, moved)
     )
     assert after < before
+
+
+@pytest.mark.parametrize("mix", [mixing.patched, mixing.blended])
+def test_a_mixture_says_how_much_of_each_it_is(mix):
+    rng = np.random.default_rng(0)
+    dark, light = torch.zeros(4, 1, 20, 30), torch.ones(4, 1, 20, 30)
+    shares = []
+    for _ in range(200):
+        mixed, share = mix(dark, light, rng)
+        assert mixed.mean().item() == pytest.approx(1 - share, abs=1e-6)
+        assert 0 <= share <= 1
+        shares.append(share)
+        if mix is mixing.patched:
+            assert set(mixed.unique().tolist()) <= {0.0, 1.0}
+            lit = mixed[0, 0].bool()
+            assert int(lit.any(0).sum()) * int(lit.any(1).sum()) == int(lit.sum())
+    assert not dark.any()
+    assert np.mean(shares) == pytest.approx(0.5, abs=0.06)
+    assert np.quantile(shares, [0.1, 0.9]) == pytest.approx([0.1, 0.9], abs=0.08)
+
+
+def test_mixtures_bear_both_labels():
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    asked = []
+
+    def half(x, other, rng):
+        asked.append((x, other))
+        return (x + other) / 2, 0.25
+
+    step = mixing.mixing(half)(model, optimizer, torch.Generator().manual_seed(0))
+    x, y = torch.eye(4)[:, None, None], torch.tensor([0, 0, 1, 1])
+    before = [p.clone() for p in model.parameters()]
+    step(x, y)
+    ((_, other),) = asked
+    labels = y[other.flatten(1).argmax(1)]
+    mixed = ((x + other) / 2).flatten(1)
+    shown = torch.nn.functional.one_hot(y, 2) * 0.25 + torch.nn.functional.one_hot(labels, 2) * 0.75
+    error = (mixed @ before[0].T + before[1]).softmax(1) - shown
+    torch.testing.assert_close(model[1].weight, before[0] - 0.5 * error.T @ mixed / 4)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

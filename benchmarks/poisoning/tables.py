@@ -23,6 +23,8 @@ BEYOND = (
     "adversarial training 8",
     "JPEG 75",
     "Friendly Noise",
+    "CutMix",
+    "Mixup",
     "all poisons removed, oracle",
 )
 TABLES = (1, 2, 3, 4)
