@@ -19,6 +19,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+if dist.is_available():
+    # DistributedDataParallel imports it when it is first made, and the defaults of its functions
+    # then hold the group of that moment for good: destroy_process_group() would leave gloo's
+    # threads running into the end of the interpreter, where they can abort the process.
+    import torch.distributed.nn
+
 __all__ = ["ALONE", "Part", "Ranks", "all_ranks", "digest", "process_group"]
 
 

@@ -93,6 +93,13 @@ def test_shared_extraction_is_that_of_one_bit_for_bit(ranks):
         assert_same(got["extracted"], extracted(None), exact=True)
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are listed in Linux only")
+def test_no_thread_of_gloo_outlives_the_group(ranks):
+    for got in ranks:
+        assert got["threads"]
+        assert not [name for name in got["threads"] if "gloo" in name]
+
+
 def test_own_loop_agrees_on_what_is_kept(ranks):
     assert_same(ranks[0]["own loop"], ranks[1]["own loop"], exact=True)
     assert 0 < len(ranks[0]["own loop"][0]) < two_ranks.N

@@ -4,6 +4,7 @@ Every case is a function; what it returns on each rank, or the exception that it
 """
 
 import contextlib
+import gc
 import io
 import sys
 from pathlib import Path
@@ -253,8 +254,12 @@ def main(out):
             results[name] = case()
         except Exception as error:
             results[name] = f"{type(error).__name__}: {error}"
-    torch.save(results, out / f"rank{rank}.pt")
     dist.destroy_process_group()
+    gc.collect()
+    results["threads"] = {
+        path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")
+    }
+    torch.save(results, out / f"rank{rank}.pt")
 
 
 if __name__ == "__main__":
