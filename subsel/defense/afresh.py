@@ -17,13 +17,12 @@ from torch import nn
 from tqdm import tqdm
 
 from subsel.defense import parallel
-from subsel.defense.data import Examples, check_labels
-from subsel.defense.epic import EPIC, checked_arrays
+from subsel.defense.data import Examples
+from subsel.defense.epic import EPIC, check_threshold, readmitted
 from subsel.defense.gradients import device_of, last_layer_gradients
 from subsel.defense.training import TrainResult, from_preset, train
-from subsel.validation import check_indices
 
-__all__ = ["AfreshResult", "readmitted", "train_afresh"]
+__all__ = ["AfreshResult", "train_afresh"]
 
 
 @dataclass
@@ -40,41 +39,6 @@ class AfreshResult(TrainResult):
     """
 
     core: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
-
-
-def readmitted(gradients: Any, labels: Any, core: Any, threshold: float = 0.05) -> np.ndarray:
-    """The core, and every example whose label the judge holds for possible.
-
-    Parameters
-    ----------
-    gradients : array_like or Tensor (n, C) of float32 or float64
-        `last_layer_gradients` of the judge, a model trained on the core alone, with respect to
-        the logits: the entry at an example's label is its probability, less 1.
-    labels : array_like or Tensor of int (n,)
-        In 0..C-1.
-    core : array_like of int
-        Indices of what is trusted anyway.
-    threshold : float, default 0.05
-        In (0, 1): the probability that an example's label must have, at least.
-
-    Returns
-    -------
-    ndarray of int64
-        Ascending.
-
-    Raises
-    ------
-    TypeError, ValueError
-        A threshold outside (0, 1); gradients that are not finite; labels or indices out of range.
-    """
-    _check_threshold(threshold)
-    gradients, labels = checked_arrays(gradients, labels)
-    check_labels(torch.from_numpy(labels), gradients.shape[1])
-    core = check_indices(core, len(labels), "core")
-    if isinstance(gradients, torch.Tensor):
-        gradients = gradients.cpu().numpy()
-    possible = 1 + gradients[np.arange(len(labels)), labels] >= threshold
-    return np.union1d(core, np.flatnonzero(possible))
 
 
 def train_afresh(
@@ -146,7 +110,9 @@ def train_afresh(
         raise TypeError(f"defense must be an EPIC, got {defense!r}")
     if defense.stop is None:
         raise ValueError("defense must have a stop: the core is what its last round leaves")
-    _check_threshold(threshold)
+    check_threshold(threshold, "threshold")
+    if defense.readmission is not None:
+        raise ValueError("defense must have no readmission: the judge re-admits here")
     if resume and checkpoint is None:
         raise ValueError("resume needs the checkpoint to go on from")
     schedule = from_preset(
@@ -206,13 +172,6 @@ def _paced(schedule: dict[str, Any], share: float) -> dict[str, Any]:
     """The whole schedule in a share of its epochs."""
     epochs, *drops = (max(1, round(share * e)) for e in (schedule["epochs"], *schedule["drops"]))
     return {"epochs": epochs, "drops": drops}
-
-
-def _check_threshold(threshold: float) -> None:
-    if isinstance(threshold, bool) or not isinstance(threshold, float | np.floating):
-        raise ValueError(f"threshold must be a fraction in (0, 1), got {threshold!r}")
-    if not 0 < threshold < 1:
-        raise ValueError(f"threshold must be a fraction in (0, 1), got {threshold}")
 
 
 def _beside(checkpoint: Path, phase: str) -> Path:

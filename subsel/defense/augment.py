@@ -1,9 +1,10 @@
-"""Random flip and crop of whole batches, on whatever device they lie."""
+"""Random flip and crop, and mixtures, of whole batches, on whatever device they lie."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["flip_and_crop"]
+__all__ = ["cutmix", "flip_and_crop"]
 
 
 def flip_and_crop(
@@ -51,6 +52,44 @@ def flip_and_crop(
     each = torch.arange(n)[:, None, None].to(images.device)
     rows, columns = rows.to(images.device), columns.to(images.device)
     return images.movedim(1, -1)[each, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
+
+
+def cutmix(images: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor, float]:
+    """Put into each image a rectangle of another one of the batch (Yun et al., ICCV 2019).
+
+    The rectangle is of the image's shape, at the same place in all, and lies wholly inside; the
+    share of the image that it takes is uniform in [0, 1], up to rounding to pixels.
+
+    Parameters
+    ----------
+    images : Tensor of any dtype, (n, channels, height, width)
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    mixed : Tensor, (n, channels, height, width)
+    other : Tensor of int64, (n,)
+        Whose rectangle each image got, on the images' device.
+    share : float
+        How much is left of each image itself: the weight of its own label in the loss, the rest
+        being the other's.
+
+    Raises
+    ------
+    ValueError
+        Images that are not 4-D.
+    """
+    if images.ndim != 4:
+        raise ValueError(f"images must be (n, channels, height, width), got {tuple(images.shape)}")
+    n, _, height, width = images.shape
+    other = torch.from_numpy(rng.permutation(n)).to(images.device)
+    side = np.sqrt(1 - rng.random())
+    rows, columns = round(height * side), round(width * side)
+    top, left = rng.integers(height - rows + 1), rng.integers(width - columns + 1)
+    where = (..., slice(top, top + rows), slice(left, left + columns))
+    mixed = images.clone()
+    mixed[where] = images[other][where]
+    return mixed, other, 1 - rows * columns / (height * width)
 
 
 def _shifted(n: int, length: int, padding: int, generator: torch.Generator) -> Tensor:

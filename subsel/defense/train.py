@@ -91,6 +91,7 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace, ranks: paral
             drops=args.drops,
             batch_size=args.batch_size,
             augment=augment,
+            cutmix=args.cutmix,
             gradients=args.gradients,
             wrt=args.wrt,
             seed=args.seed,
@@ -202,7 +203,8 @@ def _model(args: argparse.Namespace, data: ImageData) -> nn.Module:
 
 def _epic_changes(args: argparse.Namespace) -> dict[str, Any]:
     names = ("warmup", "interval", "stop", "ground_set", "metric", "min_cluster_size")
-    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    given = {name: getattr(args, name) for name in (*names, "readmission")}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -249,6 +251,11 @@ def _parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         help="random flip and crop (yes, except with paper-transfer)",
     )
+    training.add_argument(
+        "--cutmix",
+        action="store_true",
+        help="train on mixtures: each image with a rectangle of another one, and of its label",
+    )
 
     epic = parser.add_argument_group("EPIC (by default the preset's)")
     epic.add_argument("--no-defense", action="store_true", help="train without EPIC")
@@ -266,6 +273,14 @@ def _parser() -> argparse.ArgumentParser:
     epic.add_argument("--metric", choices=METRICS, help="(euclidean)")
     epic.add_argument(
         "--min-cluster-size", type=int, metavar="N", help="drop clusters smaller than this (2)"
+    )
+    epic.add_argument(
+        "--readmission",
+        type=float,
+        metavar="P",
+        help="not in the paper: before epoch --stop let back in all to whose label the model gives "
+        "this probability; with --warmup 1 --interval 1, a --stop at a quarter of the epochs and "
+        "--cutmix",
     )
     epic.add_argument(
         "--gradients",

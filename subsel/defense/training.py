@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from subsel.defense import parallel
+from subsel.defense.augment import cutmix as cut_and_mixed
 from subsel.defense.augment import flip_and_crop
 from subsel.defense.data import Examples, batches, check_labels
 from subsel.defense.epic import EPIC
@@ -90,6 +91,7 @@ def train(
     weight_decay: float = 5e-4,
     batch_size: int = 128,
     augment: bool | Augment = False,
+    cutmix: bool = False,
     gradients: str = "fresh",
     wrt: str = "logits",
     layer: str | None = None,
@@ -141,12 +143,17 @@ def train(
         True: random flip, then random crop with 4 pixels of reflect padding.  A callable gets a
         batch of inputs (its rank's part of one) and a CPU generator.  Never applied for gradients
         or features.
+    cutmix : bool, default False
+        Train on mixtures: each image gets a rectangle of another one of the batch (of its rank's
+        part of it), and as much of its label (`subsel.defense.augment.cutmix`), after `augment`.
+        The training accuracy is then that of the mixtures, by each image's own label.
     gradients : {"fresh", "training"}
         What EPIC looks at.  "fresh": gradients taken before each round by a forward pass in eval
         mode, without augmentation, as in the paper.  "training": those that follow from the
         logits of the epoch before, as it trained (`EpochLogits`), which costs no pass.  It wants
         EPIC's active ground set, for what was dropped has no such logits.  A round before epoch 0
-        or 1 takes fresh ones all the same: what epoch 0 sees first, it sees untrained.
+        or 1 takes fresh ones all the same: what epoch 0 sees first, it sees untrained.  So does
+        re-admission, which looks at what was dropped.  Not with `cutmix`.
     wrt, layer
         Of `last_layer_gradients`; `layer` is also the head of transfer and fine-tuning.
     seed : int
@@ -190,6 +197,7 @@ def train(
         weight_decay=weight_decay,
         batch_size=batch_size,
         augment=augment is not False,
+        cutmix=cutmix,
         fresh_head=fresh_head,
         gradients=gradients,
         wrt=wrt,
@@ -213,6 +221,8 @@ def train(
                 f'gradients="training" needs ground_set="active", not {defense.ground_set!r}: '
                 "dropped examples are not trained on and have no gradients; take fresh ones"
             )
+        if defense.readmission is not None and wrt != "logits":
+            raise ValueError('an EPIC with readmission needs wrt="logits": it reads probabilities')
     checkpoint = None if checkpoint is None else Path(checkpoint)
     if checkpoint is not None and not checkpoint.parent.is_dir():
         raise FileNotFoundError(f"checkpoint {checkpoint} is in a folder that does not exist")
@@ -222,14 +232,14 @@ def train(
     model.to(where)
     ranks.copy_first([*model.parameters(), *model.buffers()])
     with seeded(seed, None, where):
-        head = _head(model, data, layer)
+        head = _head(model, data, layer, images=cutmix)
         if defense is not None and wrt == "input":
             linear_weight(head)  # objects to other layers, before any training
         if settings["scenario"] != "scratch" and fresh_head:
             head.reset_parameters()
     with _backbone_fixed(model, head) if transfer else nullcontext():
         net = model
-        if transfer and augment is False:
+        if transfer and augment is False and not cutmix:
             # The backbone puts out the same each time: once is enough, and the head remains.
             data = _features(model, layer, data, ranks)
             held_out = held_out and _features(model, layer, held_out, ranks)
@@ -254,10 +264,9 @@ def train(
                         weight = linear_weight(head) if wrt == "input" else None
                         found = seen.gradients(defense.kept, weight, tensors=where.type == "cuda")
                     else:
-                        ground = defense.kept if defense.ground_set == "active" else None
                         found = last_layer_gradients(
-                            net, data.subset(ground), wrt=wrt, layer=layer, group=ranks.group,
-                            tensors=where.type == "cuda",
+                            net, data.subset(defense.wants(epoch)), wrt=wrt, layer=layer,
+                            group=ranks.group, tensors=where.type == "cuda",
                         )  # fmt: skip
                     known = time.perf_counter()
                     dropped = len(defense.prune(*found, epoch, group=ranks.group).dropped)
@@ -272,15 +281,24 @@ def train(
                 net.train(not transfer)
                 seen = EpochLogits(len(data))
                 recording = (
-                    gradients == "training" and epoch > 0 and defense and defense.due(epoch + 1)
+                    gradients == "training"
+                    and epoch > 0
+                    and defense is not None
+                    and defense.due(epoch + 1)
+                    and not defense.readmits(epoch + 1)
                 )
                 loss_sum = right = torch.zeros((), device=where)
                 with seeded(seed, epoch, where, ranks.rank) as generator:
                     for rows, x, y, part in data.shuffled(
                         result.kept, batch_size, generator, ranks
                     ):
-                        logits = trained(augmented(x, generator, part))
+                        x = augmented(x, generator, part)
+                        if cutmix:
+                            x, other, share = cut_and_mixed(x, _numpy_generator(generator, part))
+                        logits = trained(x)
                         loss = F.cross_entropy(logits, y)
+                        if cutmix:
+                            loss = share * loss + (1 - share) * F.cross_entropy(logits, y[other])
                         own = slice(part.own)
                         if recording:
                             seen.record(rows[own], logits[own], y[own])
@@ -360,6 +378,10 @@ def _settings(preset: str | None, given: dict[str, Any], **settings: Any) -> dic
     settings["drops"] = [int(epoch) for epoch in settings["drops"]]
     for name, choices in CHOICES.items():
         check_choice(settings[name], choices, name)
+    if not isinstance(settings["cutmix"], bool):
+        raise TypeError(f"cutmix must be True or False, got {settings['cutmix']!r}")
+    if settings["cutmix"] and settings["gradients"] == "training":
+        raise ValueError('cutmix needs gradients="fresh": mixtures are nobody\'s gradients')
     _check_positive(settings["batch_size"], "batch_size")
     for name in ("lr", "drop_factor"):
         if not 0 < settings[name] < math.inf:
@@ -386,9 +408,11 @@ def _check_positive(value: Any, name: str) -> None:
         raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
 
 
-def _head(model: nn.Module, data: Examples, layer: str | None) -> Any:
+def _head(model: nn.Module, data: Examples, layer: str | None, *, images: bool) -> Any:
     """The model's last linear layer, after a first look at whether model and data fit."""
     _, x, y = next(batches(data.subset(np.arange(min(2, len(data))))))
+    if images and x.ndim != 4:
+        raise ValueError(f"cutmix needs images (n, channels, height, width), got {tuple(x.shape)}")
     with torch.no_grad(), evaluating(model), LastLayerHook(model, layer) as last:
         logits = last.checked_logits(model(x.to(data.device)), len(y))
     check_labels(y if data.tensors is None else data.tensors[1], logits.shape[1])
@@ -417,6 +441,12 @@ def _accuracy(net: nn.Module, data: Examples, ranks: Ranks) -> float:
             predicted = net(x.to(data.device)).argmax(dim=1)
             right += int((predicted == y.to(data.device)).sum())
     return sum(ranks.gather(right)) / len(data)
+
+
+def _numpy_generator(generator: torch.Generator, part: Part) -> np.random.Generator:
+    """Of a batch, one for each part; `generator` stays the same on all ranks."""
+    draw = int(torch.randint(2**62, (), generator=generator))
+    return np.random.default_rng(draw + part.rows.start)
 
 
 def _augmentation(augment: bool | Augment) -> Callable[[Tensor, torch.Generator, Part], Tensor]:

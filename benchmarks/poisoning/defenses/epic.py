@@ -5,8 +5,7 @@ from torch import nn
 
 from benchmarks.poisoning.defenses.registry import defense
 from benchmarks.poisoning.victim import Outcome, Victim
-from subsel.defense import EPIC, last_layer_gradients
-from subsel.defense.afresh import readmitted
+from subsel.defense import EPIC, last_layer_gradients, readmitted
 
 
 @defense("EPIC {subset_size} {ground_set}")
@@ -45,12 +44,29 @@ def quick_fresh_start(victim: Victim, subset_size: float, threshold: float) -> O
     The core is what rounds before every epoch of the first quarter leave; the judge trains on it
     for half of the epochs, and then for three quarters of them on all that is let in.
     """
-    quarter = max(2, victim.scenario.recipe.epochs // 4)
-    epic = EPIC(len(victim.labels), subset_size=subset_size, warmup=1, interval=1, stop=quarter)
-    victim.shortened(quarter).train(dropping=epic)
+    epic = early(victim, subset_size)
+    victim.shortened(epic.stop).train(dropping=epic)
     judge = victim.paced(0.5).train(epic.kept)
     kept = let_in(victim, judge, epic.kept, threshold)
     return Outcome(victim.paced(0.75).train(kept, convert=lambda _: judge), kept, epic.history)
+
+
+@defense("early EPIC {subset_size} {threshold}")
+def early_epic(victim: Victim, subset_size: float, threshold: float) -> Outcome:
+    dropping = early(victim, subset_size, threshold)
+    return Outcome(victim.train(dropping=dropping), dropping.kept, dropping.history)
+
+
+def early(victim: Victim, subset_size: float, threshold: float | None = None) -> EPIC:
+    """Rounds before all epochs of the first quarter but the first, then perhaps re-admission."""
+    return EPIC(
+        len(victim.labels),
+        subset_size=subset_size,
+        warmup=1,
+        interval=1,
+        stop=max(2, victim.scenario.recipe.epochs // 4),
+        readmission=threshold,
+    )
 
 
 def let_in(victim: Victim, judge: nn.Module, core: np.ndarray, threshold: float) -> np.ndarray:

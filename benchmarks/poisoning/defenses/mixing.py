@@ -10,30 +10,42 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.poisoning.defenses.epic import early
 from benchmarks.poisoning.defenses.registry import defense
 from benchmarks.poisoning.training import Step, Steps
 from benchmarks.poisoning.victim import Outcome, Victim
+from subsel.defense import EPIC
+from subsel.defense.augment import cutmix
 
 IMAGES = ("scratch", "finetune")
-Mix = Callable[[Tensor, Tensor, np.random.Generator], tuple[Tensor, float]]
+# From a batch to the mixed batch, with whom each image was mixed, and how much of it is left.
+Mix = Callable[[Tensor, np.random.Generator], tuple[Tensor, Tensor, float]]
 
 
 @defense("CutMix", scenarios=IMAGES)
-def cutmix(victim: Victim) -> Outcome:
+def with_cutmix(victim: Victim) -> Outcome:
     """Each image gets a rectangle of another one, and as much of its label (Yun et al. 2019)."""
-    return Outcome(victim.train(steps=mixing(patched)), victim.everyone)
+    return Outcome(victim.train(steps=mixing(cutmix)), victim.everyone)
 
 
 @defense("Mixup", scenarios=IMAGES)
-def mixup(victim: Victim) -> Outcome:
+def with_mixup(victim: Victim) -> Outcome:
     """Each image is blended with another one, and so is its label (Zhang et al. 2018)."""
-    return Outcome(victim.train(steps=mixing(blended)), victim.everyone)
+    return Outcome(victim.train(steps=mixing(mixup)), victim.everyone)
 
 
 @defense("EPIC {subset_size} {ground_set} with CutMix", scenarios=IMAGES)
 def epic_with_cutmix(victim: Victim, subset_size: float, ground_set: str) -> Outcome:
-    dropping = victim.epic(subset_size, ground_set)
-    model = victim.train(dropping=dropping, steps=mixing(patched))
+    return dropping_with_cutmix(victim, victim.epic(subset_size, ground_set))
+
+
+@defense("early EPIC {subset_size} {threshold} with CutMix", scenarios=IMAGES)
+def early_epic_with_cutmix(victim: Victim, subset_size: float, threshold: float) -> Outcome:
+    return dropping_with_cutmix(victim, early(victim, subset_size, threshold))
+
+
+def dropping_with_cutmix(victim: Victim, dropping: EPIC) -> Outcome:
+    model = victim.train(dropping=dropping, steps=mixing(cutmix))
     return Outcome(model, dropping.kept, dropping.history)
 
 
@@ -47,8 +59,7 @@ def mixing(mix: Mix) -> Steps:
         rng = np.random.default_rng(seed)
 
         def step(x: Tensor, y: Tensor) -> None:
-            other = torch.from_numpy(rng.permutation(len(x))).to(x.device)
-            x, share = mix(x, x[other], rng)
+            x, other, share = mix(x, rng)
             logits = model(x)
             loss = share * F.cross_entropy(logits, y)
             loss = loss + (1 - share) * F.cross_entropy(logits, y[other])
@@ -61,20 +72,9 @@ def mixing(mix: Mix) -> Steps:
     return steps
 
 
-def patched(x: Tensor, other: Tensor, rng: np.random.Generator) -> tuple[Tensor, float]:
-    """`x` with one rectangle of `other`, its shape the image's; the share of `x` that is left."""
-    height, width = x.shape[2:]
-    side = np.sqrt(1 - rng.random())
-    rows, columns = round(height * side), round(width * side)
-    top, left = rng.integers(height - rows + 1), rng.integers(width - columns + 1)
-    x = x.clone()
-    where = (..., slice(top, top + rows), slice(left, left + columns))
-    x[where] = other[where]
-    return x, 1 - rows * columns / (height * width)
-
-
-def blended(x: Tensor, other: Tensor, rng: np.random.Generator) -> tuple[Tensor, float]:
-    """A blend, and the share of `x` in it."""
+def mixup(x: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor, float]:
+    """Blends of images."""
+    other = torch.from_numpy(rng.permutation(len(x))).to(x.device)
     share = float(rng.random())
-    pixels, others = ((p.float() / 255 if p.dtype == torch.uint8 else p) for p in (x, other))
-    return torch.lerp(others, pixels, share), share
+    pixels = x.float() / 255 if x.dtype == torch.uint8 else x
+    return torch.lerp(pixels[other], pixels, share), other, share
