@@ -502,6 +502,8 @@ NAMES = [
     "CutMix",
     "Mixup",
     "EPIC 0.2 active with CutMix",
+    "early EPIC 0.2 0.1",
+    "early EPIC 0.2 0.1 with CutMix",
     "EPIC 0.2 active",
     "lowest-confidence drop, as EPIC 0.2 active",
     "EPIC 0.2 active, re-admission, fresh head",
@@ -514,7 +516,7 @@ NAMES = [
 @pytest.mark.parametrize("scenario", registry.SCENARIOS)
 def test_every_defense_works_wherever_it_says(labs, trials, scenario, tmp_path):
     lab, names = labs[scenario], possible(NAMES, scenario)
-    assert len(names) == len(NAMES) - 5 * (scenario == "transfer")
+    assert len(names) == len(NAMES) - 6 * (scenario == "transfer")
     records = experiment.run(lab, tmp_path, [0], ["none", *names])
     outcome = {line["defense"]: line for line in records}
     assert outcome["none"]["accuracy"] > 0.3

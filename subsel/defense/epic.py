@@ -180,8 +180,10 @@ class EPIC:
         return self.readmission is not None and epoch == self.stop
 
     def wants(self, epoch: int) -> np.ndarray | None:
-        """The examples whose gradients the round before `epoch` needs, None if all."""
-        return self.kept if self.ground_set == "active" and not self.readmits(epoch) else None
+        """The examples whose gradients the round before `epoch` needs; None: all."""
+        if self.ground_set == "full" or self.readmits(epoch):
+            return None
+        return self.kept
 
     def prune(self, gradients: Any, labels: Any, epoch: int, *, group: Any = None) -> Round:
         """Drop the isolated medoids of each class, or in the round of re-admission let back in.
@@ -378,7 +380,8 @@ def readmitted(gradients: Any, labels: Any, core: Any, threshold: float = 0.05) 
     Raises
     ------
     TypeError, ValueError
-        A threshold outside (0, 1); gradients that are not finite; labels or indices out of range.
+        A threshold outside (0, 1); gradients that are not finite, or not of that kind; labels or
+        indices out of range.
     """
     check_threshold(threshold, "threshold")
     gradients, labels = checked_arrays(gradients, labels)
@@ -386,8 +389,10 @@ def readmitted(gradients: Any, labels: Any, core: Any, threshold: float = 0.05) 
     core = check_indices(core, len(labels), "core")
     if isinstance(gradients, torch.Tensor):
         gradients = gradients.cpu().numpy()
-    possible = 1 + gradients[np.arange(len(labels)), labels] >= threshold
-    return np.union1d(core, np.flatnonzero(possible))
+    probability = 1 + gradients[np.arange(len(labels)), labels]
+    if ((probability < -1e-3) | (probability > 1 + 1e-3)).any():
+        raise ValueError('gradients must be with respect to the logits (wrt="logits"), p - y')
+    return np.union1d(core, np.flatnonzero(probability >= threshold))
 
 
 def _select_medoids(

@@ -260,6 +260,85 @@ def test_a_state_saved_before_n_is_known():
     assert epic.n is None
 
 
+def of_probabilities(probability, labels):
+    """Gradients with respect to the logits, p - y, that give the labels these probabilities."""
+    classes = labels.max() + 1
+    p = np.full((len(labels), classes), 1.0) * (1 - probability[:, None]) / (classes - 1)
+    p[np.arange(len(labels)), labels] = probability
+    return p - np.eye(classes)[labels]
+
+
+class TestReadmission:
+    def epic(self, **changes):
+        return EPIC(**{"warmup": 1, "interval": 1, "stop": 3, "readmission": 0.1, **changes})
+
+    def test_comes_once_before_the_stop(self):
+        epic = self.epic(warmup=1, interval=4, stop=8)
+        assert [epoch for epoch in range(12) if epic.due(epoch)] == [1, 5, 8]
+        assert [epoch for epoch in range(12) if epic.readmits(epoch)] == [8]
+        assert not any(self.epic(readmission=None).readmits(epoch) for epoch in range(9))
+
+    @pytest.mark.parametrize("ground_set", ["active", "full"])
+    def test_lets_in_what_was_dropped_and_has_a_possible_label(self, ground_set):
+        gradients, labels = unbalanced(0)
+        epic = self.epic(subset_size=0.6, ground_set=ground_set)
+        for epoch in (1, 2):
+            epic.prune(gradients * epoch, labels, epoch)
+        core = epic.kept
+        wanted = epic.wants(2)
+        assert wanted is None if ground_set == "full" else np.array_equal(wanted, core)
+        assert epic.wants(3) is None
+        probability = np.random.default_rng(0).random(94)
+        probability[[0, 1]] = 0.1 + np.array([1e-6, -1e-6])
+        found = epic.prune(of_probabilities(probability, labels), labels, 3)
+        back = [i for i in range(94) if i not in core and probability[i] >= 0.1]
+        assert 0 < len(back) < 94 - len(core)
+        np.testing.assert_array_equal(found.readmitted, back)
+        np.testing.assert_array_equal(epic.kept, np.sort([*core, *back]))
+        assert found.n_kept == len(epic.kept) == sum(found.kept_per_class.values())
+        assert len(found.dropped) == len(found.medoids) == len(found.sizes) == 0
+        assert not epic.due(4)
+
+    def test_goes_through_a_file(self):
+        gradients, labels = unbalanced(0)
+        epic = self.epic(subset_size=0.6)
+        epic.prune(gradients, labels, 1)
+        epic.prune(of_probabilities(np.linspace(0, 1, 94), labels), labels, 3)
+        file = io.BytesIO()
+        torch.save(epic.state_dict(), file)
+        file.seek(0)
+        again = self.epic(subset_size=0.6)
+        again.load_state_dict(torch.load(file, weights_only=True))
+        np.testing.assert_array_equal(again.kept, epic.kept)
+        np.testing.assert_array_equal(again.history[1].readmitted, epic.history[1].readmitted)
+        with pytest.raises(ValueError, match=r"readmission=0\.1, now None"):
+            self.epic(subset_size=0.6, readmission=None).load_state_dict(epic.state_dict())
+
+    def test_needs_the_gradients_of_all(self):
+        gradients, labels = unbalanced(0)
+        epic = self.epic(subset_size=0.6)
+        epic.prune(gradients, labels, 1)
+        before = epic.kept
+        with pytest.raises(ValueError, match="of all 94 examples in the round of re-admission"):
+            epic.prune(gradients[before], labels[before], 3)
+        with pytest.raises(ValueError, match="with respect to the logits"):
+            epic.prune(gradients * 100, labels, 3)
+        other = of_probabilities(np.full(94, 0.5), labels[::-1])
+        with pytest.raises(ValueError, match="the dataset's order has changed"):
+            epic.prune(other, labels[::-1], 3)
+        np.testing.assert_array_equal(epic.kept, before)
+        assert len(epic.history) == 1
+
+    @pytest.mark.parametrize("value", [0.0, 1.0, float("nan"), "0.1", True, 1])
+    def test_is_a_fraction(self, value):
+        with pytest.raises(ValueError, match="readmission must be a fraction"):
+            self.epic(readmission=value)
+
+    def test_needs_a_stop(self):
+        with pytest.raises(ValueError, match="readmission comes before epoch stop"):
+            self.epic(stop=None)
+
+
 class TestRefuses:
     @pytest.mark.parametrize(
         ("setting", "value", "error"),

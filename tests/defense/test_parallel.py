@@ -100,6 +100,11 @@ def test_no_thread_of_gloo_outlives_the_group(ranks):
         assert not [name for name in got["threads"] if "gloo" in name]
 
 
+def test_ranks_that_mix_their_own_parts_stay_together(ranks):
+    assert_same(ranks[0]["cutmix"], ranks[1]["cutmix"], exact=True)
+    assert ranks[0]["cutmix"]["history"][0] != ranks[0]["fresh"]["history"][0]
+
+
 def test_own_loop_agrees_on_what_is_kept(ranks):
     assert_same(ranks[0]["own loop"], ranks[1]["own loop"], exact=True)
     assert 0 < len(ranks[0]["own loop"][0]) < two_ranks.N

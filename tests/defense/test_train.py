@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from subsel.defense import EPIC, PRESETS, EpochLogits, last_layer_gradients, train
-from subsel.defense.augment import flip_and_crop
+from subsel.defense.augment import cutmix, flip_and_crop
 from subsel.defense.models import Normalize, resnet18, small_cnn, tiny_cnn
 from subsel.defense.training import _sgd, seeded
 from subsel.files import written_whole
@@ -136,6 +136,66 @@ def test_tensors_arrays_and_datasets_train_the_same(scenario, gradients):
         np.testing.assert_array_equal(results[0].kept, other.kept)
 
 
+@pytest.mark.parametrize("gradients", ["fresh", "training"])
+def test_readmission_lets_back_in(gradients):
+    epic = make_epic(stop=4, readmission=0.2)
+    result = quick(make_net(), make_data(), defense=epic, gradients=gradients)
+    assert [r["dropped"] > 0 for r in result.history] == [False, True, True, True, False, False]
+    kept = [r["kept"] for r in result.history]
+    assert kept[3] < kept[4] == kept[5] == len(result.kept) < N
+    core = np.setdiff1d(np.arange(N), np.concatenate([r.dropped for r in epic.history]))
+    assert set(core) <= set(result.kept)
+
+    until = quick(make_net(), make_data(), defense=make_epic(stop=4), gradients=gradients, epochs=4)
+    np.testing.assert_array_equal(until.kept, core)
+    x, y = make_data()
+    with torch.no_grad():
+        likely = until.model(x).softmax(1)[torch.arange(N), y].numpy() >= 0.2
+    np.testing.assert_array_equal(result.kept, np.union1d(core, np.flatnonzero(likely)))
+
+
+@pytest.mark.parametrize("scenario", ["scratch", "transfer", "finetune"])
+def test_cutmix_is_a_step_on_the_mixture_with_both_labels(scenario):
+    x, y = make_data(n=40)
+
+    def one_step(**changes):
+        changes |= {"scenario": scenario, "lr": 0.1, "drops": (), "momentum": 0, "nesterov": False}
+        return quick(
+            plain_net(), (x, y), epochs=1, batch_size=40, weight_decay=0.0, **changes
+        ).model
+
+    def plain_net():
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, C))
+
+    seen = []
+    moved = one_step(cutmix=True, augment=lambda batch, _: seen.append(batch) or batch)
+    with seeded(0, 0, torch.device("cpu")) as generator:
+        order = torch.randperm(40, generator=generator)
+        draw = int(torch.randint(2**62, (), generator=generator))
+    assert torch.equal(seen[0], x[order])
+    mixed, other, share = cutmix(x[order], np.random.default_rng(draw))
+    assert 0.05 < share < 0.95
+    net = plain_net()
+    with seeded(0, None, torch.device("cpu")):
+        if scenario != "scratch":
+            net[-1].reset_parameters()
+    if scenario == "transfer":
+        net[1].requires_grad_(False)
+    target = share * F.one_hot(y[order], C) + (1 - share) * F.one_hot(y[order][other], C)
+    F.cross_entropy(net(mixed), target).backward()
+    with torch.no_grad():
+        for p in net.parameters():
+            if p.grad is not None:
+                p -= 0.1 * p.grad
+    for a, b in zip(moved.parameters(), net.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+    without = one_step(cutmix=True)
+    if scenario == "transfer":  # the mixtures' features, not mixtures of features
+        assert same_state(moved, without)
+
+
 def test_the_callers_random_state_is_left_alone():
     torch.manual_seed(5)
     np.random.seed(5)  # noqa: NPY002
@@ -222,6 +282,22 @@ def tensors_in(value):
     if isinstance(value, dict):
         value = list(value.values())
     return list(itertools.chain(*map(tensors_in, value))) if isinstance(value, list) else []
+
+
+@pytest.mark.parametrize("k", [2, 3, 4])
+def test_cutmix_and_readmission_resume_bit_for_bit(tmp_path, k):
+    def run(net, **changes):
+        defense = make_epic(stop=3, readmission=0.2)
+        return quick(net, make_data(), defense=defense, cutmix=True, **changes)
+
+    whole = run(make_net())
+    run(make_net(), epochs=k, checkpoint=tmp_path / "c.pt")
+    resumed = run(make_net(9), resume=tmp_path / "c.pt")
+    assert same_state(whole.model, resumed.model)
+    np.testing.assert_array_equal(whole.kept, resumed.kept)
+    assert without_times(whole.history) == without_times(resumed.history)
+    with pytest.raises(ValueError, match="cutmix=True, now False"):
+        quick(make_net(), make_data(), defense=make_epic(), resume=tmp_path / "c.pt")
 
 
 @pytest.mark.parametrize("gradients", ["fresh", "training"])
@@ -466,6 +542,21 @@ class TestRefuses:
         with pytest.raises(ValueError, match=message):
             quick(make_net(), make_data(), defense=make_epic(warmup=0), **changes)
 
+    def test_cutmix_of_what_is_no_image(self):
+        x, y = make_data()
+        flat = nn.Linear(64, C)
+        with pytest.raises(ValueError, match=r"cutmix needs images .* got \(2, 64\)"):
+            quick(flat, (x.flatten(1), y), cutmix=True)
+        with pytest.raises(TypeError, match="cutmix must be True or False"):
+            quick(make_net(), (x, y), cutmix=0.5)
+        with pytest.raises(ValueError, match='cutmix needs gradients="fresh"'):
+            quick(make_net(), (x, y), defense=make_epic(), cutmix=True, gradients="training")
+
+    def test_readmission_without_probabilities(self):
+        epic = make_epic(readmission=0.1)
+        with pytest.raises(ValueError, match='readmission needs wrt="logits"'):
+            quick(make_net(), make_data(), defense=epic, wrt="input")
+
     def test_a_loader(self):
         with pytest.raises(TypeError, match="give the dataset, not a DataLoader"):
             quick(make_net(), DataLoader(Plain(*make_data())))
@@ -542,6 +633,22 @@ class TestAugment:
         for shape in ((4, 1, 4, 8), (4, 8)):
             with pytest.raises(ValueError, match="larger than the padding of 4"):
                 flip_and_crop(torch.zeros(shape), torch.Generator())
+
+    def test_cutmix_puts_one_rectangle_at_the_same_place_of_all(self):
+        images = torch.arange(5.0).view(5, 1, 1, 1).expand(5, 2, 12, 18).clone()
+        for seed in range(50):
+            mixed, other, share = cutmix(images, np.random.default_rng(seed))
+            cut = mixed != images
+            moving = other != torch.arange(5)
+            assert not cut[~moving].any()
+            where = cut[moving][0, 0] if moving.any() else torch.zeros(12, 18, dtype=torch.bool)
+            assert (cut[moving] == where).all()
+            assert torch.equal(mixed[moving][:, 0, where], images[other][moving][:, 0, where])
+            if moving.any():
+                assert int(where.any(0).sum()) * int(where.any(1).sum()) == int(where.sum())
+                assert share == pytest.approx(1 - where.float().mean().item())
+        with pytest.raises(ValueError, match=r"images must be \(n, channels, height, width\)"):
+            cutmix(torch.zeros(5, 12), np.random.default_rng(0))
 
 
 class TestModels:

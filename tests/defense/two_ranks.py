@@ -80,6 +80,7 @@ SAME_AS_ONE = {
     "fresh": lambda: run(augment=True, test=make_data(1, 600)),
     "input": lambda: run(wrt="input", defense=make_epic(ground_set="full")),
     "training": lambda: run(gradients="training", augment=True),
+    "readmission": lambda: run(defense=make_epic(stop=3, readmission=0.3)),
     "dataset": lambda: run(data=Plain(*make_data()), test=Plain(*make_data(1, 300))),
     "transfer": lambda: run(scenario="transfer", test=make_data(1, 300)),
     "tiny batches": lambda: run(data=make_data(n=60), batch_size=3, epochs=3),
@@ -207,6 +208,7 @@ def cases(rank, out):
     group = dist.group.WORLD
     for name, settings in SAME_AS_ONE.items():
         yield name, lambda settings=settings: outcome(settings())
+    yield "cutmix", lambda: outcome(run(cutmix=True))
     yield "rounds", lambda: rounds(group)
     yield "extracted", lambda: extracted(group)
     yield "own loop", lambda: own_loop(rank)
