@@ -23,8 +23,8 @@ except ModuleNotFoundError as error:
         'subsel.defense needs PyTorch, which is not installed: pip install "subsel[defense]"'
     ) from None
 
-from subsel.defense.afresh import AfreshResult, train_afresh
-from subsel.defense.epic import EPIC, Round, readmitted
+from subsel.defense.afresh import AfreshResult, readmitted, train_afresh
+from subsel.defense.epic import EPIC, Round
 from subsel.defense.gradients import EpochLogits, last_layer_gradients
 from subsel.defense.poisons import PoisonedSet, read_poisons
 from subsel.defense.presets import PRESETS

@@ -17,12 +17,19 @@ from torch import nn
 from tqdm import tqdm
 
 from subsel.defense import parallel
-from subsel.defense.data import Examples
-from subsel.defense.epic import EPIC, check_threshold, readmitted
+from subsel.defense.data import Examples, check_labels
+from subsel.defense.epic import EPIC, checked_arrays
 from subsel.defense.gradients import device_of, last_layer_gradients
-from subsel.defense.training import TrainResult, from_preset, train
+from subsel.defense.training import (
+    TrainResult,
+    check_cutmix,
+    check_positive,
+    from_preset,
+    train,
+)
+from subsel.validation import check_indices
 
-__all__ = ["AfreshResult", "train_afresh"]
+__all__ = ["AfreshResult", "readmitted", "train_afresh"]
 
 
 @dataclass
@@ -41,6 +48,44 @@ class AfreshResult(TrainResult):
     core: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
 
 
+def readmitted(gradients: Any, labels: Any, core: Any, threshold: float = 0.05) -> np.ndarray:
+    """The core, and every example whose label the judge holds for possible.
+
+    Parameters
+    ----------
+    gradients : array_like or Tensor (n, C) of float32 or float64
+        `last_layer_gradients` of the judge, a model trained on the core alone, with respect to
+        the logits: the entry at an example's label is its probability, less 1.
+    labels : array_like or Tensor of int (n,)
+        In 0..C-1.
+    core : array_like of int
+        Indices of what is trusted anyway.
+    threshold : float, default 0.05
+        In (0, 1): the probability that an example's label must have, at least.
+
+    Returns
+    -------
+    ndarray of int64
+        Ascending.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A threshold outside (0, 1); gradients that are not finite, or not of that kind; labels or
+        indices out of range.
+    """
+    _check_threshold(threshold)
+    gradients, labels = checked_arrays(gradients, labels)
+    check_labels(torch.from_numpy(labels), gradients.shape[1])
+    core = check_indices(core, len(labels), "core")
+    if isinstance(gradients, torch.Tensor):
+        gradients = gradients.cpu().numpy()
+    probability = 1 + gradients[np.arange(len(labels)), labels]
+    if ((probability < -1e-3) | (probability > 1 + 1e-3)).any():
+        raise ValueError('gradients must be with respect to the logits (wrt="logits"), p - y')
+    return np.union1d(core, np.flatnonzero(probability >= threshold))
+
+
 def train_afresh(
     model: nn.Module,
     dataset: Any,
@@ -48,6 +93,7 @@ def train_afresh(
     defense: EPIC,
     threshold: float = 0.05,
     judge_epochs: int | None = None,
+    final_epochs: int | None = None,
     quick: bool = False,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
@@ -72,12 +118,12 @@ def train_afresh(
         back: ``subset_size=0.4`` is what the experiments used.
     threshold : float, default 0.05
         In (0, 1).  A higher one lets in fewer poisons, and fewer hard examples.
-    judge_epochs : int, optional
-        By default as many as the final training, with `quick` half of them.
+    judge_epochs, final_epochs : int, optional
+        By default `epochs`; with `quick` half and three quarters of them.  The drops of the
+        learning rate come so much earlier: each is a training with the whole schedule.
     quick : bool, default False
-        The judge is not thrown away: it trains for half of the epochs, and goes on for three
-        quarters of them on all that it lets in, each time with the whole schedule of the learning
-        rate.  With an EPIC that stops at a quarter, about the time of one training.
+        The judge is not thrown away: it goes on with all that it lets in.  With an EPIC that stops
+        at a quarter of the epochs, about the time of one training.
     checkpoint : path, optional
         The checkpoint of the final training; those of the two before it are written beside it,
         with "-core" and "-judge" in their names.
@@ -88,7 +134,8 @@ def train_afresh(
         As in `train`; `kept` in the callback's result counts in the whole dataset.
     **training
         What else `train` takes: `epochs`, `test`, `scenario`, `preset`, `lr`, `drops`, `seed`...
-        The first training is the beginning of one with these settings.
+        The first training is the beginning of one with these settings, but without `cutmix`: on
+        nets that are trained on mixtures fewer poisons stand alone.
 
     Returns
     -------
@@ -110,22 +157,22 @@ def train_afresh(
         raise TypeError(f"defense must be an EPIC, got {defense!r}")
     if defense.stop is None:
         raise ValueError("defense must have a stop: the core is what its last round leaves")
-    check_threshold(threshold, "threshold")
-    if defense.readmission is not None:
-        raise ValueError("defense must have no readmission: the judge re-admits here")
+    _check_threshold(threshold)
     if resume and checkpoint is None:
         raise ValueError("resume needs the checkpoint to go on from")
     schedule = from_preset(
         training.get("preset"), {name: training.get(name) for name in ("epochs", "drops")}
     )
     epochs = schedule["epochs"]
-    if quick:
-        judging, finishing = (_paced(schedule, share) for share in (0.5, 0.75))
-    else:
-        judging, finishing = {"epochs": epochs}, {}
-    if judge_epochs is not None:
-        judging["epochs"] = judge_epochs
+    half, three_quarters = (max(1, round(share * epochs)) for share in (0.5, 0.75))
+    if judge_epochs is None:
+        judge_epochs = half if quick else epochs
+    if final_epochs is None:
+        final_epochs = three_quarters if quick else epochs
+    check_positive(judge_epochs, "judge_epochs")
+    check_positive(final_epochs, "final_epochs")
     data = Examples(dataset, torch.device(training.get("device") or device_of(model)))
+    check_cutmix(training.get("cutmix", False), data)
     ranks = parallel.all_ranks()
     initial = copy.deepcopy(model.state_dict())
     done: list[dict[str, Any]] = []
@@ -159,19 +206,27 @@ def train_afresh(
         done[:] = result.history
         return result.kept
 
-    core = run("core", None, epochs=min(defense.stop, epochs), defense=defense)
-    run("judge", core, **judging)
+    core = run("core", None, epochs=min(defense.stop, epochs), defense=defense, cutmix=False)
+    run("judge", core, **_paced(schedule, judge_epochs))
     found = last_layer_gradients(
         model, data.subset(), layer=training.get("layer"), group=ranks.group
     )
+    finishing = _paced(schedule, final_epochs)
     kept = run("final", readmitted(*found, core, threshold), fresh_head=not quick, **finishing)
     return AfreshResult(model, kept, done, defense, core)
 
 
-def _paced(schedule: dict[str, Any], share: float) -> dict[str, Any]:
-    """The whole schedule in a share of its epochs."""
-    epochs, *drops = (max(1, round(share * e)) for e in (schedule["epochs"], *schedule["drops"]))
-    return {"epochs": epochs, "drops": drops}
+def _paced(schedule: dict[str, Any], epochs: int) -> dict[str, Any]:
+    """The whole schedule in so many epochs."""
+    share = epochs / schedule["epochs"]
+    return {"epochs": epochs, "drops": [max(1, round(share * drop)) for drop in schedule["drops"]]}
+
+
+def _check_threshold(threshold: float) -> None:
+    if isinstance(threshold, bool) or not isinstance(threshold, float | np.floating):
+        raise ValueError(f"threshold must be a fraction in (0, 1), got {threshold!r}")
+    if not 0 < threshold < 1:
+        raise ValueError(f"threshold must be a fraction in (0, 1), got {threshold}")
 
 
 def _beside(checkpoint: Path, phase: str) -> Path:

@@ -9,12 +9,11 @@ import numpy as np
 import torch
 
 from subsel import select
-from subsel.defense.data import check_labels
 from subsel.defense.parallel import Ranks, digest
 from subsel.similarity import METRICS
-from subsel.validation import check_choice, check_indices, portion
+from subsel.validation import check_choice, portion
 
-__all__ = ["EPIC", "Round", "readmitted"]
+__all__ = ["EPIC", "Round"]
 
 
 @dataclass(frozen=True)
@@ -36,9 +35,6 @@ class Round:
         How many examples of each class are left.
     skipped : dict of int to str
         Classes of which nothing was dropped because it could not be, and why.
-    readmitted : ndarray of int64
-        The examples that came back, ascending: only in a round of re-admission, which has neither
-        medoids nor drops.
     """
 
     epoch: int
@@ -48,7 +44,6 @@ class Round:
     sizes: np.ndarray
     kept_per_class: dict[int, int]
     skipped: dict[int, str] = field(default_factory=dict)
-    readmitted: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
 
 
 class EPIC:
@@ -80,11 +75,6 @@ class EPIC:
         As in `subsel.select`.  The paper's is euclidean.
     min_cluster_size : int, default 2
         Clusters with fewer examples than this are dropped whole.
-    readmission : float, optional
-        Not in the paper.  Before epoch `stop` comes one more round, that drops nothing: every
-        dropped example comes back to whose label the model, which has not seen it since, gives
-        this probability at least (`readmitted`); in (0, 1), with a `stop`.  For nets trained from
-        scratch with early rounds (docs/epic.md, "Early rounds"); the published EPIC has none.
 
     Attributes
     ----------
@@ -115,7 +105,6 @@ class EPIC:
         ground_set: str = "active",
         metric: str = "euclidean",
         min_cluster_size: int = 2,
-        readmission: float | None = None,
     ) -> None:
         if not isinstance(subset_size, float | np.floating) or not 0 < subset_size < 1:
             raise ValueError(f"subset_size must be a fraction in (0, 1), got {subset_size!r}")
@@ -128,11 +117,6 @@ class EPIC:
         self.ground_set = ground_set
         self.metric = check_choice(metric, METRICS, "metric")
         self.min_cluster_size = _count("min_cluster_size", min_cluster_size, least=2)
-        if readmission is not None:
-            check_threshold(readmission, "readmission")
-            if stop is None:
-                raise ValueError("readmission comes before epoch stop: give that too")
-        self.readmission = None if readmission is None else float(readmission)
         self.history: list[Round] = []
         # Of every example; empty until n is known.  Label -1: not yet seen.
         self._kept = np.empty(0, np.int64)
@@ -169,31 +153,21 @@ class EPIC:
 
     def due(self, epoch: int) -> bool:
         """Whether a round is to take place before `epoch` (counted from 0) is trained."""
-        return self.readmits(epoch) or (
+        return (
             epoch >= self.warmup
             and (epoch - self.warmup) % self.interval == 0
             and (self.stop is None or epoch < self.stop)
         )
 
-    def readmits(self, epoch: int) -> bool:
-        """Whether the round before `epoch` is the one of re-admission."""
-        return self.readmission is not None and epoch == self.stop
-
-    def wants(self, epoch: int) -> np.ndarray | None:
-        """The examples whose gradients the round before `epoch` needs; None: all."""
-        if self.ground_set == "full" or self.readmits(epoch):
-            return None
-        return self.kept
-
     def prune(self, gradients: Any, labels: Any, epoch: int, *, group: Any = None) -> Round:
-        """Drop the isolated medoids of each class, or in the round of re-admission let back in.
+        """Drop the isolated medoids of each class.
 
         Parameters
         ----------
         gradients : array or tensor, (n, d) or, with the active ground set, (len(kept), d)
             Last-layer gradients of all examples in dataset order, or of the kept ones in the
             order of `kept`.  A CUDA tensor stays where it is, and medoids are found there, if
-            numba-cuda is installed.  Re-admission needs those of all, with respect to the logits.
+            numba-cuda is installed.
         labels : array or tensor of integers, (n,) or (len(kept),)
             Their classes.  Any integers from 0; a class without examples is no class.
         epoch : int
@@ -233,8 +207,6 @@ class EPIC:
                 "gradients": digest(gradients),
             }
         )
-        if self.readmits(epoch):
-            return self._readmit(gradients, labels, epoch)
         ground, gradients, labels = self._ground(gradients, labels)
 
         classes, counts = (part.tolist() for part in np.unique(labels, return_counts=True))
@@ -264,9 +236,19 @@ class EPIC:
         dropped = np.sort(ground[kept & isolated])
         self._kept = np.setdiff1d(self._kept, dropped)
         ranks.agree(lambda: {"what they keep": digest(self._kept)})
-        return self._noted(
-            epoch, dropped=dropped, medoids=ground[medoids], sizes=sizes, skipped=skipped
+        left = np.unique(self._labels[self._kept], return_counts=True)
+        self.history.append(
+            Round(
+                epoch=epoch,
+                dropped=dropped,
+                n_kept=len(self._kept),
+                medoids=ground[medoids],
+                sizes=sizes,
+                kept_per_class=dict(zip(*(part.tolist() for part in left), strict=True)),
+                skipped=skipped,
+            )
         )
+        return self.history[-1]
 
     def state_dict(self) -> dict[str, Any]:
         """Everything `load_state_dict` needs to go on exactly, as plain values and tensors."""
@@ -286,9 +268,9 @@ class EPIC:
             It was saved with other settings, or for a training set of another size.
         """
         changed = [
-            f"{name}={state['settings'].get(name)!r}, now {value!r}"
+            f"{name}={state['settings'][name]!r}, now {value!r}"
             for name, value in self._settings().items()
-            if value != state["settings"].get(name)
+            if value != state["settings"][name]
         ]
         if changed:
             raise ValueError(f"the state was saved with {'; '.join(changed)}")
@@ -306,29 +288,7 @@ class EPIC:
 
     def _settings(self) -> dict[str, Any]:
         names = ("subset_size", "warmup", "interval", "stop", "ground_set", "metric")
-        more = ("min_cluster_size", "readmission")
-        return {name: getattr(self, name) for name in (*names, *more)}
-
-    def _readmit(self, gradients: Any, labels: np.ndarray, epoch: int) -> Round:
-        if len(labels) != len(self._labels):
-            raise ValueError(
-                f"gradients must be of all {len(self._labels)} examples in the round of "
-                f"re-admission, before epoch {epoch}; got {len(labels)}"
-            )
-        assert self.readmission is not None
-        kept = readmitted(gradients, labels, self._kept, self.readmission)
-        self._remember(np.arange(len(labels)), labels)
-        back, self._kept = np.setdiff1d(kept, self._kept), kept
-        none = np.empty(0, np.int64)
-        return self._noted(epoch, dropped=none, medoids=none, sizes=none, readmitted=back)
-
-    def _noted(self, epoch: int, **found: Any) -> Round:
-        left = np.unique(self._labels[self._kept], return_counts=True)
-        per_class = dict(zip(*(part.tolist() for part in left), strict=True))
-        self.history.append(
-            Round(epoch=epoch, n_kept=len(self._kept), kept_per_class=per_class, **found)
-        )
-        return self.history[-1]
+        return {name: getattr(self, name) for name in (*names, "min_cluster_size")}
 
     def _ground(
         self, gradients: np.ndarray, labels: np.ndarray
@@ -342,12 +302,6 @@ class EPIC:
                 + f", got {len(labels)}"
             )
         given = np.arange(n) if len(labels) == n else self._kept
-        self._remember(given, labels)
-        chosen = np.isin(given, self._kept) if active else np.ones(len(given), bool)
-        return given[chosen], gradients[chosen], labels[chosen]
-
-    def _remember(self, given: np.ndarray, labels: np.ndarray) -> None:
-        """The labels of these examples, once they are seen to be those of the rounds before."""
         changed = given[(self._labels[given] >= 0) & (self._labels[given] != labels)]
         if len(changed):
             raise ValueError(
@@ -355,44 +309,8 @@ class EPIC:
                 f"{changed[0]} the first: the dataset's order has changed"
             )
         self._labels[given] = labels
-
-
-def readmitted(gradients: Any, labels: Any, core: Any, threshold: float = 0.05) -> np.ndarray:
-    """The core, and every example whose label the judge holds for possible.
-
-    Parameters
-    ----------
-    gradients : array_like or Tensor (n, C) of float32 or float64
-        `last_layer_gradients` of the judge, a model trained on the core alone, with respect to
-        the logits: the entry at an example's label is its probability, less 1.
-    labels : array_like or Tensor of int (n,)
-        In 0..C-1.
-    core : array_like of int
-        Indices of what is trusted anyway.
-    threshold : float, default 0.05
-        In (0, 1): the probability that an example's label must have, at least.
-
-    Returns
-    -------
-    ndarray of int64
-        Ascending.
-
-    Raises
-    ------
-    TypeError, ValueError
-        A threshold outside (0, 1); gradients that are not finite, or not of that kind; labels or
-        indices out of range.
-    """
-    check_threshold(threshold, "threshold")
-    gradients, labels = checked_arrays(gradients, labels)
-    check_labels(torch.from_numpy(labels), gradients.shape[1])
-    core = check_indices(core, len(labels), "core")
-    if isinstance(gradients, torch.Tensor):
-        gradients = gradients.cpu().numpy()
-    probability = 1 + gradients[np.arange(len(labels)), labels]
-    if ((probability < -1e-3) | (probability > 1 + 1e-3)).any():
-        raise ValueError('gradients must be with respect to the logits (wrt="logits"), p - y')
-    return np.union1d(core, np.flatnonzero(probability >= threshold))
+        chosen = np.isin(given, self._kept) if active else np.ones(len(given), bool)
+        return given[chosen], gradients[chosen], labels[chosen]
 
 
 def _select_medoids(
@@ -466,11 +384,6 @@ def checked_arrays(gradients: Any, labels: Any) -> tuple[Any, np.ndarray]:
     if len(labels) and labels.min() < 0:
         raise ValueError(f"labels must be 0 or greater, got {labels.min()}")
     return gradients, labels.astype(np.int64)
-
-
-def check_threshold(value: Any, name: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, float | np.floating) or not 0 < value < 1:
-        raise ValueError(f"{name} must be a fraction in (0, 1), got {value!r}")
 
 
 def _count(name: str, value: Any, *, least: int) -> int:

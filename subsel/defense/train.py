@@ -56,6 +56,8 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace, ranks: paral
     first = out / ("checkpoint-core.pt" if args.afresh else "checkpoint.pt")
     if args.quick and not args.afresh:
         parser.error("--quick is a way of --afresh: give both")
+    if (args.judge_epochs or args.final_epochs) and not args.afresh:
+        parser.error("--judge-epochs and --final-epochs are for --afresh: give that too")
     if args.afresh and args.no_defense:
         parser.error("--afresh starts from what EPIC leaves: without --no-defense")
     if args.resume and not first.is_file():
@@ -78,7 +80,8 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace, ranks: paral
         out.mkdir(parents=True, exist_ok=True)
         resume: dict[str, Any] = {"resume": checkpoint if args.resume else None}
         if args.afresh:
-            resume = {"resume": args.resume, "threshold": args.threshold, "quick": args.quick}
+            names = ("resume", "threshold", "quick", "judge_epochs", "final_epochs")
+            resume = {name: getattr(args, name) for name in names}
         run: Any = train_afresh if args.afresh else train
         result = run(
             model,
@@ -203,8 +206,7 @@ def _model(args: argparse.Namespace, data: ImageData) -> nn.Module:
 
 def _epic_changes(args: argparse.Namespace) -> dict[str, Any]:
     names = ("warmup", "interval", "stop", "ground_set", "metric", "min_cluster_size")
-    given = {name: getattr(args, name) for name in (*names, "readmission")}
-    return {name: value for name, value in given.items() if value is not None}
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -275,14 +277,6 @@ def _parser() -> argparse.ArgumentParser:
         "--min-cluster-size", type=int, metavar="N", help="drop clusters smaller than this (2)"
     )
     epic.add_argument(
-        "--readmission",
-        type=float,
-        metavar="P",
-        help="not in the paper: before epoch --stop let back in all to whose label the model gives "
-        "this probability; with --warmup 1 --interval 1, a --stop at a quarter of the epochs and "
-        "--cutmix",
-    )
-    epic.add_argument(
         "--gradients",
         choices=("fresh", "training"),
         default="fresh",
@@ -316,6 +310,13 @@ def _parser() -> argparse.ArgumentParser:
         help="with --afresh: train that model on instead of anew; --warmup 1 --interval 1 and a "
         "--stop at a quarter of the epochs make it about as long as one training",
     )
+    for phase, share in (("judge", "half"), ("final", "three quarters")):
+        afresh.add_argument(
+            f"--{phase}-epochs",
+            type=int,
+            metavar="N",
+            help=f"of the {phase} training (as many as --epochs, with --quick {share} of them)",
+        )
 
     run = parser.add_argument_group("run")
     run.add_argument("--out", type=Path, required=True, help="folder for everything written")

@@ -152,8 +152,8 @@ def train(
         mode, without augmentation, as in the paper.  "training": those that follow from the
         logits of the epoch before, as it trained (`EpochLogits`), which costs no pass.  It wants
         EPIC's active ground set, for what was dropped has no such logits.  A round before epoch 0
-        or 1 takes fresh ones all the same: what epoch 0 sees first, it sees untrained.  So does
-        re-admission, which looks at what was dropped.  Not with `cutmix`.
+        or 1 takes fresh ones all the same: what epoch 0 sees first, it sees untrained.  Not
+        with `cutmix`.
     wrt, layer
         Of `last_layer_gradients`; `layer` is also the head of transfer and fine-tuning.
     seed : int
@@ -211,6 +211,7 @@ def train(
     where = torch.device(device) if device is not None else device_of(model)
     data = Examples(dataset, where, workers)
     held_out = None if test is None else Examples(test, where, workers)
+    check_cutmix(cutmix, data)
     result = TrainResult(model, np.arange(len(data)), defense=defense)
     if defense is not None:
         if defense.history:
@@ -221,8 +222,8 @@ def train(
                 f'gradients="training" needs ground_set="active", not {defense.ground_set!r}: '
                 "dropped examples are not trained on and have no gradients; take fresh ones"
             )
-        if defense.readmission is not None and wrt != "logits":
-            raise ValueError('an EPIC with readmission needs wrt="logits": it reads probabilities')
+        if gradients == "training" and cutmix:
+            raise ValueError('cutmix needs gradients="fresh": it trains on no example as it is')
     checkpoint = None if checkpoint is None else Path(checkpoint)
     if checkpoint is not None and not checkpoint.parent.is_dir():
         raise FileNotFoundError(f"checkpoint {checkpoint} is in a folder that does not exist")
@@ -232,7 +233,7 @@ def train(
     model.to(where)
     ranks.copy_first([*model.parameters(), *model.buffers()])
     with seeded(seed, None, where):
-        head = _head(model, data, layer, images=cutmix)
+        head = _head(model, data, layer)
         if defense is not None and wrt == "input":
             linear_weight(head)  # objects to other layers, before any training
         if settings["scenario"] != "scratch" and fresh_head:
@@ -264,9 +265,10 @@ def train(
                         weight = linear_weight(head) if wrt == "input" else None
                         found = seen.gradients(defense.kept, weight, tensors=where.type == "cuda")
                     else:
+                        ground = defense.kept if defense.ground_set == "active" else None
                         found = last_layer_gradients(
-                            net, data.subset(defense.wants(epoch)), wrt=wrt, layer=layer,
-                            group=ranks.group, tensors=where.type == "cuda",
+                            net, data.subset(ground), wrt=wrt, layer=layer, group=ranks.group,
+                            tensors=where.type == "cuda",
                         )  # fmt: skip
                     known = time.perf_counter()
                     dropped = len(defense.prune(*found, epoch, group=ranks.group).dropped)
@@ -281,11 +283,7 @@ def train(
                 net.train(not transfer)
                 seen = EpochLogits(len(data))
                 recording = (
-                    gradients == "training"
-                    and epoch > 0
-                    and defense is not None
-                    and defense.due(epoch + 1)
-                    and not defense.readmits(epoch + 1)
+                    gradients == "training" and epoch > 0 and defense and defense.due(epoch + 1)
                 )
                 loss_sum = right = torch.zeros((), device=where)
                 with seeded(seed, epoch, where, ranks.rank) as generator:
@@ -378,11 +376,7 @@ def _settings(preset: str | None, given: dict[str, Any], **settings: Any) -> dic
     settings["drops"] = [int(epoch) for epoch in settings["drops"]]
     for name, choices in CHOICES.items():
         check_choice(settings[name], choices, name)
-    if not isinstance(settings["cutmix"], bool):
-        raise TypeError(f"cutmix must be True or False, got {settings['cutmix']!r}")
-    if settings["cutmix"] and settings["gradients"] == "training":
-        raise ValueError('cutmix needs gradients="fresh": mixtures are nobody\'s gradients')
-    _check_positive(settings["batch_size"], "batch_size")
+    check_positive(settings["batch_size"], "batch_size")
     for name in ("lr", "drop_factor"):
         if not 0 < settings[name] < math.inf:
             raise ValueError(f"{name} must be positive, got {settings[name]!r}")
@@ -399,20 +393,29 @@ def from_preset(preset: str | None, given: dict[str, Any]) -> dict[str, Any]:
     found |= {name: value for name, value in given.items() if value is not None}
     if "epochs" not in found:
         raise ValueError("epochs must be given, or a preset that says how many")
-    _check_positive(found["epochs"], "epochs")
+    check_positive(found["epochs"], "epochs")
     return found
 
 
-def _check_positive(value: Any, name: str) -> None:
+def check_cutmix(cutmix: bool, data: Examples) -> None:
+    """Refuse what is neither True nor False, and to mix what is no image."""
+    if not isinstance(cutmix, bool):
+        raise TypeError(f"cutmix must be True or False, got {cutmix!r}")
+    if cutmix:
+        _, x, _ = next(batches(data.subset(np.arange(1))))
+        if x.ndim != 4:
+            shape = ", ".join(["n", *map(str, x.shape[1:])])
+            raise ValueError(f"cutmix needs images (n, channels, height, width), got ({shape})")
+
+
+def check_positive(value: Any, name: str) -> None:
     if not isinstance(value, int) or value < 1:
         raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
 
 
-def _head(model: nn.Module, data: Examples, layer: str | None, *, images: bool) -> Any:
+def _head(model: nn.Module, data: Examples, layer: str | None) -> Any:
     """The model's last linear layer, after a first look at whether model and data fit."""
     _, x, y = next(batches(data.subset(np.arange(min(2, len(data))))))
-    if images and x.ndim != 4:
-        raise ValueError(f"cutmix needs images (n, channels, height, width), got {tuple(x.shape)}")
     with torch.no_grad(), evaluating(model), LastLayerHook(model, layer) as last:
         logits = last.checked_logits(model(x.to(data.device)), len(y))
     check_labels(y if data.tensors is None else data.tensors[1], logits.shape[1])

@@ -37,7 +37,8 @@ def test_phases_are_those_that_one_would_write_out():
 
     epic = make_epic()
     core = train(make_net(), (x, y), defense=epic, **{**SETTINGS, "epochs": 4}).kept
-    judge = train(make_net(), (x[core], y[core]), **{**SETTINGS, "epochs": 8}).model
+    judging = {"epochs": 8, "drops": (4,)}  # the schedule of 6 epochs, drawn out to 8
+    judge = train(make_net(), (x[core], y[core]), **{**SETTINGS, **judging}).model
     logits = judge(x).detach()
     possible = logits.softmax(1)[torch.arange(N), y].numpy() >= 0.05
     kept = np.union1d(core, np.flatnonzero(possible))
@@ -72,6 +73,46 @@ def test_in_a_quick_one_the_judge_trains_on(scenario):
         assert torch.equal(ours, wanted)
     phases = [entry["phase"] for entry in result.history]
     assert phases == ["core"] * 4 + ["judge"] * 4 + ["final"] * 6
+
+
+def test_on_mixtures_the_core_is_still_that_of_the_examples_themselves():
+    x, y = make_data()
+    x = x.view(N, 1, 2, 4)
+
+    def net():
+        return nn.Sequential(nn.Flatten(), *make_net())
+
+    settings = {**SETTINGS, "epochs": 8, "drops": (4,)}
+    ends = {"judge_epochs": 2, "final_epochs": 5}
+    result = train_afresh(
+        net(), (x, y), defense=make_epic(), quick=True, cutmix=True, **ends, **settings
+    )
+    core = train(net(), (x, y), defense=make_epic(), **{**settings, "epochs": 4}).kept
+    mixed = {**settings, "cutmix": True, "epochs": 2, "drops": (1,)}
+    judge = train(net(), (x[core], y[core]), **mixed).model
+    kept = readmitted(*last_layer_gradients(judge, (x, y)), core)
+    mixed |= {"epochs": 5, "drops": (2,)}
+    final = train(judge, (x[kept], y[kept]), **mixed)
+    np.testing.assert_array_equal(result.core, core)
+    np.testing.assert_array_equal(result.kept, kept)
+    for ours, wanted in zip(result.model.parameters(), final.model.parameters(), strict=True):
+        assert torch.equal(ours, wanted)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"cutmix": True}, r"cutmix needs images .* got \(n, 8\)"),
+        ({"cutmix": "yes"}, "cutmix must be True or False"),
+        ({"judge_epochs": 0}, "judge_epochs must be an integer of at least 1"),
+        ({"final_epochs": 2.5}, "final_epochs must be an integer of at least 1"),
+    ],
+)
+def test_objects_before_the_first_training(change, message):
+    epic = make_epic()
+    with pytest.raises((TypeError, ValueError), match=message):
+        train_afresh(make_net(), make_data(), defense=epic, **SETTINGS, **change)
+    assert not epic.history
 
 
 def test_right_labels_come_back_and_wrong_ones_do_not():

@@ -37,25 +37,22 @@ def metrics(out):
 
 
 def trained(**kwargs):
-    """What `train` gives with the settings of the command, by default three epochs."""
+    """What `train` gives with the settings of the command, three epochs."""
     data = load("digits")
     with seeded(3, None, torch.device("cpu")):
         model = small_cnn(10, (1, 8, 8), data.mean.tolist(), data.std.tolist())
-    settings = {
-        "defense": PRESETS["paper-40"].epic(warmup=1, interval=1),
-        "epochs": 3,
-        **kwargs,
-    }
     return train(
         model,
         (data.train_images, data.train_labels),
         test=(data.test_images, data.test_labels),
+        defense=PRESETS["paper-40"].epic(warmup=1, interval=1),
         preset="paper-40",
+        epochs=3,
         lr=0.05,
         batch_size=256,
         seed=3,
         progress=False,
-        **settings,
+        **kwargs,
     )
 
 
@@ -101,15 +98,19 @@ def test_quick_fresh_start(tmp_path):
     assert phases == ["core"] * 4 + ["judge"] * 2 + ["final"] * 3
 
 
-def test_early_rounds_with_readmission_on_mixtures(tmp_path):
-    out = tmp_path / "early"
-    early = ["--warmup", "1", "--interval", "1", "--stop", "3", "--readmission", "0.2", "--cutmix"]
-    assert main([*QUICK, "--epochs", "4", *early, "--out", str(out)]) == 0
-    epic = PRESETS["paper-40"].epic(warmup=1, interval=1, stop=3, readmission=0.2)
-    result = trained(epochs=4, defense=epic, cutmix=True)
-    np.testing.assert_array_equal(np.load(out / "kept.npy"), result.kept)
-    kept = [line["kept"] for line in metrics(out)]
-    assert kept[0] > kept[1] > kept[2] < kept[3]
+def test_quick_fresh_start_on_mixtures(tmp_path):
+    out = tmp_path / "mixed"
+    arguments = ["--afresh", "--quick", "--cutmix", "--judge-epochs", "1", "--final-epochs", "2"]
+    assert main([*QUICK, "--epochs", "4", "--stop", "2", *arguments, "--out", str(out)]) == 0
+    phases = [line["phase"] for line in metrics(out)]
+    assert phases == ["core"] * 2 + ["judge"] + ["final"] * 2
+
+
+def test_cutmix(tmp_path):
+    out = tmp_path / "mixed"
+    assert main([*QUICK, "--epochs", "3", "--cutmix", "--out", str(out)]) == 0
+    np.testing.assert_array_equal(np.load(out / "kept.npy"), trained(cutmix=True).kept)
+    assert metrics(out)[0]["loss"] == trained(cutmix=True).history[0]["loss"]
 
 
 def test_writes_what_it_promises(run, capsys):
@@ -221,6 +222,7 @@ def test_errors_are_one_line(tmp_path, capsys, arguments, message):
         (["--resume"], "--resume: there is no"),
         (["--epochs", "many"], "invalid int"),
         (["--quick"], "--quick is a way of --afresh"),
+        (["--final-epochs", "3"], "--final-epochs are for --afresh"),
         (["--afresh", "--no-defense"], "--afresh starts from what EPIC leaves"),
     ],
 )

@@ -80,7 +80,6 @@ SAME_AS_ONE = {
     "fresh": lambda: run(augment=True, test=make_data(1, 600)),
     "input": lambda: run(wrt="input", defense=make_epic(ground_set="full")),
     "training": lambda: run(gradients="training", augment=True),
-    "readmission": lambda: run(defense=make_epic(stop=3, readmission=0.3)),
     "dataset": lambda: run(data=Plain(*make_data()), test=Plain(*make_data(1, 300))),
     "transfer": lambda: run(scenario="transfer", test=make_data(1, 300)),
     "tiny batches": lambda: run(data=make_data(n=60), batch_size=3, epochs=3),

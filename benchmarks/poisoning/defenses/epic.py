@@ -4,6 +4,7 @@ import numpy as np
 from torch import nn
 
 from benchmarks.poisoning.defenses.registry import defense
+from benchmarks.poisoning.training import Steps, plain
 from benchmarks.poisoning.victim import Outcome, Victim
 from subsel.defense import EPIC, last_layer_gradients, readmitted
 
@@ -39,34 +40,31 @@ def fresh_start(victim: Victim, subset_size: float, threshold: float) -> Outcome
 
 @defense("quick fresh start {subset_size} {threshold}")
 def quick_fresh_start(victim: Victim, subset_size: float, threshold: float) -> Outcome:
-    """A fresh start at about the cost of one training: rounds come early, the judge trains on.
+    """A fresh start at about the cost of one training: rounds come early, the judge trains on."""
+    return quick(victim, subset_size, threshold)
 
-    The core is what rounds before every epoch of the first quarter leave; the judge trains on it
-    for half of the epochs, and then for three quarters of them on all that is let in.
+
+def quick(
+    victim: Victim,
+    subset_size: float,
+    threshold: float,
+    *,
+    steps: Steps = plain,
+    judging: float = 0.5,
+    finishing: float = 0.75,
+) -> Outcome:
+    """The core is what rounds before every epoch of the first quarter leave.
+
+    The judge trains on it for a share of the epochs, and then for another share of them on all
+    that is let in.
     """
-    epic = early(victim, subset_size)
-    victim.shortened(epic.stop).train(dropping=epic)
-    judge = victim.paced(0.5).train(epic.kept)
+    quarter = max(2, victim.scenario.recipe.epochs // 4)
+    epic = EPIC(len(victim.labels), subset_size=subset_size, warmup=1, interval=1, stop=quarter)
+    victim.shortened(quarter).train(dropping=epic)
+    judge = victim.paced(judging).train(epic.kept, steps=steps)
     kept = let_in(victim, judge, epic.kept, threshold)
-    return Outcome(victim.paced(0.75).train(kept, convert=lambda _: judge), kept, epic.history)
-
-
-@defense("early EPIC {subset_size} {threshold}")
-def early_epic(victim: Victim, subset_size: float, threshold: float) -> Outcome:
-    dropping = early(victim, subset_size, threshold)
-    return Outcome(victim.train(dropping=dropping), dropping.kept, dropping.history)
-
-
-def early(victim: Victim, subset_size: float, threshold: float | None = None) -> EPIC:
-    """Rounds before all epochs of the first quarter but the first, then perhaps re-admission."""
-    return EPIC(
-        len(victim.labels),
-        subset_size=subset_size,
-        warmup=1,
-        interval=1,
-        stop=max(2, victim.scenario.recipe.epochs // 4),
-        readmission=threshold,
-    )
+    model = victim.paced(finishing).train(kept, steps=steps, convert=lambda _: judge)
+    return Outcome(model, kept, epic.history)
 
 
 def let_in(victim: Victim, judge: nn.Module, core: np.ndarray, threshold: float) -> np.ndarray:

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.poisoning.defenses.epic import early
+from benchmarks.poisoning.defenses.epic import quick
 from benchmarks.poisoning.defenses.registry import defense
 from benchmarks.poisoning.training import Step, Steps
 from benchmarks.poisoning.victim import Outcome, Victim
-from subsel.defense import EPIC
 from subsel.defense.augment import cutmix
 
 IMAGES = ("scratch", "finetune")
@@ -36,17 +35,16 @@ def with_mixup(victim: Victim) -> Outcome:
 
 @defense("EPIC {subset_size} {ground_set} with CutMix", scenarios=IMAGES)
 def epic_with_cutmix(victim: Victim, subset_size: float, ground_set: str) -> Outcome:
-    return dropping_with_cutmix(victim, victim.epic(subset_size, ground_set))
-
-
-@defense("early EPIC {subset_size} {threshold} with CutMix", scenarios=IMAGES)
-def early_epic_with_cutmix(victim: Victim, subset_size: float, threshold: float) -> Outcome:
-    return dropping_with_cutmix(victim, early(victim, subset_size, threshold))
-
-
-def dropping_with_cutmix(victim: Victim, dropping: EPIC) -> Outcome:
+    dropping = victim.epic(subset_size, ground_set)
     model = victim.train(dropping=dropping, steps=mixing(cutmix))
     return Outcome(model, dropping.kept, dropping.history)
+
+
+@defense("quick fresh start {subset_size} {threshold} with CutMix", scenarios=IMAGES)
+def quick_fresh_start_with_cutmix(victim: Victim, subset_size: float, threshold: float) -> Outcome:
+    """Judge and final training on mixtures; a net needs longer for these, the judge less."""
+    steps = mixing(cutmix)
+    return quick(victim, subset_size, threshold, steps=steps, judging=0.25, finishing=0.7)
 
 
 def mixing(mix: Mix) -> Steps:
