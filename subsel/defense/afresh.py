@@ -150,8 +150,9 @@ def train_afresh(
     -----
     Beside the final training, which is on nearly everything, it costs ``defense.stop`` epochs on
     less and less data, `judge_epochs` on the core, and a forward pass. Experiments speak for it on
-    heads of fixed features; from scratch it cost more accuracy than EPIC by itself. With
-    ``scenario="transfer"`` the features of the fixed part are computed for each training anew.
+    heads of fixed features, and with `cutmix` for nets trained from scratch (docs/epic.md, "A
+    fresh start"). With ``scenario="transfer"`` the features of the fixed part are computed for
+    each training anew.
     """
     if not isinstance(defense, EPIC):
         raise TypeError(f"defense must be an EPIC, got {defense!r}")
@@ -217,9 +218,10 @@ def train_afresh(
 
 
 def _paced(schedule: dict[str, Any], epochs: int) -> dict[str, Any]:
-    """The whole schedule in so many epochs."""
+    """The whole schedule in so many epochs, beginning at its own learning rate."""
     share = epochs / schedule["epochs"]
-    return {"epochs": epochs, "drops": [max(1, round(share * drop)) for drop in schedule["drops"]]}
+    drops = [max(min(1, drop), round(share * drop)) for drop in schedule["drops"]]
+    return {"epochs": epochs, "drops": drops}
 
 
 def _check_threshold(threshold: float) -> None:

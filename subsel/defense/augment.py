@@ -88,7 +88,7 @@ def cutmix(images: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor, fl
     top, left = rng.integers(height - rows + 1), rng.integers(width - columns + 1)
     where = (..., slice(top, top + rows), slice(left, left + columns))
     mixed = images.clone()
-    mixed[where] = images[other][where]
+    mixed[where] = images[where][other]
     return mixed, other, 1 - rows * columns / (height * width)
 
 

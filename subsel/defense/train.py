@@ -56,7 +56,7 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace, ranks: paral
     first = out / ("checkpoint-core.pt" if args.afresh else "checkpoint.pt")
     if args.quick and not args.afresh:
         parser.error("--quick is a way of --afresh: give both")
-    if (args.judge_epochs or args.final_epochs) and not args.afresh:
+    if not args.afresh and (args.judge_epochs is not None or args.final_epochs is not None):
         parser.error("--judge-epochs and --final-epochs are for --afresh: give that too")
     if args.afresh and args.no_defense:
         parser.error("--afresh starts from what EPIC leaves: without --no-defense")
