@@ -502,7 +502,7 @@ NAMES = [
     "CutMix",
     "Mixup",
     "EPIC 0.2 active with CutMix",
-    "quick fresh start 0.2 0.1 with CutMix",
+    "quick fresh start 0.2 0.05 with CutMix",
     "EPIC 0.2 active",
     "lowest-confidence drop, as EPIC 0.2 active",
     "EPIC 0.2 active, re-admission, fresh head",

@@ -14,7 +14,7 @@ from benchmarks.poisoning.report import by_defense, markdown, success
 # Of later work, and controls; run when asked for.
 BEYOND = (
     "fresh start 0.4 0.05",
-    "quick fresh start 0.2 0.1 with CutMix",
+    "quick fresh start 0.2 0.05 with CutMix",
     "EPIC 0.1 full",
     "EPIC 0.2 full",
     "EPIC 0.3 full",

@@ -42,7 +42,7 @@ def epic_with_cutmix(victim: Victim, subset_size: float, ground_set: str) -> Out
 
 @defense("quick fresh start {subset_size} {threshold} with CutMix", scenarios=IMAGES)
 def quick_fresh_start_with_cutmix(victim: Victim, subset_size: float, threshold: float) -> Outcome:
-    """Judge and final training on mixtures; a net needs longer for these, the judge less."""
+    """Judge and final training on mixtures, and shorter, for mixing costs a little itself."""
     steps = mixing(cutmix)
     return quick(victim, subset_size, threshold, steps=steps, judging=0.25, finishing=0.7)
 
