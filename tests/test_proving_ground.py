@@ -312,7 +312,7 @@ def test_gradient_matching_lowers_its_loss_in_the_ball(labs):
         epsilon=51,
         steps=30,
         lr=0.1,
-        augment=False,
+        augment=None,
         progress=False,
     )
     poisons, losses = match(restarts=1, seed=0)
@@ -326,22 +326,24 @@ def test_gradient_matching_lowers_its_loss_in_the_ball(labs):
     assert best[-1] <= losses[-1]
 
 
-def test_an_ensemble_matches_nets_of_several_ages(data, cache):
-    settings = replace(
-        TOY, preset="paper-40", attack="gradient-matching-ensemble", lr=0.1, steps=40, epochs=6
-    )
+@pytest.mark.parametrize("mixed", [False, True], ids=["", "mixtures"])
+def test_an_ensemble_matches_nets_of_several_ages(data, cache, mixed):
+    attack = "gradient-matching-mixtures" if mixed else "gradient-matching-ensemble"
+    settings = replace(TOY, preset="paper-40", attack=attack, lr=0.1, steps=40, epochs=6)
     lab = experiment.Lab(settings, data, cache)
+    nets = lab.mixed_nets_of_ages if mixed else lab.nets_of_ages
     target = lab.target(0)
     accuracies = [
         (training.outputs(net, lab.test_inputs).argmax(1) == lab.test_labels).float().mean()
-        for net in lab.nets_of_ages
+        for net in nets
     ]
     assert len(set(accuracies)) > 4
     assert accuracies[-1] > accuracies[0]
-    again = experiment.Lab(settings, data, cache).nets_of_ages
+    lab = experiment.Lab(settings, data, cache)
+    again = lab.mixed_nets_of_ages if mixed else lab.nets_of_ages
     assert all(
         torch.equal(x, y)
-        for net, other in zip(lab.nets_of_ages, again, strict=True)
+        for net, other in zip(nets, again, strict=True)
         for x, y in zip(net.state_dict().values(), other.state_dict().values(), strict=True)
     )
 
@@ -356,25 +358,26 @@ def test_an_ensemble_matches_nets_of_several_ages(data, cache):
                     labels,
                     gradients.gradient_of(net, lab.aims(target), target.base),
                 ).item()
-                for net in lab.nets_of_ages
+                for net in nets
             ]
         )
 
-    poisons, _ = ATTACKS["gradient-matching-ensemble"](lab, target)
+    poisons, _ = ATTACKS[attack](lab, target)
     assert (mismatches(poisons) < mismatches(lab.images[target.bases])).all()
 
 
-def test_the_toolboxs_gradient_matching(labs):
+@pytest.mark.parametrize("attack", ["gradient-matching-art", "sleeper-agent-art"])
+def test_the_toolboxs_attacks(labs, attack):
     lab = labs["scratch"]
     target = lab.target(0)
     if not find_spec("art"):
         with pytest.raises(ImportError, match="pip install adversarial-robustness-toolbox"):
-            ATTACKS["gradient-matching-art"](lab, target)
+            ATTACKS[attack](lab, target)
         pytest.skip("needs adversarial-robustness-toolbox")
     before = np.random.get_state()[1]  # noqa: NPY002
-    poisons, losses = ATTACKS["gradient-matching-art"](lab, target)
+    poisons, losses = ATTACKS[attack](lab, target)
     np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
-    again, _ = ATTACKS["gradient-matching-art"](lab, target)
+    again, _ = ATTACKS[attack](lab, target)
     np.testing.assert_array_equal(poisons, again)
     assert 0 < np.abs(poisons.astype(int) - lab.images[target.bases]).max() <= lab.settings.epsilon
     assert 0 < losses[-1] < 1
@@ -426,9 +429,12 @@ def test_a_patch_is_laid_over_each_image_somewhere():
     assert len(np.unique(triggered, axis=0)) > 20
 
 
-def test_a_backdoor_takes_the_bases_of_largest_gradient_and_counts_shares(data, cache, tmp_path):
+@pytest.mark.parametrize("attack", ["sleeper-agent", "sleeper-agent-ensemble"])
+def test_a_backdoor_takes_the_bases_of_largest_gradient_and_counts_shares(
+    data, cache, tmp_path, attack
+):
     lab = experiment.Lab(
-        replace(TOY, preset="paper-40", attack="sleeper-agent", lr=0.1, epochs=2), data, cache
+        replace(TOY, preset="paper-40", attack=attack, lr=0.1, epochs=2), data, cache
     )
     target = lab.target(0)
     members = np.flatnonzero(lab.labels.numpy() == target.base)

@@ -19,7 +19,8 @@ from benchmarks.poisoning.attacks import ATTACKS, BACKDOORS
 from benchmarks.poisoning.attacks.backdoor import gradient_norms, patch_for, patched
 from benchmarks.poisoning.backbone import build, extract, frozen, load_or_train, pretrain
 from benchmarks.poisoning.defenses import Trial, find
-from benchmarks.poisoning.training import Recipe, outputs
+from benchmarks.poisoning.defenses.mixing import mixing
+from benchmarks.poisoning.training import Recipe, Steps, outputs, plain
 from benchmarks.poisoning.victim import (
     FineTuning,
     FromScratch,
@@ -29,6 +30,7 @@ from benchmarks.poisoning.victim import (
     Victim,
 )
 from subsel.defense import EPIC, PRESETS, Round, last_layer_gradients
+from subsel.defense.augment import cutmix
 from subsel.defense.datasets import ImageData
 from subsel.defense.presets import Preset
 from subsel.defense.train import MODELS
@@ -268,11 +270,19 @@ class Lab:
     @cached_property
     def nets_of_ages(self) -> list[nn.Module]:
         """Clean nets as they are after a part of the training, each from its own seed."""
+        return self._of_ages("", plain)
+
+    @cached_property
+    def mixed_nets_of_ages(self) -> list[nn.Module]:
+        """The same, trained with CutMix."""
+        return self._of_ages("-cutmix", mixing(cutmix))
+
+    def _of_ages(self, suffix: str, steps: Steps) -> list[nn.Module]:
         nets, epochs = [], self.scenario.recipe.epochs
         for i, age in enumerate(AGES):
             seed = self.settings.seed + 1 + i
             young = replace(self.clean_victim.shortened(max(1, round(age * epochs))), seed=seed)
-            net, _ = self._kept_net(young.train, f"-age{i}")
+            net, _ = self._kept_net(partial(young.train, steps=steps), f"{suffix}-age{i}")
             nets.append(net)
         return nets
 

@@ -4,8 +4,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from benchmarks.poisoning.attacks.adaptive import agreeing_polytope, in_copies
-from benchmarks.poisoning.attacks.backdoor import sleeper_agent
+from benchmarks.poisoning.attacks.adaptive import (
+    agreeing_polytope,
+    gradient_matching_in_mixtures,
+    in_copies,
+)
+from benchmarks.poisoning.attacks.backdoor import sleeper_agent, sleeper_agent_ensemble
 from benchmarks.poisoning.attacks.features import (
     bullseye_polytope,
     convex_polytope,
@@ -15,7 +19,7 @@ from benchmarks.poisoning.attacks.features import (
     watermark,
 )
 from benchmarks.poisoning.attacks.gradients import gradient_matching, gradient_matching_ensemble
-from benchmarks.poisoning.attacks.independent import art_gradient_matching
+from benchmarks.poisoning.attacks.independent import art_gradient_matching, art_sleeper_agent
 
 __all__ = ["ATTACKS", "BACKDOORS"]
 
@@ -30,7 +34,10 @@ ATTACKS: dict[str, Callable[..., tuple[np.ndarray, np.ndarray]]] = {
     "gradient-matching": gradient_matching,
     "gradient-matching-art": art_gradient_matching,
     "gradient-matching-ensemble": gradient_matching_ensemble,
+    "gradient-matching-mixtures": gradient_matching_in_mixtures,
     "sleeper-agent": sleeper_agent,
+    "sleeper-agent-art": art_sleeper_agent,
+    "sleeper-agent-ensemble": sleeper_agent_ensemble,
     "watermark": watermark,
 }
-BACKDOORS = {"sleeper-agent"}
+BACKDOORS = {name for name in ATTACKS if name.startswith("sleeper-agent")}

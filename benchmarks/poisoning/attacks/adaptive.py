@@ -1,8 +1,9 @@
-"""Attackers who know the defense: poisons in copies, poisons that a clean model agrees with.
+"""Attackers who know the defense: poisons in copies, that a clean model agrees with, for mixtures.
 
 EPIC drops what is isolated, so that poisons had better not be; a fresh start lets back in what a
 model of trusted data holds for possible, so that poisons had better be that. (Poisons that all have
-one gradient, and differ in their images, are what Feature Collision makes.)
+one gradient, and differ in their images, are what Feature Collision makes.) Training on mixtures
+shows no poison whole, so that they had better work in parts.
 """
 
 import math
@@ -11,13 +12,19 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from benchmarks.poisoning.attacks.features import bullseye_polytope, on_features
+from benchmarks.poisoning.attacks.gradients import against_nets, flipped
+from benchmarks.poisoning.backbone import to_pixels
+from subsel.defense.augment import cutmix
 
 COPIES = 4
 NOISE = 2  # levels of 255
 POSSIBLE = 0.1  # twice the threshold of a fresh start
+MIXED_WITH = 1000  # clean images
 
 Attack = Callable[..., tuple[np.ndarray, np.ndarray]]
 
@@ -35,6 +42,29 @@ def agreeing_polytope(lab: Any, target: Any) -> tuple[np.ndarray, np.ndarray]:
         return bullseye_polytope(features, goal) + (math.log(POSSIBLE) - found).relu().mean()
 
     return on_features(loss_of)(lab, target)
+
+
+def gradient_matching_in_mixtures(lab: Any, target: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Gradient Matching against an ensemble of nets that were trained with CutMix.
+
+    In each step the poisons are mixed with clean images, another rectangle each time, and what is
+    matched is the gradient of training on the mixtures.
+    """
+    rng = np.random.default_rng([lab.settings.seed, target.number, 7])
+    rows = rng.permutation(len(lab.images))[:MIXED_WITH]
+    others = to_pixels(torch.from_numpy(lab.images[rows])).to(lab.device)
+    named = lab.labels[torch.from_numpy(rows)].to(lab.device)
+
+    def mixed(pixels: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        if lab.settings.augment:
+            pixels, labels = flipped(pixels, labels, generator)
+        classes = F.one_hot(torch.cat([labels, named]), lab.classes).float()
+        batch, other, share = cutmix(torch.cat([pixels, others]), rng)
+        soft = share * classes + (1 - share) * classes[other]
+        return batch[: len(pixels)], soft[: len(pixels)]
+
+    aim = lab.data.test_images[target.index][None]
+    return against_nets(lab, target, lab.mixed_nets_of_ages, aim, mixed)
 
 
 def in_copies(attack: Attack) -> Attack:

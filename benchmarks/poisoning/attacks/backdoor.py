@@ -1,12 +1,19 @@
 """Sleeper Agent (Souri et al., NeurIPS 2022): a hidden trigger, by matching gradients."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.poisoning.attacks.gradients import against_clean_net, gradient_of, norm
+from benchmarks.poisoning.attacks.gradients import (
+    against_clean_net,
+    against_nets,
+    gradient_of,
+    norm,
+)
 from benchmarks.poisoning.backbone import to_bytes
 
 RETRAININGS = 4  # every 50 of the authors' 250 steps
@@ -19,12 +26,10 @@ def sleeper_agent(lab: Any, target: Any) -> tuple[np.ndarray, np.ndarray]:
     the source class, on a net that is trained again on the poisons as they are a few times on the
     way.
     """
-    settings, rng = lab.settings, np.random.default_rng([lab.settings.seed, target.number, 3])
-    sources = lab.images[lab.labels.numpy() == target.label]
-    patch = patch_for(lab, target)
+    settings, patched_sources = lab.settings, triggers(lab, target)
 
     def wanted(net: nn.Module) -> list[Tensor]:
-        return gradient_of(net, patched(sources[:1000], patch, rng), target.base)
+        return gradient_of(net, patched_sources(), target.base)
 
     due = {round(settings.steps * i / (RETRAININGS + 1)) for i in range(1, RETRAININGS + 1)}
 
@@ -37,6 +42,22 @@ def sleeper_agent(lab: Any, target: Any) -> tuple[np.ndarray, np.ndarray]:
         return net, wanted(net)
 
     return against_clean_net(lab, target, wanted(lab.clean), refresh)
+
+
+def sleeper_agent_ensemble(lab: Any, target: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The same against clean nets of several ages in turn; none is trained on the poisons."""
+    return against_nets(lab, target, lab.nets_of_ages, triggers(lab, target)())
+
+
+def triggers(lab: Any, target: Any) -> Callable[[], np.ndarray]:
+    """Training images of the source class with the patch on them, elsewhere at every call."""
+    rng = np.random.default_rng([lab.settings.seed, target.number, 3])
+    return partial(patched, sources(lab, target), patch_for(lab, target), rng)
+
+
+def sources(lab: Any, target: Any) -> np.ndarray:
+    """Training images of the class that shall be taken for another."""
+    return lab.images[lab.labels.numpy() == target.label][:1000]
 
 
 def patch_for(lab: Any, target: Any) -> np.ndarray:

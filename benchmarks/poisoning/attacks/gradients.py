@@ -14,6 +14,8 @@ from subsel.defense.augment import flip_and_crop
 from subsel.defense.gradients import device_of
 
 Refresh = Callable[[int, Tensor], tuple[nn.Module, Sequence[Tensor]] | None]
+# From pixels, labels and a generator on the CPU to what a net is shown of them.
+Augment = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
 
 
 def gradient_matching(lab: Any, target: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -28,16 +30,36 @@ def gradient_matching_ensemble(lab: Any, target: Any) -> tuple[np.ndarray, np.nd
     Poisons that match the gradient of one trained net fit that net alone, and most of what they do
     to a victim they do early: MetaPoison (Huang et al., NeurIPS 2020) staggers its nets likewise.
     """
-    image = lab.data.test_images[target.index][None]
-    pairs = [(net, gradient_of(net, image, target.base)) for net in lab.nets_of_ages]
-    return against_clean_net(lab, target, pairs[0][1], lambda step, _: pairs[step % len(pairs)])
+    return against_nets(lab, target, lab.nets_of_ages, lab.data.test_images[target.index][None])
+
+
+def against_nets(
+    lab: Any,
+    target: Any,
+    nets: Sequence[nn.Module],
+    aims: np.ndarray,
+    augment: Augment | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Match, on these nets in turn, the gradient that has the aims taken for the base class."""
+    pairs = [(net, gradient_of(net, aims, target.base)) for net in nets]
+
+    def turn(step: int, pixels: Tensor) -> tuple[nn.Module, Sequence[Tensor]]:
+        return pairs[step % len(pairs)]
+
+    return against_clean_net(lab, target, pairs[0][1], turn, augment)
 
 
 def against_clean_net(
-    lab: Any, target: Any, wanted: Sequence[Tensor], refresh: Refresh | None = None
+    lab: Any,
+    target: Any,
+    wanted: Sequence[Tensor],
+    refresh: Refresh | None = None,
+    augment: Augment | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`match_gradient` by the lab's settings."""
+    """`match_gradient` by the lab's settings; by default it augments as the victim does."""
     settings = lab.settings
+    if augment is None and settings.augment:
+        augment = flipped
     return match_gradient(
         lab.clean,
         lab.images[target.bases],
@@ -48,10 +70,15 @@ def against_clean_net(
         steps=settings.steps,
         lr=settings.lr,
         restarts=settings.restarts,
-        augment=settings.augment,
+        augment=augment,
         seed=[settings.seed, target.number, 2],
         refresh=refresh,
     )
+
+
+def flipped(pixels: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Flipped and shifted, as in training."""
+    return flip_and_crop(pixels, generator, padding=max(1, pixels.shape[-1] // 8)), labels
 
 
 def gradient_of(net: nn.Module, images: np.ndarray, label: int) -> list[Tensor]:
@@ -72,7 +99,7 @@ def match_gradient(
     steps: int,
     lr: float,
     restarts: int,
-    augment: bool,
+    augment: Augment | None,
     seed: int | Sequence[int],
     refresh: Refresh | None = None,
     progress: bool = True,
@@ -91,8 +118,8 @@ def match_gradient(
     wanted : tensors as the net's parameters
     std : array (channels,)
         Of the data set's pixels: the unit of `lr` (the authors' tau, 0.1).
-    augment : bool
-        Whether the poisons are flipped and shifted in each step, as the victim will do.
+    augment : optional
+        What is done to the poisons in each step, as the victim will do.
     refresh : optional
         From step and pixels to another net and another gradient to go on with, or None.
 
@@ -126,11 +153,8 @@ def match_gradient(
             pixels = clean + change * unit
             if refresh is not None and (fresh := refresh(step, pixels.detach())) is not None:
                 model, goal = fresh
-            if augment:
-                seen = flip_and_crop(pixels, generator, padding=max(1, pixels.shape[-1] // 8))
-            else:
-                seen = pixels
-            loss = mismatch(model, seen, labels, goal)
+            shown = (pixels, labels) if augment is None else augment(pixels, labels, generator)
+            loss = mismatch(model, *shown, goal)
             change.grad = torch.autograd.grad(loss, change)[0].sign()
             optimizer.step()
             schedule.step()
@@ -148,7 +172,10 @@ def match_gradient(
 
 
 def mismatch(net: nn.Module, images: Tensor, labels: Tensor, wanted: Sequence[Tensor]) -> Tensor:
-    """1 - cosine of the wanted gradient and that of training on these images."""
+    """1 - cosine of the wanted gradient and that of training on these images.
+
+    The labels are classes, or the probabilities of all of them.
+    """
     loss = F.cross_entropy(net(images), labels)
     gradients = torch.autograd.grad(loss, list(net.parameters()), create_graph=images.requires_grad)
     product = sum((a * b).sum() for a, b in zip(gradients, wanted, strict=True))

@@ -43,8 +43,19 @@ def epic_with_cutmix(victim: Victim, subset_size: float, ground_set: str) -> Out
 @defense("quick fresh start {subset_size} {threshold} with CutMix", scenarios=IMAGES)
 def quick_fresh_start_with_cutmix(victim: Victim, subset_size: float, threshold: float) -> Outcome:
     """Judge and final training on mixtures, and shorter, for mixing costs a little itself."""
+    return paced_fresh_start_with_cutmix(victim, subset_size, threshold, 0.25, 0.7)
+
+
+@defense(
+    "quick fresh start {subset_size} {threshold} with CutMix, judge {judging}, final {finishing}",
+    scenarios=IMAGES,
+)
+def paced_fresh_start_with_cutmix(
+    victim: Victim, subset_size: float, threshold: float, judging: float, finishing: float
+) -> Outcome:
+    """The same in other shares of the epochs."""
     steps = mixing(cutmix)
-    return quick(victim, subset_size, threshold, steps=steps, judging=0.25, finishing=0.7)
+    return quick(victim, subset_size, threshold, steps=steps, judging=judging, finishing=finishing)
 
 
 def mixing(mix: Mix) -> Steps:
