@@ -90,7 +90,7 @@ def over_epochs(studies: dict[str, Study]) -> Figure:
     for (isolation, left, error), (title, study) in zip(axes, studies.items(), strict=True):
         draw_mean(isolation, study["rounds"], "mutual", "to each other", POISON)
         draw_mean(isolation, study["rounds"], "to_target", "to the target", INEFFECTIVE)
-        isolation.set_ylabel("mean cosine of effective poisons' gradients")
+        isolation.set_ylabel("mean cosine, effective poisons")
         shares = [{"left": a["left"][:, i]} for i in range(3) for a in study["rounds"]]
         n = len(study["rounds"])
         for i, (name, colour) in enumerate(
