@@ -1,5 +1,6 @@
 """The paper's figures, from our measurements."""
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -124,19 +125,32 @@ def clusters(studies: dict[str, Study]) -> Figure:
 
 def success_and_time(records: list[dict], times: list[dict]) -> Figure:
     """Figure 6: attack success, with its interval, against the time of training."""
-    figure, axes = panels(1, 1, height=4.5, width=7)
+    figure, axes = panels(1, 1, height=4.5, width=9)
     axis, ratios = axes[0, 0], time_ratios(times)
-    for name, group in by_defense(records).items():
+    near: dict[tuple[int, int], list[int]] = defaultdict(list)  # which share a label
+    places = []
+    for number, (name, group) in enumerate(by_defense(records).items(), 1):
         hits = sum(float(record["success"]) for record in group)
         rate, (low, high) = hits / len(group), wilson(round(hits), len(group))
         colour = POISON if name.startswith("EPIC") else TEXT if name == "none" else CLEAN
         bars = [[max(0.0, rate - low)], [max(0.0, high - rate)]]
-        axis.errorbar(ratios[name], rate, yerr=bars, fmt="o", color=colour, ms=4, lw=0.8)
-        axis.annotate(
-            name, (ratios[name], rate), fontsize=7, xytext=(4, 4), textcoords="offset points"
-        )
-    axis.set(xlabel="time, of undefended training", ylabel="attack success", ylim=(-0.05, 1.05))
-    axis.set_xscale("log")
+        axis.errorbar(
+            *(ratios[name], rate), yerr=bars, fmt="o", color=colour, ms=4, lw=0.8,
+            label=f"{number}  {name}",
+        )  # fmt: skip
+        near[round(4 * np.log2(ratios[name])), round(25 * rate)].append(number)
+        places.append((ratios[name], rate))
+    for own in near.values():
+        text, place = ", ".join(map(str, own)), max(places[number - 1] for number in own)
+        axis.annotate(text, place, fontsize=8, xytext=(4, 3), textcoords="offset points")
+    axis.set(xlabel="time, of undefended training", ylabel="attack success", ylim=(-0.05, 1.1))
+    axis.set_xscale("log", base=2)
+    axis.xaxis.set_major_formatter("{x:g}")
+    entries, names = axis.get_legend_handles_labels()
+    figure.legend(
+        [entry.lines[0] for entry in entries], names, loc="outside right center", frameon=False,
+        fontsize=8,
+    )  # fmt: skip
     return figure
 
 
