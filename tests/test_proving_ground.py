@@ -747,7 +747,7 @@ def test_a_table_tells_its_figures_from_the_papers(tmp_path):
         [{"target": 0, "defense": d, "seconds": s} for d, s in seconds.items()],
     )
     quoted = {"none": Quoted(86, 94.69, 20), "EPIC": Quoted(1, 94.8, 30)}
-    entry = tables.Experiment("x", "X", TOY, ("none",), quoted)
+    entry = tables.Experiment("x", TOY, ("none",), quoted)
     head, _, none, epic = (
         [cell.strip() for cell in row.split("|")[1:-1]]
         for row in tables.table_of(entry, tmp_path).splitlines()

@@ -37,6 +37,7 @@ from benchmarks.poisoning.tables import (
     Experiment,
     experiments,
     table_of,
+    title_of,
 )
 from subsel.defense import PRESETS, datasets
 from subsel.defense.train import MODELS
@@ -237,15 +238,15 @@ def table_command(args: argparse.Namespace) -> None:
     folder = args.out / f"table-{args.number}-{args.scale}"
     parts = []
     for entry in chosen_experiments(experiments(args.number, args.scale), args.only):
-        print(f"\n{entry.title}")
         lab = prepared(args, entry.settings, args.published)
+        title = title_of(lab.settings)
         defenses = args.defenses or entry.defenses
         if args.beyond:
             defenses = [*defenses, *possible(BEYOND, lab.settings.scenario)]
         out = folder / entry.name
         targets = args.targets or SCALES[args.scale].targets
         run(lab, out, range(targets), defenses)
-        parts.append(f"### {entry.title}\n\n{table_of(entry, out)}")
+        parts.append(f"### {title}\n\n{table_of(entry, out)}")
         write_text(folder / "table.md", "\n".join(parts))
     print("\n" + "\n".join(parts))
 
@@ -261,11 +262,10 @@ def figure_command(args: argparse.Namespace) -> None:
     else:
         wanted, studies = FIGURES[args.number], {}
         for entry in chosen_experiments(wanted.experiments(args.scale), args.only):
-            print(f"\n{entry.title}")
             lab = prepared(args, entry.settings)
             out = folder / entry.name
             claim(lab, out)
-            studies[entry.title] = study(lab, out, targets, wanted.parts, args.trainings)
+            studies[title_of(lab.settings)] = study(lab, out, targets, wanted.parts, args.trainings)
         drawn = wanted.draw(studies)
     path = folder / f"figure-{args.number}.png"
     save(drawn, path)
@@ -302,6 +302,7 @@ def prepared(args: argparse.Namespace, defaults: Settings, published: Path | Non
     else:
         lab = PublishedLab(settings, data, args.cache, args.device, published)
     print(
+        f"\n{title_of(lab.settings)}\n"
         f"{data.name}: {lab.settings.victim} images, clean test accuracy {lab.clean_accuracy:.3f}"
     )
     return lab

@@ -83,7 +83,6 @@ class Experiment:
     """Some rows of a table: one attack on one kind of victim, and the paper's figures for it."""
 
     name: str
-    title: str
     settings: Settings
     defenses: tuple[str, ...]
     quoted: dict[str, Quoted]
@@ -161,12 +160,14 @@ def experiment(settings: Settings, quoted: dict[str, Quoted]) -> Experiment:
     # Table 1 says EPIC only; from scratch its size is not given.
     size = 0.6 if settings.scenario == "finetune" else 0.2
     quoted = {f"EPIC {size} active" if k == "EPIC" else k: row for k, row in quoted.items()}
+    return Experiment(f"{settings.attack}-{settings.preset}", settings, tuple(quoted), quoted)
+
+
+def title_of(settings: Settings) -> str:
+    """Which attack, in which scenario, for how long."""
     scenario = {"scratch": "from scratch", "transfer": "transfer", "finetune": "fine-tuning"}
     attack = settings.attack.replace("-", " ").title().replace(" L2", ", soft l2")
-    title = f"{attack}, {scenario[settings.scenario]}, {settings.recipe().epochs} epochs"
-    return Experiment(
-        f"{settings.attack}-{settings.preset}", title, settings, tuple(quoted), quoted
-    )
+    return f"{attack}, {scenario[settings.scenario]}, {settings.recipe().epochs} epochs"
 
 
 def table_of(entry: Experiment, folder: Path) -> str:
