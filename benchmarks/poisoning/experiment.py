@@ -472,7 +472,7 @@ def run(
     bar = tqdm(targets, desc="targets")
     for number in bar:
         path = out / "traces" / f"target-{number:03d}.npz"
-        wanted = [name for name in defenses if (number, name) not in done]
+        wanted = [name for name in dict.fromkeys(defenses) if (number, name) not in done]
         if not wanted and (path.exists() or not traces):
             continue
         target = lab.target(number)
