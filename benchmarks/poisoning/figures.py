@@ -134,10 +134,8 @@ def success_and_time(records: list[dict], times: list[dict]) -> Figure:
         rate, (low, high) = hits / len(group), wilson(round(hits), len(group))
         colour = POISON if name.startswith("EPIC") else TEXT if name == "none" else CLEAN
         bars = [[max(0.0, rate - low)], [max(0.0, high - rate)]]
-        axis.errorbar(
-            *(ratios[name], rate), yerr=bars, fmt="o", color=colour, ms=4, lw=0.8,
-            label=f"{number}  {name}",
-        )  # fmt: skip
+        label = f"{number}  {name}"
+        axis.errorbar(ratios[name], rate, bars, fmt="o", color=colour, ms=4, lw=0.8, label=label)
         near[round(4 * np.log2(ratios[name])), round(25 * rate)].append(number)
         places.append((ratios[name], rate))
     for own in near.values():

@@ -225,10 +225,8 @@ def _paced(schedule: dict[str, Any], epochs: int) -> dict[str, Any]:
 
 
 def _check_threshold(threshold: float) -> None:
-    if isinstance(threshold, bool) or not isinstance(threshold, float | np.floating):
+    if not isinstance(threshold, float | np.floating) or not 0 < threshold < 1:
         raise ValueError(f"threshold must be a fraction in (0, 1), got {threshold!r}")
-    if not 0 < threshold < 1:
-        raise ValueError(f"threshold must be a fraction in (0, 1), got {threshold}")
 
 
 def _beside(checkpoint: Path, phase: str) -> Path:

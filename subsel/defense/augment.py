@@ -76,10 +76,16 @@ def cutmix(images: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor, fl
 
     Raises
     ------
+    TypeError
+        Images that are no tensor; a generator that is not NumPy's.
     ValueError
-        Images that are not 4-D.
+        Images that are not 4-D, or without a pixel.
     """
-    if images.ndim != 4:
+    if not isinstance(images, Tensor):
+        raise TypeError(f"images must be a tensor, got {type(images).__name__}")
+    if not isinstance(rng, np.random.Generator):
+        raise TypeError(f"rng must be a numpy.random.Generator, got {type(rng).__name__}")
+    if images.ndim != 4 or 0 in images.shape[2:]:
         raise ValueError(f"images must be (n, channels, height, width), got {tuple(images.shape)}")
     n, _, height, width = images.shape
     other = torch.from_numpy(rng.permutation(n)).to(images.device)

@@ -409,7 +409,7 @@ def check_cutmix(cutmix: bool, data: Examples) -> None:
 
 
 def check_positive(value: Any, name: str) -> None:
-    if not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
 
 

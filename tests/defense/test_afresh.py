@@ -106,6 +106,7 @@ def test_on_mixtures_the_core_is_still_that_of_the_examples_themselves():
         ({"cutmix": "yes"}, "cutmix must be True or False"),
         ({"judge_epochs": 0}, "judge_epochs must be an integer of at least 1"),
         ({"final_epochs": 2.5}, "final_epochs must be an integer of at least 1"),
+        ({"final_epochs": True}, "final_epochs must be an integer of at least 1"),
     ],
 )
 def test_objects_before_the_first_training(change, message):

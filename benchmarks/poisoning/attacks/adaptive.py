@@ -63,8 +63,7 @@ def gradient_matching_in_mixtures(lab: Any, target: Any) -> tuple[np.ndarray, np
         soft = share * classes + (1 - share) * classes[other]
         return batch[: len(pixels)], soft[: len(pixels)]
 
-    aim = lab.data.test_images[target.index][None]
-    return against_nets(lab, target, lab.mixed_nets_of_ages, aim, mixed)
+    return against_nets(lab, target, lab.mixed_nets_of_ages, lab.aims(target), mixed)
 
 
 def in_copies(attack: Attack) -> Attack:

@@ -20,7 +20,7 @@ Augment = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
 
 def gradient_matching(lab: Any, target: Any) -> tuple[np.ndarray, np.ndarray]:
     """Witches' Brew (Geiping et al., ICLR 2021) against the clean net."""
-    wanted = gradient_of(lab.clean, lab.data.test_images[target.index][None], target.base)
+    wanted = gradient_of(lab.clean, lab.aims(target), target.base)
     return against_clean_net(lab, target, wanted)
 
 
@@ -30,7 +30,7 @@ def gradient_matching_ensemble(lab: Any, target: Any) -> tuple[np.ndarray, np.nd
     Poisons that match the gradient of one trained net fit that net alone, and most of what they do
     to a victim they do early: MetaPoison (Huang et al., NeurIPS 2020) staggers its nets likewise.
     """
-    return against_nets(lab, target, lab.nets_of_ages, lab.data.test_images[target.index][None])
+    return against_nets(lab, target, lab.nets_of_ages, lab.aims(target))
 
 
 def against_nets(

@@ -22,7 +22,7 @@ def art_gradient_matching(lab: Any, target: Any) -> tuple[np.ndarray, np.ndarray
     It starts at the bases, keeps within the ball by a tanh and does not augment. The only loss
     returned is the last one, of the rounded poisons, as `match_gradient` has it.
     """
-    aim = lab.data.test_images[target.index][None]
+    aim = lab.aims(target)
     bases = lab.images[target.bases]
     labels = np.full(len(bases), target.base)
     attack = of_toolbox(lab, "GradientMatchingAttack", len(bases))
