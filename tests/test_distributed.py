@@ -15,8 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import subsel
-import subsel.distributed as module
+from subsel.distributed import engines, tasks
+from subsel.distributed.plan import Plan
+from subsel.distributed.run import Run
 from subsel.kernels import reference
+from subsel.similarity import FeatureSimilarity
 
 N, D, K = 900, 5, 12
 
@@ -52,8 +55,8 @@ def client(cluster):
 def runs(monkeypatch):
     """Every run that is begun, to look into afterwards."""
     begun = []
-    selection = module._Run.selection
-    monkeypatch.setattr(module._Run, "selection", lambda run: begun.append(run) or selection(run))
+    selection = Run.selection
+    monkeypatch.setattr(Run, "selection", lambda run: begun.append(run) or selection(run))
     return begun
 
 
@@ -169,15 +172,15 @@ def test_one_partition_with_labels_is_select(X, labels):
 
 
 def test_the_best_single_partition_wins_if_merging_was_bad(X, monkeypatch):
-    merge = module._merge
+    merge = tasks.merge
 
     def bad(plan, place, *children):
         found = merge(plan, place, *children)
-        worst = module._joined([child[0].chosen for child in children])
+        worst = tasks.joined([child[0].chosen for child in children])
         order = np.argsort(np.linalg.norm(worst.features - X[0], axis=1))[:K]
         return {0: found[0]._replace(chosen=worst.take(order))}
 
-    monkeypatch.setattr(module, "_merge", bad)
+    monkeypatch.setattr(tasks, "merge", bad)
     chosen = subsel.greedi(X, K, partitions=5, random_state=0)
     assert chosen.value > 0.95 * subsel.select(X, K).value
     assert chosen.value == subsel.FacilityLocation.from_features(X).value(chosen.indices)
@@ -192,7 +195,7 @@ def test_the_best_single_partition_wins_if_merging_was_bad(X, monkeypatch):
 def test_a_deal_takes_each_row_once_in_partitions_of_nearly_one_size(n, data, spread, seed):
     partitions = data.draw(st.integers(1, n))
     taken = data.draw(st.sampled_from([n, max(partitions, n // 3)]))
-    plan = module._Plan(n, [n], [1], "dot", 0, "cpu", seed, n, taken, partitions, spread, 2, 1)
+    plan = Plan(n, [n], [1], "dot", 0, "cpu", seed, n, taken, partitions, spread, 2, 1)
     parts = [plan.rows(p) for p in range(partitions)]
     rows = np.concatenate(parts)
     assert len(np.unique(rows)) == len(rows) >= taken
@@ -220,9 +223,9 @@ def test_spread_tells_blocks_as_they_lie_from_a_uniform_deal(X, runs):
 
 def test_a_matrix_in_memory_selects_the_same(monkeypatch):
     made = []
-    matrix = module.FeatureSimilarity.matrix
+    matrix = FeatureSimilarity.matrix
     monkeypatch.setattr(
-        module.FeatureSimilarity, "matrix", lambda self: made.append(self.n) or matrix(self)
+        FeatureSimilarity, "matrix", lambda self: made.append(self.n) or matrix(self)
     )
     X = np.random.default_rng(0).normal(size=(300, 40)).astype(np.float32)
     chosen = subsel.greedi(X, K, partitions=3, random_state=0)
@@ -305,7 +308,7 @@ def test_zarr_is_read_where_it_is_needed(X, tmp_path, cluster):
 @pytest.mark.parametrize("step", ["ranges", "partition", "merge", "evaluate"])
 def test_a_worker_killed_in_the_middle_changes_nothing(X, cluster, monkeypatch, step):
     expected = subsel.greedi(X, K, partitions=8, random_state=0)
-    finished = module._Cluster.finished
+    finished = engines.Cluster.finished
     killed = []
 
     def kill_once(engine, running):
@@ -314,7 +317,7 @@ def test_a_worker_killed_in_the_middle_changes_nothing(X, cluster, monkeypatch, 
             os.kill(killed[0], signal.SIGKILL)
         return finished(engine, running)
 
-    monkeypatch.setattr(module._Cluster, "finished", kill_once)
+    monkeypatch.setattr(engines.Cluster, "finished", kill_once)
     lazy = da.from_array(X, chunks=(100, D))
     with distributed.Client(cluster) as client:
         client.wait_for_workers(2, timeout=30)
@@ -324,13 +327,13 @@ def test_a_worker_killed_in_the_middle_changes_nothing(X, cluster, monkeypatch, 
 
 def test_no_task_holds_more_rows_than_are_allowed(X, monkeypatch, runs):
     held = []
-    similarity = module._Plan.similarity
+    similarity = Plan.similarity
 
     def counted(plan, c, points, candidates=()):
         held.append(len(points) + len(candidates))
         return similarity(plan, c, points, *([candidates] if len(candidates) else []))
 
-    monkeypatch.setattr(module._Plan, "similarity", counted)
+    monkeypatch.setattr(Plan, "similarity", counted)
     lazy = da.from_array(X, chunks=(100, D))
     for max_rows in (8 * K, 110, 500):
         held.clear()
@@ -343,7 +346,7 @@ def test_no_task_holds_more_rows_than_are_allowed(X, monkeypatch, runs):
 
 
 def test_interrupting_leaves_nothing_on_the_cluster(X, client, monkeypatch):
-    finished = module._Cluster.finished
+    finished = engines.Cluster.finished
     calls = []
 
     def interrupted(engine, running):
@@ -352,7 +355,7 @@ def test_interrupting_leaves_nothing_on_the_cluster(X, client, monkeypatch):
             raise KeyboardInterrupt
         return finished(engine, running)
 
-    monkeypatch.setattr(module._Cluster, "finished", interrupted)
+    monkeypatch.setattr(engines.Cluster, "finished", interrupted)
     with pytest.raises(KeyboardInterrupt):
         subsel.greedi(da.from_array(X, chunks=(100, D)), K, partitions=8)
     assert calls[-1] > 0
@@ -455,6 +458,64 @@ def test_bad_dask_arrays(X):
         subsel.greedi(wrong, K)
 
 
+def test_a_chunk_of_another_width_is_named(X, cluster):
+    """Whichever it is: dask knows only what it was told of the shapes."""
+    for odd in (0, 4):
+        chunks = [
+            da.from_array(X[100 * i : 100 * i + 100, : D - (i == odd)], chunks=-1) for i in range(9)
+        ]
+        for chunk in chunks:
+            chunk._chunks = ((100,), (D,))
+        lazy = da.concatenate(chunks)
+        words = rf"chunk {odd} of X has shape \(100, 4\), but X says that it has \(100, 5\)"
+        with pytest.raises(ValueError, match=words):
+            subsel.greedi(lazy, K, partitions=3)
+    with distributed.Client(cluster), pytest.raises(ValueError, match=words):
+        subsel.greedi(lazy, K, partitions=3)
+
+
+def test_a_chunk_that_a_dtype_would_round_is_named(X):
+    def some(rows, block_info=None):
+        return rows.astype(np.float64 if block_info[0]["chunk-location"][0] == 2 else np.float32)
+
+    lazy = da.from_array(X, chunks=(100, D))
+    mixed = lazy.map_blocks(some, dtype=np.float32, meta=np.empty((0, 0), np.float32))
+    words = (
+        r"chunk 2 of X is computed in float64, but X says .* float32; pass X.astype\('float64'\)"
+    )
+    with pytest.raises(ValueError, match=words):
+        subsel.greedi(mixed, K, partitions=3)
+    exact = X.astype(np.float32).astype(np.float64)
+    exact[200:300] = X[200:300]
+    expected = subsel.greedi(exact, K, partitions=3, random_state=0)
+    told = lazy.map_blocks(some, dtype=np.float64, meta=np.empty((0, 0)))
+    for cured in (mixed.astype("float64"), told):
+        assert_same(expected, subsel.greedi(cured, K, partitions=3, random_state=0))
+
+
+@pytest.mark.parametrize("rows", [slice(None), slice(None, None, -1), slice(0, None, 2)], ids=str)
+def test_a_mapped_file_that_was_cut_short_is_named(X, tmp_path, rows):
+    np.save(tmp_path / "x.npy", X)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")[rows]
+    os.truncate(tmp_path / "x.npy", 3000)
+    with pytest.raises(ValueError, match=r"X's file .*x\.npy has 3000 bytes, .* cut short"):
+        subsel.greedi(mapped, K, partitions=3)
+    still = mapped[-20:] if rows.step == -1 else mapped[:20]
+    assert len(subsel.greedi(still, K)) == K
+
+
+@pytest.mark.parametrize("size", [0, 3000])
+def test_a_mapped_file_that_is_another_one_on_a_worker_is_named(X, client, tmp_path, size):
+    np.save(tmp_path / "x.npy", X)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    (tmp_path / "x.npy").unlink()  # what is mapped here lives on
+    with pytest.raises(OSError, match=r"worker cannot map X's file .*x\.npy: .*No such file"):
+        subsel.greedi(mapped, K, partitions=3)
+    (tmp_path / "x.npy").write_bytes(bytes(size))
+    with pytest.raises((OSError, ValueError), match=r"X's file .*x\.npy"):
+        subsel.greedi(mapped, K, partitions=3)
+
+
 def test_a_client_that_is_closed(X, cluster):
     client = distributed.Client(cluster)
     with client.as_current():
@@ -466,9 +527,9 @@ def test_a_client_that_is_closed(X, cluster):
 
 def test_a_client_that_is_closed_meanwhile(X, cluster, monkeypatch):
     client = distributed.Client(cluster)
-    finished = module._Cluster.finished
+    finished = engines.Cluster.finished
     monkeypatch.setattr(
-        module._Cluster, "finished", lambda *some: client.close() or finished(*some)
+        engines.Cluster, "finished", lambda *some: client.close() or finished(*some)
     )
     with pytest.raises(RuntimeError, match="Dask client was closed"):
         subsel.greedi(X, K)

@@ -34,7 +34,8 @@ from benchmarks.poisoning.report import markdown
 from benchmarks.scaling.rows import open_rows
 from benchmarks.selection.inputs import load, made
 from benchmarks.selection.measure import append, conditions, processor, read, source
-from subsel import distributed as greedi_steps
+from subsel.distributed import engines
+from subsel.distributed.plan import layout
 from subsel.files import written_whole
 
 RECORDS = Path("runs/scaling/records.jsonl")
@@ -78,18 +79,18 @@ def warm_up():
     """Compile, or load, what the tasks need, here and outside of any client."""
     open_rows(4096, 64)[:1].compute(scheduler="synchronous")
     X = np.random.default_rng(0).random((400, 4), np.float32)
-    with engine(greedi_steps._Threads):
+    with engine(engines.Threads):
         subsel.greedi(X, 5, partitions=4)
 
 
 @contextmanager
 def engine(kind):
     """With one thread of this process in place of the engine that `greedi` would choose."""
-    usual, greedi_steps._engine = greedi_steps._engine, lambda backend: kind(1)
+    usual, engines.choose = engines.choose, lambda backend: kind(1)
     try:
         yield
     finally:
-        greedi_steps._engine = usual
+        engines.choose = usual
 
 
 def timed(run):
@@ -162,7 +163,7 @@ def by_hand(X, k, parts, seed):
 # Speed
 
 
-class Loop(greedi_steps._Threads):
+class Loop(engines.Threads):
     """The same tasks one after the other in this thread."""
 
     def slots(self):
@@ -229,10 +230,10 @@ def memory(scale):
         assert pids == [nanny.pid for nanny in cluster.workers.values()], "a worker was restarted"
     assert chosen.sizes.sum() == n
     chunk = X.chunks[0][0]
-    layout = greedi_steps._layout(n, k, None, max_rows, 16, None, chunk)
-    levels, nodes = 0, layout["partitions"]
+    deal = layout(n, k, None, max_rows, 16, None, chunk)
+    levels, nodes = 0, deal["partitions"]
     while nodes > 1:
-        levels, nodes = levels + 1, -(-nodes // layout["branches"])
+        levels, nodes = levels + 1, -(-nodes // deal["branches"])
     record("memory", scale, rows=n, columns=d, k=k, max_rows=max_rows, bytes=X.nbytes,
            limit=limit, before=before, peaks=peaks, chunk=chunk, levels=levels,
            seconds=taken)  # fmt: skip

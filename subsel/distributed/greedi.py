@@ -1,0 +1,151 @@
+"""The front door: selection from more rows than one machine can search."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from subsel.coreset import budgets
+from subsel.distributed import engines
+from subsel.distributed.inputs import source_of
+from subsel.distributed.plan import MAX_ROWS, Plan, layout
+from subsel.distributed.run import Run
+from subsel.selection import Selection
+from subsel.similarity import METRICS
+from subsel.validation import (
+    ArrayLike,
+    check_backend,
+    check_budget,
+    check_choice,
+    check_count,
+    check_labels,
+    check_memory,
+    check_random_state,
+)
+
+
+def greedi(
+    X: ArrayLike,
+    budget: int | float | Mapping[Any, int],
+    *,
+    partitions: int | None = None,
+    max_rows: int | None = None,
+    spread: int = 16,
+    sample: int | None = None,
+    labels: ArrayLike | None = None,
+    metric: str = "euclidean",
+    memory: float = 0,
+    backend: str = "auto",
+    random_state: int | np.random.Generator | None = None,
+    progress: bool = False,
+) -> Selection:
+    """Select representative rows in partitions, then among those selected; for very many rows.
+
+    Runs on the active Dask client, or without one on threads of this process. Rows are dealt to
+    partitions; greedy selects from each; a tree of merges selects among the selected, evaluated on
+    a uniform sample of rows. The better of the outcome and the best selection of a single partition
+    is returned, both evaluated on all rows.
+
+    Parameters
+    ----------
+    X : dask.array.Array or array_like, shape (n, d)
+        Finite features. A dask array is read chunk by chunk, several times, and never gathered;
+        its chunks must be of known size. A memory-mapped file is opened by each worker, where it
+        must have the same path. Any other array is sent to the workers in parts.
+    budget : int or float, or mapping with labels
+        As in `select`.
+    partitions : int, optional
+        In how many parts rows are searched at first, 1..n. Default: the fewest that `max_rows`
+        allows.
+    max_rows : int, optional
+        Rows that a task may hold, at least 8 times the budget if there are several partitions.
+        Default: 50 000, or what a partition, a chunk of X and a single merge of all partitions
+        need, if that is more.
+    spread : int, default 16
+        Each partition's rows are a uniform draw from as many blocks of neighbouring rows, which are
+        dealt at random; its task reads all of these. 1: partitions are blocks of rows as they lie
+        (GreeDi). At least `partitions`: rows are dealt uniformly (RandGreeDi).
+    sample : int, optional
+        Select from a uniform sample of so many rows only (all are represented in the end). Not with
+        labels. Default: from all.
+    labels : array_like of int, bool or str, shape (n,), optional
+        Class of each row, as in `select`. Each class is searched, merged and judged by itself.
+    metric : {"euclidean", "cosine", "dot", "rbf"}, default "euclidean"
+        Similarity of two rows.
+    memory : float, default 0
+        Bytes that a task may take for a matrix of similarities beside its rows, where that is the
+        faster way. The selection does not depend on it.
+    backend : {"auto", "cpu", "cuda"}, default "auto"
+        Where tasks search and evaluate: on the processors, or on the GPU of the worker that they
+        run on (without a Dask client, of this process, one task at a time). "auto" means "cuda"
+        for an array in a GPU's memory, "cpu" for any other.
+    random_state : int, numpy.random.Generator or None, default None
+        Deals rows and draws samples.
+    progress : bool, default False
+        Show a progress bar on standard error.
+
+    Returns
+    -------
+    Selection
+        `value`, `gains` and `sizes` are exact, over all rows. As the order was found on a part of
+        the rows, a gain may be larger than the one before it. `assignment` is a NumPy array, or for
+        a dask array a dask array in the same chunks, which is computed when asked for. With labels,
+        classes are merged by gain, each in its order.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is not one of the above, or X has NaN or inf (said in which chunk and row).
+    ImportError, RuntimeError
+        If a GPU is asked for, and numba-cuda, a driver or a GPU is missing (on a worker).
+
+    Notes
+    -----
+    The same seed gives the same bits for any number of workers, with and without Dask, however X is
+    chunked, on processors and on GPUs (but for "rbf", see docs/cuda.md), and `value` is exactly
+    ``FacilityLocation.from_features(X).value(indices)`` (with labels, the sum of those of classes).
+
+    Time O(n m d ln k) over all workers for partitions of m rows, and O(m^2 d ln k) one after the
+    other for each level of merges; memory of a task O(m d). See docs/scaling.md, also for what is
+    guaranteed.
+
+    References
+    ----------
+    Mirzasoleiman, Karbasi, Sarkar, Krause (2013), "Distributed submodular maximization" (GreeDi;
+    section 4.5 on evaluating a decomposable function on a sample). Barbosa, Ene, Nguyen, Ward
+    (2015), "The power of randomization" (RandGreeDi). Gopal, Ferdous, Maji, Pothen (2024),
+    "GreedyML" (the tree).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import subsel
+    >>> X = np.random.default_rng(0).normal(size=(2000, 3))
+    >>> chosen = subsel.greedi(X, 20, partitions=4, random_state=0)
+    >>> len(chosen), int(chosen.sizes.sum())
+    (20, 2000)
+    """
+    check_choice(metric, METRICS, "metric")
+    random = check_random_state(random_state)
+    allowed = check_memory(memory)
+    place = check_backend(backend, X)
+    if max_rows is not None:
+        max_rows = check_count(max_rows, "max_rows", 1)
+    engine = engines.choose(place)
+    source = source_of(X, max_rows or MAX_ROWS, sent=engine.elsewhere)
+    n, classes = source.n, None
+    if labels is None:
+        sizes, counts = [n], [check_budget(budget, n, fraction=True)]
+    else:
+        if sample is not None:
+            raise ValueError("sample goes without labels; select from a part of X instead")
+        members, counts = budgets(budget, check_labels(labels, n))
+        sizes = [len(rows) for rows in members]
+        classes = np.empty(n, np.min_scalar_type(len(counts)))
+        for c, rows in enumerate(members):
+            classes[rows] = c
+    plan = Plan(
+        n, sizes, counts, metric, allowed, place, int(random.integers(2**63)),
+        **layout(n, sum(counts), partitions, max_rows, spread, sample, source.largest),
+    )  # fmt: skip
+    return Run(engine, source, plan, classes, progress).selection()

@@ -1,0 +1,172 @@
+"""How rows are dealt to partitions, how these are merged, and what each of them draws at random."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from subsel.similarity import FeatureSimilarity, Scale, prepared
+from subsel.validation import check_count, read_only
+
+MAX_ROWS = 50_000
+"""Rows that a task may hold, where nothing else is said."""
+
+_BLOCKS, _ROWS, _SAMPLE = range(3)
+"""What random numbers are for."""
+
+
+class Node(NamedTuple):
+    """A partition (level 0), or a merge of `children`, which are of the level below."""
+
+    level: int
+    number: int
+    children: list["Node"]
+
+
+@dataclass
+class Plan:
+    """All that tasks need to know beside the rows."""
+
+    n: int
+    sizes: list[int]
+    counts: list[int]
+    metric: str
+    memory: int
+    backend: str
+    seed: int
+    max_rows: int
+    taken: int
+    partitions: int
+    spread: int
+    branches: int
+    share: int
+    scales: list[Scale] = field(default_factory=list)
+
+    def random(self, *place: int) -> np.random.Generator:
+        """Numbers for a place that is named by a few counts."""
+        return np.random.default_rng([self.seed, *place])
+
+    def _group(self, partition: int) -> tuple[int, int, np.ndarray]:
+        """Which group of partitions shares blocks, the place in it, and the blocks (m, 2)."""
+        groups = -(-self.partitions // self.spread)
+        bounds = np.arange(groups + 1) * self.partitions // groups
+        group = int(np.searchsorted(bounds, partition, side="right")) - 1
+        order = self.random(_BLOCKS).permutation(self.partitions)
+        blocks = np.sort(order[bounds[group] : bounds[group + 1]])
+        ends = np.arange(self.partitions + 1) * self.n // self.partitions
+        return (
+            group,
+            partition - int(bounds[group]),
+            np.column_stack([ends[blocks], ends[blocks + 1]]),
+        )
+
+    def blocks(self, partition: int) -> np.ndarray:
+        """First row and end of the blocks that a partition's rows are drawn from (m, 2)."""
+        return self._group(partition)[2]
+
+    def rows(self, partition: int) -> np.ndarray:
+        """The rows of a partition, ascending; no row is in two of them."""
+        group, place, blocks = self._group(partition)
+        first, lengths = blocks[:, 0], blocks[:, 1] - blocks[:, 0]
+        total = int(lengths.sum())
+        wanted = total
+        if self.taken < self.n:
+            wanted = min(total, -(-self.taken * len(blocks) // self.partitions))
+        drawn = self.random(_ROWS, group).choice(total, wanted, replace=False)
+        mine = np.sort(drawn[place :: len(blocks)])
+        before = np.cumsum(lengths) - lengths
+        block = np.searchsorted(before, mine, side="right") - 1
+        return first[block] + mine - before[block]
+
+    def tree(self) -> list[Node]:
+        """All nodes, children before their parent, so that few results wait at a time."""
+        level, nodes = 0, [Node(0, p, []) for p in range(self.partitions)]
+        while len(nodes) > 1:
+            level += 1
+            parents = -(-len(nodes) // self.branches)
+            nodes = [
+                Node(level, p, nodes[p * self.branches : (p + 1) * self.branches])
+                for p in range(parents)
+            ]
+
+        def below(node: Node) -> Iterator[Node]:
+            for child in node.children:
+                yield from below(child)
+            yield node
+
+        return list(below(nodes[0]))
+
+    def draw(self, c: int, count: int, level: int, number: int) -> np.ndarray:
+        """Which of `count` rows of a class a node hands up as its sample."""
+        wanted = min(count, max(1, self.share * self.counts[c] // sum(self.counts)))
+        return self.random(_SAMPLE, c, level, number).choice(count, wanted, replace=False)
+
+    def similarity(self, c: int, points: np.ndarray, candidates: np.ndarray | None = None) -> Any:
+        """Of some rows of a class to each other, or to others, as it is among all rows."""
+        rows = points if candidates is None else np.concatenate([points, candidates])
+        scale = self.scales[c]
+        ready = prepared(read_only(rows), self.metric, scale)
+        make: Any = FeatureSimilarity
+        if self.backend == "cuda":
+            from subsel.cuda import CudaFeatures
+
+            make = CudaFeatures.of_prepared
+        source = make(ready, self.metric, scale, self.sizes[c])
+        return source if candidates is None else source.facing(len(points))
+
+
+def layout(
+    n: int,
+    k: int,
+    partitions: int | None,
+    max_rows: int | None,
+    spread: Any,
+    sample: int | None,
+    largest: int,
+) -> dict[str, Any]:
+    """Partitions and tree that keep what a task holds within `max_rows`.
+
+    `k` is the budget, `largest` the rows of X's largest chunk.
+    """
+    spread = check_count(spread, "spread", 1)
+    taken = n if sample is None else check_count(sample, "sample", k, n)
+    if partitions is not None:
+        partitions = check_count(partitions, "partitions", 1, taken)
+    if max_rows is None:
+        max_rows = max(MAX_ROWS, largest)
+        if partitions is not None:
+            max_rows = max(max_rows, -(-taken // partitions), 4 * partitions * k)
+    if largest > max_rows:
+        raise ValueError(
+            f"X has a chunk of {largest} rows, more than max_rows={max_rows}: rechunk X"
+        )
+    fewest = -(-taken // max_rows)
+    partitions = fewest if partitions is None else partitions
+    if partitions < fewest:
+        raise ValueError(
+            f"{partitions} partitions of {taken} rows have more than max_rows={max_rows} rows; "
+            f"at least {fewest} are needed"
+        )
+    # A merge holds of each branch its selection, the best of a single partition, and a sample of
+    # at least as many rows.
+    widest = max_rows // (4 * k)
+    if partitions > 1 and widest < 2:
+        raise ValueError(
+            f"max_rows must be at least 8 times the budget, {8 * k}, to merge partitions; "
+            f"not {max_rows}"
+        )
+    levels = 0
+    while partitions > 1 and widest**levels < partitions:
+        levels += 1
+    branches = 1
+    while branches**levels < partitions:
+        branches += 1
+    return {
+        "max_rows": max_rows,
+        "taken": taken,
+        "partitions": partitions,
+        "spread": spread,
+        "branches": max(branches, 2),
+        "share": max_rows // max(branches, 2) - 2 * k,
+    }
