@@ -4,10 +4,12 @@ pytest tests/test_cuda.py                            # where there is a GPU
 NUMBA_ENABLE_CUDASIM=1 pytest tests/test_cuda.py     # anywhere
 """
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from golden.cases import RECORD, device_cases, written
 
 pytest.importorskip("numba_cuda")
 from numba import config, cuda
@@ -486,3 +488,9 @@ def test_epic_on_the_gpu():
     kept[0].prune(gradients, labels, 0)
     kept[1].prune(gradients.cpu().numpy(), labels.cpu().numpy(), 0)
     np.testing.assert_array_equal(kept[0].kept, kept[1].kept)
+
+
+@pytest.mark.parametrize(("name", "run"), [pytest.param(*x, id=x[0]) for x in device_cases()])
+def test_as_on_record(name, run):
+    record = json.loads(RECORD.read_text())[name]
+    assert written(run(), "gains" in record) == record
