@@ -1,19 +1,130 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and a lock on them."""
 
+import errno
+import glob
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["written_whole"]
+__all__ = ["locked", "remove_parts", "write_whole", "written_whole"]
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_NO_SUCH_SYNC = {errno.EINVAL, errno.ENOTSUP}
+
+
+def write_whole(path: Path, content: bytes | str) -> None:
+    """Write a file so that there is at any moment the whole new one or the one before.
+
+    Parameters
+    ----------
+    path : Path
+    content : bytes or str
+        A string is written in UTF-8.
+
+    Raises
+    ------
+    OSError
+        The message names the file and the reason, such as "disk full".  The file is then as it
+        was before.
+
+    Notes
+    -----
+    When the function returns, the content is on the disk and not only in the system's memory, so
+    it also survives a power cut.
+    """
+    with written_whole(path) as part, part.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A temporary path in the same folder, which takes the name `path` if the body succeeds."""
+    """A temporary path in the same folder, which takes the name `path` if the body succeeds.
+
+    The promises and errors are those of `write_whole`, for content that only a path can take.
+    """
     part = path.with_name(f".{path.name}.{os.getpid()}.part{path.suffix}")
     try:
         yield part
+        with part.open("r+b") as file:
+            os.fsync(file.fileno())
         os.replace(part, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        if error.errno in _FULL or error.filename in (None, str(part), str(path.parent)):
+            raise _explained(error, path) from error
+        raise
     finally:
+        # An error here, such as a folder that is gone, would hide the one that matters.
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def remove_parts(path: Path) -> None:
+    """Remove what a process that was killed while it wrote `path` left behind.
+
+    Only for a caller that knows that nobody else is writing the file now: see `locked`.
+    """
+    for part in path.parent.glob(f".{glob.escape(path.name)}.*.part{glob.escape(path.suffix)}"):
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a file for one run, so that a second run that wants to write it is refused.
+
+    The lock ends with the process, however the process ends.  The thread that holds it may take
+    it again.  The file itself need not exist; its folder must.
+
+    Raises
+    ------
+    BlockingIOError
+        Another process or thread holds the file.
+    """
+    from filelock import FileLock, Timeout
+
+    name = path.parent.resolve() / f".{path.name}.lock"
+    lock = FileLock(name, is_singleton=True)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise BlockingIOError(
+            f"another run is writing {path}: wait until it has ended, or choose another place"
+        ) from None
+    except OSError as error:
+        raise _explained(error, path) from error
+    try:
+        yield
+    finally:
+        if lock.lock_counter == 1 and os.name != "nt":
+            # While it is held: who opened the file meanwhile sees that it is gone, and opens anew.
+            with suppress(OSError):
+                name.unlink(missing_ok=True)
+        lock.release()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk, where the system can do that."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SUCH_SYNC:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _explained(error: OSError, path: Path) -> OSError:
+    """The same kind of error, with a sentence that names the file and the reason."""
+    if error.errno in _FULL:
+        reason = "disk full"
+    elif isinstance(error, FileNotFoundError) and not path.parent.is_dir():
+        reason = f"the folder {path.parent} does not exist (any more)"
+    else:
+        reason = error.strerror or str(error)
+    explained = type(error)(f"{path} could not be written: {reason}")
+    explained.errno = error.errno
+    return explained

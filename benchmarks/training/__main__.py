@@ -28,8 +28,10 @@ from benchmarks.poisoning.experiment import (
 )
 from benchmarks.poisoning.report import markdown, results_table
 from subsel.defense import EPIC, PRESETS, datasets, train
+from subsel.defense.checkpoint import packed
 from subsel.defense.models import small_cnn
-from subsel.defense.training import seeded
+from subsel.defense.randomness import seeded
+from subsel.files import write_whole
 
 SIZES = (0.1, 0.2, 0.3)
 GRADIENTS = ("fresh", "training")
@@ -125,7 +127,7 @@ def time_command(args: argparse.Namespace) -> None:
         epic.start(len(labels))
         state["defense"] = epic.state_dict()
         state["settings"]["gradients"] = how
-        torch.save(state, checkpoint(name, epoch))
+        write_whole(checkpoint(name, epoch), packed(state))
 
     compile_kernels()
     records = read_records(folder)

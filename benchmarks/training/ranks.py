@@ -20,7 +20,7 @@ from tqdm import tqdm
 from benchmarks.poisoning.report import markdown
 from subsel.defense import EPIC, TrainResult, datasets, train
 from subsel.defense.models import small_cnn
-from subsel.defense.training import seeded
+from subsel.defense.randomness import seeded
 
 ROUNDS = (1, 5, 10)
 WARMUP = 2

@@ -28,7 +28,8 @@ from subsel.defense.epic import EPIC, Round
 from subsel.defense.gradients import EpochLogits, last_layer_gradients
 from subsel.defense.poisons import PoisonedSet, read_poisons
 from subsel.defense.presets import PRESETS
-from subsel.defense.training import TrainResult, train
+from subsel.defense.result import TrainResult
+from subsel.defense.training import train
 
 __all__ = [
     "EPIC",

@@ -17,19 +17,18 @@ from torch import nn
 from tqdm import tqdm
 
 from subsel.defense import parallel
+from subsel.defense.checkpoint import Checkpoint, retire
 from subsel.defense.data import Examples, check_labels
 from subsel.defense.epic import EPIC, checked_arrays
-from subsel.defense.gradients import device_of, last_layer_gradients
-from subsel.defense.training import (
-    TrainResult,
-    check_cutmix,
-    check_positive,
-    from_preset,
-    train,
-)
-from subsel.validation import check_indices
+from subsel.defense.gradients import last_layer_gradients
+from subsel.defense.result import TrainResult
+from subsel.defense.settings import check_cutmix, check_device, from_preset
+from subsel.defense.training import train
+from subsel.validation import check_count, check_indices
 
 __all__ = ["AfreshResult", "readmitted", "train_afresh"]
+
+PHASES = ("core", "judge", "final")
 
 
 @dataclass
@@ -170,23 +169,31 @@ def train_afresh(
         judge_epochs = half if quick else epochs
     if final_epochs is None:
         final_epochs = three_quarters if quick else epochs
-    check_positive(judge_epochs, "judge_epochs")
-    check_positive(final_epochs, "final_epochs")
-    data = Examples(dataset, torch.device(training.get("device") or device_of(model)))
+    judge_epochs = check_count(judge_epochs, "judge_epochs", 1)
+    final_epochs = check_count(final_epochs, "final_epochs", 1)
+    data = Examples(dataset, check_device(training.get("device"), model))
     check_cutmix(training.get("cutmix", False), data)
     ranks = parallel.all_ranks()
     initial = copy.deepcopy(model.state_dict())
+    paths = {phase: _beside(checkpoint, phase) for phase in PHASES}
     done: list[dict[str, Any]] = []
     core = np.empty(0, np.int64)
 
     def run(phase: str, rows: np.ndarray | None, **settings: Any) -> np.ndarray:
         """Train from the initial weights on some of the data; what of it was kept."""
+        nonlocal resume
+        path = paths[phase]
+        resume = resume and path is not None and path.is_file()
+        if not resume:  # then what lies there of the phases to come is of another run
+            with ranks.together():
+                for later in list(paths.values())[PHASES.index(phase) :]:
+                    if later is not None and ranks.rank == 0:
+                        retire(later)
         if progress and ranks.rank == 0:
             some = "all" if rows is None else len(rows)
             tqdm.write(f"{phase} training: {some} examples", file=sys.stderr)
         if settings.get("fresh_head", True):
             model.load_state_dict(initial)
-        path = None if checkpoint is None else _beside(Path(checkpoint), phase)
 
         def so_far(part: TrainResult) -> AfreshResult:
             kept = part.kept if rows is None else rows[part.kept]
@@ -198,7 +205,7 @@ def train_afresh(
                 model,
                 data.subset(rows),
                 checkpoint=path,
-                resume=path if resume and path is not None and path.is_file() else None,
+                resume=path if resume else None,
                 progress=progress,
                 callback=None if callback is None else lambda part: callback(so_far(part)),
                 **training | settings,
@@ -207,13 +214,14 @@ def train_afresh(
         done[:] = result.history
         return result.kept
 
-    core = run("core", None, epochs=min(defense.stop, epochs), defense=defense, cutmix=False)
-    run("judge", core, **_paced(schedule, judge_epochs))
-    found = last_layer_gradients(
-        model, data.subset(), layer=training.get("layer"), group=ranks.group
-    )
-    finishing = _paced(schedule, final_epochs)
-    kept = run("final", readmitted(*found, core, threshold), fresh_head=not quick, **finishing)
+    with Checkpoint(checkpoint, None, ranks).held():
+        core = run("core", None, epochs=min(defense.stop, epochs), defense=defense, cutmix=False)
+        run("judge", core, **_paced(schedule, judge_epochs))
+        found = last_layer_gradients(
+            model, data.subset(), layer=training.get("layer"), group=ranks.group
+        )
+        finishing = _paced(schedule, final_epochs)
+        kept = run("final", readmitted(*found, core, threshold), fresh_head=not quick, **finishing)
     return AfreshResult(model, kept, done, defense, core)
 
 
@@ -229,8 +237,9 @@ def _check_threshold(threshold: float) -> None:
         raise ValueError(f"threshold must be a fraction in (0, 1), got {threshold!r}")
 
 
-def _beside(checkpoint: Path, phase: str) -> Path:
+def _beside(checkpoint: str | os.PathLike[str] | None, phase: str) -> Path | None:
     """Where the checkpoint of a phase is."""
-    if phase == "final":
-        return checkpoint
-    return checkpoint.with_name(f"{checkpoint.stem}-{phase}{checkpoint.suffix}")
+    if checkpoint is None:
+        return None
+    final = Path(checkpoint)
+    return final if phase == "final" else final.with_stem(f"{final.stem}-{phase}")

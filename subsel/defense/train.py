@@ -1,10 +1,11 @@
 """``python -m subsel.defense.train``: train an image classifier with EPIC from the shell."""
 
 import argparse
+import io
 import json
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,18 @@ from torch import nn
 
 from subsel.defense import models, parallel
 from subsel.defense.afresh import AfreshResult, train_afresh
+from subsel.defense.checkpoint import Checkpoint, CheckpointError, check_fit, read_weights
 from subsel.defense.datasets import ImageData, load
+from subsel.defense.epic import EPIC
 from subsel.defense.poisons import PoisonedSet, read_poisons
 from subsel.defense.presets import PRESETS, Preset
-from subsel.defense.training import TrainResult, seeded, train
-from subsel.files import written_whole
+from subsel.defense.randomness import seeded
+from subsel.defense.result import TrainResult
+from subsel.defense.settings import check_device
+from subsel.defense.training import train
+from subsel.files import remove_parts, write_whole
 from subsel.similarity import METRICS
+from subsel.validation import check_count
 
 MODELS = {
     "tiny-cnn": models.tiny_cnn,
@@ -27,6 +34,12 @@ MODELS = {
     "resnet18": models.resnet18,
     "vgg16": models.vgg16,
 }
+CHECKPOINT = "checkpoint.pt"
+CHECKPOINTS = (CHECKPOINT, "checkpoint-core.pt", "checkpoint-judge.pt")
+WRITTEN = ("metrics.jsonl", "kept.npy", "dropped.png", "result.json")
+STOPPED = 130  # the exit status after Ctrl-C, as shells have it
+EPIC_CHANGES = ("warmup", "interval", "stop", "ground_set", "metric", "min_cluster_size")
+EPIC_OPTIONS = ("subset_size", *EPIC_CHANGES, "gradients", "wrt")
 
 
 class _CallableModule(types.ModuleType):
@@ -46,84 +59,147 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status."""
     parser = _parser()
     args = parser.parse_args(argv)
+    _check_usage(parser, args)
     with parallel.process_group(args.device) as args.device:
         return _run(parser, args, parallel.all_ranks())
 
 
-def _run(parser: argparse.ArgumentParser, args: argparse.Namespace, ranks: parallel.Ranks) -> int:
-    out, preset = args.out, PRESETS[args.preset]
-    checkpoint = out / "checkpoint.pt"
-    first = out / ("checkpoint-core.pt" if args.afresh else "checkpoint.pt")
+def _check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse options that do not go together, and paths and devices that are not there."""
     if args.quick and not args.afresh:
         parser.error("--quick is a way of --afresh: give both")
     if not args.afresh and (args.judge_epochs is not None or args.final_epochs is not None):
         parser.error("--judge-epochs and --final-epochs are for --afresh: give that too")
+    if not args.afresh and args.threshold is not None:
+        parser.error("--threshold is for --afresh: give that too")
     if args.afresh and args.no_defense:
         parser.error("--afresh starts from what EPIC leaves: without --no-defense")
+    if args.no_defense and (unused := [name for name in EPIC_OPTIONS if _given(args, name)]):
+        names = ", ".join("--" + name.replace("_", "-") for name in unused)
+        parser.error(f"EPIC's options have no effect with --no-defense: leave out {names}")
+    if args.dataset == "digits" and args.data_dir is not None:
+        parser.error("--data-dir has no effect on digits, which come with scikit-learn")
+    if PRESETS[args.preset].training.get("scenario", "scratch") != "scratch" and not args.weights:
+        parser.error(f"--preset {args.preset} starts from a trained network: give it by --weights")
+    if args.weights is not None and not args.weights.is_file():
+        parser.error(f"--weights: there is no file {args.weights}")
+    try:
+        check_device(args.device)
+    except ValueError as error:
+        parser.error(f"--{error}")
+    out = args.out
+    if out.exists() and not out.is_dir():
+        parser.error(f"--out: {out} is a file, not a folder")
+    first = out / _first_checkpoint(args)
     if args.resume and not first.is_file():
         parser.error(f"--resume: there is no {first}")
-    if not args.resume and (first.exists() or checkpoint.exists()):
+    if not args.resume and any((out / name).exists() for name in CHECKPOINTS):
         parser.error(f"{out} holds a run already: go on with --resume, or choose another --out")
-    if preset.training.get("scenario", "scratch") != "scratch" and args.weights is None:
-        parser.error(f"--preset {args.preset} starts from a trained network: give it by --weights")
+
+
+def _run(parser: argparse.ArgumentParser, args: argparse.Namespace, ranks: parallel.Ranks) -> int:
+    out, started = args.out, False
     try:
-        defense = None if args.no_defense else preset.epic(args.subset_size, **_epic_changes(args))
+        changes = {name: getattr(args, name) for name in EPIC_CHANGES if _given(args, name)}
+        preset = PRESETS[args.preset]
+        defense = None if args.no_defense else preset.epic(args.subset_size, **changes)
+        weights = args.weights and read_weights(args.weights, f"--weights {args.weights}")
         data = load(args.dataset, args.data_dir, download=args.download)
         poisoned = None if args.poisons is None else read_poisons(args.poisons)
         images, labels = data.train_images, data.train_labels
         if poisoned is not None:
             images, labels = poisoned.apply(images, labels)
-        model = _model(args, data)
-        augment = args.augment
-        if augment is None:
-            augment = preset.training.get("scenario") != "transfer"
+        model = _model(args, data, weights)
+        run = _training(args, model, defense, images, labels, data)
         out.mkdir(parents=True, exist_ok=True)
-        resume: dict[str, Any] = {"resume": checkpoint if args.resume else None}
-        if args.afresh:
-            names = ("resume", "threshold", "quick", "judge_epochs", "final_epochs")
-            resume = {name: getattr(args, name) for name in names}
-        run: Any = train_afresh if args.afresh else train
-        result = run(
-            model,
-            (images, labels),
-            epochs=args.epochs,
-            defense=defense,
-            test=(data.test_images, data.test_labels),
-            preset=args.preset,
-            lr=args.lr,
-            drops=args.drops,
-            batch_size=args.batch_size,
-            augment=augment,
-            cutmix=args.cutmix,
-            gradients=args.gradients,
-            wrt=args.wrt,
-            seed=args.seed,
-            device=args.device,
-            checkpoint=checkpoint,
-            callback=lambda result: _write(out, result),
-            **resume,
-        )
-    except KeyboardInterrupt as stopped:
-        again = "; on the command line: the same command with --resume"
-        if ranks.rank == 0:
-            text = str(stopped) or "stopped"
-            sys.stderr.write(f"\n{text}{again if first.exists() else ''}\n")
-        return 130
-    except (OSError, ValueError, TypeError, ImportError, FloatingPointError) as error:
+        with Checkpoint(out / CHECKPOINT, None, ranks).held():
+            started = True
+            if ranks.rank == 0:
+                for name in WRITTEN:
+                    remove_parts(out / name)
+            result = run()
+            if ranks.rank > 0:
+                return 0
+            _write(out, result)
+            write_whole(out / "dropped.png", plot_dropped(result, labels, data.classes))
+            summary = summarize(result, poisoned, labels)
+            write_whole(out / "result.json", json.dumps(summary, indent=1) + "\n")
+    except (KeyboardInterrupt, Exception) as error:
+        again = started and ranks.rank == 0 and (out / _first_checkpoint(args)).is_file()
+        status, text = _explained(error, again)
         rank = "" if ranks.size == 1 else f"rank {ranks.rank}: "
-        sys.stderr.write(f"{parser.prog}: error: {rank}{error}\n")
-        return 1
-    if ranks.rank > 0:
-        return 0
-    _write(out, result)
-    with written_whole(out / "dropped.png") as part:
-        plot_dropped(result, labels, data.classes, part)
-    summary = summarize(result, poisoned, labels)
-    with written_whole(out / "result.json") as part:
-        part.write_text(json.dumps(summary, indent=1) + "\n")
+        if status == STOPPED:
+            if ranks.rank == 0:
+                sys.stderr.write(f"\n{text}\n")
+        else:
+            sys.stderr.write(f"{parser.prog}: error: {rank}{text}\n")
+        return status
     sys.stdout.write("".join(f"{key}: {value}\n" for key, value in summary.items()))
     sys.stdout.write(f"written to {out}: metrics.jsonl kept.npy checkpoint.pt dropped.png\n")
     return 0
+
+
+def _training(
+    args: argparse.Namespace,
+    model: nn.Module,
+    defense: EPIC | None,
+    images: Any,
+    labels: Any,
+    data: ImageData,
+) -> Callable[[], TrainResult]:
+    """The call of `train` or `train_afresh` that the command comes to."""
+    augment = args.augment
+    if augment is None:
+        augment = PRESETS[args.preset].training.get("scenario") != "transfer"
+    settings: dict[str, Any] = {
+        "epochs": args.epochs,
+        "defense": defense,
+        "test": (data.test_images, data.test_labels),
+        "preset": args.preset,
+        "lr": args.lr,
+        "drops": args.drops,
+        "batch_size": args.batch_size,
+        "augment": augment,
+        "cutmix": args.cutmix,
+        "gradients": args.gradients or "fresh",
+        "wrt": args.wrt or "logits",
+        "seed": args.seed,
+        "device": args.device,
+        "checkpoint": args.out / CHECKPOINT,
+        "callback": lambda result: _write(args.out, result),
+    }
+    if not args.afresh:
+        settings["resume"] = args.out / CHECKPOINT if args.resume else None
+        return lambda: train(model, (images, labels), **settings)
+    names = ("resume", "quick", "threshold", "judge_epochs", "final_epochs")
+    settings |= {name: getattr(args, name) for name in names if _given(args, name)}
+    return lambda: train_afresh(model, (images, labels), **settings)
+
+
+def _explained(error: BaseException, again: bool) -> tuple[int, str]:
+    """Exit status and one line for an error that a user can cause; any other is raised."""
+    hint = "; on the command line: the same command with --resume" if again else ""
+    if isinstance(error, KeyboardInterrupt):
+        return STOPPED, (str(error) or "stopped") + hint
+    text = " ".join(str(error).split())
+    if isinstance(error, CheckpointError):
+        return 2, text
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
+        return 1, f"out of memory; a smaller --batch-size needs less{hint}"
+    if isinstance(error, OSError):
+        return 1, text + hint
+    if isinstance(error, ValueError | TypeError | ImportError | FloatingPointError):
+        return 1, text
+    raise error
+
+
+def _given(args: argparse.Namespace, name: str) -> bool:
+    return getattr(args, name) is not None
+
+
+def _first_checkpoint(args: argparse.Namespace) -> str:
+    """The name of the checkpoint that a run has first."""
+    return "checkpoint-core.pt" if args.afresh else CHECKPOINT
 
 
 def summarize(
@@ -151,10 +227,8 @@ def summarize(
     return summary
 
 
-def plot_dropped(
-    result: TrainResult, labels: np.ndarray, classes: Sequence[str], path: Path
-) -> None:
-    """What was dropped before which epoch, by class, and how much was left."""
+def plot_dropped(result: TrainResult, labels: np.ndarray, classes: Sequence[str]) -> bytes:
+    """An image (PNG) of what was dropped before which epoch, by class, and of how much was left."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
@@ -178,35 +252,30 @@ def plot_dropped(
     )
     kept.set(ylabel="kept", ylim=(0, len(labels) * 1.05))
     figure.legend(loc="outside right upper", fontsize="small")
-    figure.savefig(path, dpi=120)
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=120)
+    return image.getvalue()
 
 
 def _write(out: Path, result: TrainResult) -> None:
-    with written_whole(out / "metrics.jsonl") as part:
-        part.write_text("".join(json.dumps(record) + "\n" for record in result.history))
-    with written_whole(out / "kept.npy") as part:
-        np.save(part, result.kept)
+    lines = [json.dumps(record) + "\n" for record in result.history]
+    write_whole(out / "metrics.jsonl", "".join(lines))
+    kept = io.BytesIO()
+    np.save(kept, result.kept)
+    write_whole(out / "kept.npy", kept.getvalue())
 
 
-def _model(args: argparse.Namespace, data: ImageData) -> nn.Module:
+def _model(
+    args: argparse.Namespace, data: ImageData, weights: dict[str, torch.Tensor] | None
+) -> nn.Module:
     with seeded(args.seed, None, torch.device("cpu")):
         model = MODELS[args.model](
             len(data.classes), data.train_images.shape[1:], data.mean.tolist(), data.std.tolist()
         )
-    if args.weights is not None:
-        state = torch.load(args.weights, weights_only=True, map_location="cpu")
-        try:
-            model.load_state_dict(state.get("model", state))
-        except (RuntimeError, AttributeError) as error:
-            raise ValueError(
-                f"--weights {args.weights} does not fit {args.model}: {error}"
-            ) from None
+    if weights is not None:
+        check_fit(model, weights, f"--weights {args.weights} does not fit {args.model}")
+        model.load_state_dict(weights)
     return model
-
-
-def _epic_changes(args: argparse.Namespace) -> dict[str, Any]:
-    names = ("warmup", "interval", "stop", "ground_set", "metric", "min_cluster_size")
-    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -242,7 +311,7 @@ def _parser() -> argparse.ArgumentParser:
     training.add_argument("--lr", type=float, help="learning rate (0.1; when fine-tuning 1e-4)")
     training.add_argument(
         "--drops",
-        type=int,
+        type=_from_0,
         nargs="*",
         metavar="EPOCH",
         help="divide the learning rate by 10 before these epochs (the preset's)",
@@ -279,14 +348,12 @@ def _parser() -> argparse.ArgumentParser:
     epic.add_argument(
         "--gradients",
         choices=("fresh", "training"),
-        default="fresh",
         help="from a forward pass before each round, or from the epoch that was just trained, "
         "which costs nothing (fresh)",
     )
     epic.add_argument(
         "--wrt",
         choices=("logits", "input"),
-        default="logits",
         help="what the gradient is taken of: the last layer's output or its input (logits)",
     )
 
@@ -300,9 +367,8 @@ def _parser() -> argparse.ArgumentParser:
     afresh.add_argument(
         "--threshold",
         type=float,
-        default=0.05,
         metavar="P",
-        help="probability that an example's label must have to be let in again (%(default)s)",
+        help="probability that an example's label must have to be let in again (0.05)",
     )
     afresh.add_argument(
         "--quick",
@@ -321,13 +387,23 @@ def _parser() -> argparse.ArgumentParser:
     run = parser.add_argument_group("run")
     run.add_argument("--out", type=Path, required=True, help="folder for everything written")
     run.add_argument("--resume", action="store_true", help="go on with the run in --out")
-    run.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    run.add_argument("--seed", type=_from_0, default=0, help="(%(default)s)")
     run.add_argument(
         "--device",
         default="cuda" if torch.cuda.is_available() else "cpu",
         help="cpu, cuda, cuda:1, ... (here %(default)s)",
     )
     return parser
+
+
+def _from_0(text: str) -> int:
+    """An option's whole number of at least 0."""
+    try:
+        return check_count(int(text), "it", 0)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"must be a whole number of at least 0, not {text}"
+        ) from None
 
 
 def _described(preset: Preset) -> str:

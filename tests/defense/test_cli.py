@@ -18,8 +18,10 @@ from subsel.defense.training import seeded
 
 pytest.importorskip("sklearn")
 
-QUICK = ["--dataset", "digits", "--no-augment", "--lr", "0.05", "--batch-size", "256"]
-QUICK += ["--device", "cpu", "--warmup", "1", "--interval", "1", "--seed", "3"]
+TRAINING = ["--dataset", "digits", "--no-augment", "--lr", "0.05", "--batch-size", "256"]
+TRAINING += ["--device", "cpu", "--seed", "3"]
+ROUNDS = ["--warmup", "1", "--interval", "1"]
+QUICK = [*TRAINING, *ROUNDS]
 
 
 @pytest.fixture(scope="module")
@@ -186,14 +188,14 @@ def test_poisons_are_put_in_and_counted(tmp_path, capsys):
         "target": (Image.fromarray(target), 9),
     }.items():
         (folder / f"{name}.pickle").write_bytes(pickle.dumps(value))
-    command = [*QUICK, "--epochs", "3", "--poisons", str(folder)]
+    command = [*TRAINING, "--epochs", "3", "--poisons", str(folder)]
     assert main([*command, "--no-defense", "--out", str(tmp_path / "run")]) == 0
     out = capsys.readouterr().out
     assert "poisons left: 10 of 10" in out
     assert "targets taken for the attacker's class: 1 of 1" in out
     indices[0] = 5000
     (folder / "base_indices.pickle").write_bytes(pickle.dumps(indices))
-    assert main([*command, "--out", str(tmp_path / "other")]) == 1
+    assert main([*command, *ROUNDS, "--out", str(tmp_path / "other")]) == 1
     assert "outside a training set of 1397" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
 

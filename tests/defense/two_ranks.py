@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset
 
-import subsel.defense.training as training
+import subsel.defense.checkpoint as checkpoint
 from subsel.defense import EPIC, EpochLogits, last_layer_gradients, train
 
 C = 3
@@ -167,12 +167,12 @@ def progress(rank):
 
 
 def files_written(out):
-    written, files = training.written_whole, []
-    training.written_whole = lambda path: files.append(path) or written(path)
+    write, files = checkpoint.write_whole, []
+    checkpoint.write_whole = lambda path, content: files.append(path) or write(path, content)
     try:
         run(checkpoint=out / "c.pt")
     finally:
-        training.written_whole = written
+        checkpoint.write_whole = write
     return len(files)
 
 

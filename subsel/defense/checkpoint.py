@@ -1,0 +1,344 @@
+"""Checkpoints: the state of a training run in a file that is whole, or else refused.
+
+A checkpoint is what `torch.save` writes, with a checksum over all its bytes in the comment that a
+zip archive may end with.  So ``torch.load(path, weights_only=True)`` reads it like any other, and
+what is damaged is found before PyTorch sees it.
+"""
+
+import hashlib
+import io
+import logging
+import os
+import shutil
+import struct
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from subsel.defense.data import Examples, batches
+from subsel.defense.gradients import EpochLogits, device_of
+from subsel.defense.parallel import Ranks, digest
+from subsel.defense.result import TrainResult
+from subsel.files import locked, remove_parts, write_whole, written_whole
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "check_fit",
+    "data_digest",
+    "packed",
+    "read_weights",
+    "retire",
+]
+
+_LOG = logging.getLogger("subsel")
+_MARK = b"subsel checkpoint, SHA-256 "
+_COMMENT = len(_MARK) + 64
+_KEYS = ("settings", "data", "model", "optimizer", "defense", "history", "logits")
+
+
+class CheckpointError(ValueError):
+    """A file that is no whole checkpoint, or one that does not belong to the run."""
+
+
+class Checkpoint:
+    """The file that a run writes its state to, and the one that it takes its state from.
+
+    Parameters
+    ----------
+    path : path or None
+        None: nothing is written.
+    resume : path or None
+        None: the run starts from the beginning.
+    ranks : Ranks
+        Of them the first writes, and all read.
+
+    Attributes
+    ----------
+    used : bool
+        Whether any rank writes or reads a file.
+
+    Raises
+    ------
+    FileNotFoundError
+        The folder of `path` does not exist.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None,
+        resume: str | os.PathLike[str] | None,
+        ranks: Ranks,
+    ) -> None:
+        self.path = None if path is None else Path(path)
+        self.resume = None if resume is None else Path(resume)
+        self.ranks = ranks
+        self.ours = False  # whether the file at `path` is of this run
+        self.used = any(ranks.gather(path is not None or resume is not None))
+        if self.path is not None and not self.path.parent.is_dir():
+            raise FileNotFoundError(f"checkpoint {path} is in a folder that does not exist")
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Inside, no other run writes the file; what a killed one left half written is removed."""
+        with ExitStack() as stack:
+            with self.ranks.together():
+                if self.path is not None and self.ranks.rank == 0:
+                    stack.enter_context(locked(self.path))
+                    remove_parts(self.path)
+            yield
+
+    def save(
+        self,
+        settings: dict[str, Any],
+        data: str | None,
+        result: TrainResult,
+        optimizer: torch.optim.Optimizer,
+        seen: EpochLogits,
+    ) -> None:
+        """Write the state after the epochs in ``result.history``, unless there is no `path`."""
+        if self.path is None:
+            return
+        state = {
+            "settings": settings,
+            "data": data,
+            "model": result.model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "defense": None if result.defense is None else result.defense.state_dict(),
+            "history": result.history,
+            # For the round that comes next, if it looks at what the last epoch computed.
+            "logits": None if seen.logits is None else (seen.logits, seen.labels),
+        }
+        with self.ranks.together():
+            if self.ranks.rank == 0:
+                self._write(packed(state))
+        self.ours = True
+
+    def _write(self, content: bytes) -> None:
+        assert self.path is not None
+        if not self.ours:
+            # An object that cannot be read again is found now, and not when the run is resumed.
+            unpacked(content, f"checkpoint {self.path}", torch.device("cpu"))
+        try:
+            if not self.ours:
+                set_aside(self.path)
+            write_whole(self.path, content)
+        except OSError as error:
+            explained = type(error)(f"{error}; {self.how_to_resume()}")
+            explained.errno = error.errno
+            raise explained from error
+
+    def restore(
+        self,
+        epochs: int,
+        settings: dict[str, Any],
+        data: str | None,
+        result: TrainResult,
+        optimizer: torch.optim.Optimizer,
+        seen: EpochLogits,
+    ) -> None:
+        """Take the state from the file to resume from, if there is one to resume from.
+
+        Nothing is changed unless the whole file fits.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no such file.
+        CheckpointError
+            It is damaged, something else, or of another run.
+        """
+        with self.ranks.together():
+            if self.resume is None:
+                return
+            name = f"resume: {self.resume}"
+            if not self.resume.is_file():
+                raise FileNotFoundError(f"resume: there is no checkpoint {self.resume}")
+            state = unpacked(_content(self.resume, name), name, device_of(result.model))
+            lacking = [key for key in _KEYS if key not in state]
+            if lacking:
+                raise CheckpointError(
+                    f"{name} is not a checkpoint of subsel.defense.train: it lacks "
+                    + ", ".join(lacking)
+                )
+            _check_same_run(state, name, epochs, settings, data, result)
+            check_fit(result.model, state["model"], f"{name} is of another model")
+            if result.defense is not None:
+                try:
+                    result.defense.load_state_dict(state["defense"])
+                except ValueError as error:
+                    raise CheckpointError(f"{name} has another defense: {error}") from None
+                result.kept = result.defense.kept
+            result.model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+            result.history = state["history"]
+            if state["logits"] is not None:
+                seen.logits, seen.labels = state["logits"]
+            self.ours = self.path is not None and self.path.resolve() == self.resume.resolve()
+
+    def how_to_resume(self) -> str:
+        """What a person can do after the run has stopped."""
+        if self.path is None or not self.ours or not self.path.is_file():
+            return "stopped; there is no checkpoint to resume from"
+        return f"stopped; go on from the last whole epoch with resume={str(self.path)!r}"
+
+
+def packed(state: dict[str, Any]) -> bytes:
+    """What goes into the file: `state` as `torch.save` writes it, and the checksum."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    with buffer.getbuffer() as content:
+        content[-2:] = struct.pack("<H", _COMMENT)  # where a zip says how long its comment is
+        checksum = hashlib.sha256(content).hexdigest()
+    buffer.seek(0, os.SEEK_END)
+    buffer.write(_MARK + checksum.encode())
+    return buffer.getvalue()
+
+
+def unpacked(content: bytes, name: str, device: torch.device) -> dict[str, Any]:
+    """The state that was packed; `name` is what the errors call the file."""
+    if content[-_COMMENT:-64] != _MARK:
+        raise CheckpointError(
+            f"{name} is not a checkpoint of subsel.defense.train, or not the whole of one: it does "
+            "not end with a checksum"
+        )
+    with memoryview(content) as view:
+        checksum = hashlib.sha256(view[:-_COMMENT]).hexdigest().encode()
+    if content[-64:] != checksum:
+        raise CheckpointError(f"{name} is damaged: its content does not match its checksum")
+    state = _loaded(content, device)
+    if not isinstance(state, dict):
+        raise CheckpointError(
+            f"{name} holds objects that cannot be read without running their code: the state of "
+            "the model, the optimizer and the defense must be tensors and plain values"
+        )
+    return state
+
+
+def read_weights(path: Path, name: str) -> dict[str, Tensor]:
+    """A state dict from a checkpoint, or from a file that `torch.save` wrote of a state dict.
+
+    Raises
+    ------
+    FileNotFoundError, CheckpointError
+        In one sentence that begins with `name`.
+    """
+    content = _content(path, name)
+    if content[-_COMMENT:-64] == _MARK:
+        state: Any = unpacked(content, name, torch.device("cpu"))
+    else:
+        state = _loaded(content, torch.device("cpu"))
+    if isinstance(state, Mapping):
+        state = state.get("model", state)
+    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise CheckpointError(
+            f"{name} is damaged, or holds something else than a model's state_dict() as torch.save "
+            "writes it (whole models are not read: to open them would run their code)"
+        )
+    return dict(state)
+
+
+def check_fit(model: nn.Module, state: Any, problem: str) -> None:
+    """Refuse a state dict that is not one of this model, and say in what they differ."""
+    wanted = model.state_dict()
+    if not isinstance(state, Mapping):
+        raise CheckpointError(problem)
+    differences = [
+        f"it {verb} {', '.join(names[:3])}" + (f" and {len(names) - 3} more" if names[3:] else "")
+        for verb, names in (
+            ("lacks", [name for name in wanted if name not in state]),
+            ("has also", [str(name) for name in state if name not in wanted]),
+        )
+        if names
+    ]
+    differences += [
+        f"its {name} has the shape {tuple(state[name].shape)}, not {tuple(value.shape)}"
+        for name, value in wanted.items()
+        if isinstance(value, Tensor)
+        and name in state
+        and getattr(state[name], "shape", None) != value.shape
+    ][:1]
+    if differences:
+        raise CheckpointError(f"{problem}: {'; '.join(differences)}")
+
+
+def data_digest(data: Examples, ranks: Ranks) -> str:
+    """A hash of all inputs and labels, of which the ranks read their shares."""
+    parts: list[str] = []
+    with ranks.together():
+        for _, x, y in batches(data.subset(), ranks=ranks):
+            parts.append(digest(x, y))
+    whole = "".join(part for of_rank in ranks.gather(parts) for part in of_rank)
+    return hashlib.sha256(whole.encode()).hexdigest()
+
+
+def set_aside(path: Path) -> None:
+    """Keep a copy of a file that is about to be written anew, and say so."""
+    if not path.is_file():
+        return
+    kept = path.with_name(f"{path.stem}-before{path.suffix}")
+    with written_whole(kept) as part:
+        shutil.copyfile(path, part)
+    _LOG.warning(
+        "%s was there already and is written anew; what it held is kept as %s "
+        "(to go on with that run, give resume=)",
+        path,
+        kept,
+    )
+
+
+def retire(path: Path) -> None:
+    """Set a file aside and take its name away, so that nobody goes on with it."""
+    set_aside(path)
+    path.unlink(missing_ok=True)
+
+
+def _check_same_run(
+    state: dict[str, Any],
+    name: str,
+    epochs: int,
+    settings: dict[str, Any],
+    data: str | None,
+    result: TrainResult,
+) -> None:
+    changed = [
+        f"{setting}={state['settings'].get(setting)!r}, now {value!r}"
+        for setting, value in settings.items()
+        if value != state["settings"].get(setting)
+    ]
+    if (state["defense"] is None) != (result.defense is None):
+        changed.append(f"{'no' if state['defense'] is None else 'a'} defense")
+    if changed:
+        raise CheckpointError(f"{name} was made with {'; '.join(changed)}")
+    if state["data"] != data:
+        raise CheckpointError(
+            f"{name} was made with other training data: inputs, labels, poisons or their order "
+            "differ (a dataset must give the same examples each time)"
+        )
+    done = len(state["history"])
+    if epochs < done:
+        raise CheckpointError(
+            f"{name} has {done} epochs done already: epochs must be at least {done}, not {epochs}"
+        )
+
+
+def _content(path: Path, name: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise type(error)(f"{name} cannot be read: {error.strerror}") from None
+
+
+def _loaded(content: bytes, device: torch.device) -> Any:
+    """What `torch.load` reads, or None: its own words are not for those who run a training."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(io.BytesIO(content), weights_only=True, map_location=device)
+    except Exception:
+        return None

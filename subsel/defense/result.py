@@ -1,0 +1,40 @@
+"""What a training run comes to."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from subsel.defense.epic import EPIC
+
+__all__ = ["TrainResult"]
+
+
+@dataclass
+class TrainResult:
+    """What training came to.
+
+    Attributes
+    ----------
+    model : nn.Module
+        The model that was given, trained, in eval mode.
+    kept : ndarray of int64
+        The examples that the last epoch was trained on, ascending.
+    history : list of dict
+        For each epoch: ``epoch`` (from 0), ``lr``, ``loss`` and ``train_accuracy`` (means over
+        the epoch, as it trained), ``test_accuracy`` (None without a test set), ``kept``,
+        ``dropped`` (in the round before the epoch), ``gradient_seconds`` and
+        ``selection_seconds`` (of that round), ``seconds`` (of all).
+    defense : EPIC or None
+    """
+
+    model: nn.Module
+    kept: np.ndarray
+    history: list[dict[str, Any]] = field(default_factory=list)
+    defense: EPIC | None = None
+
+    @property
+    def accuracy(self) -> float | None:
+        """Test accuracy after the last epoch, None without a test set."""
+        return self.history[-1]["test_accuracy"] if self.history else None

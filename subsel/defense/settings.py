@@ -1,0 +1,118 @@
+"""The settings of a training run: where they come from, and what is refused before it starts."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from subsel.defense.data import Examples, batches
+from subsel.defense.epic import EPIC
+from subsel.defense.gradients import device_of
+from subsel.defense.presets import PRESETS
+from subsel.validation import check_choice, check_count
+
+__all__ = ["check_cutmix", "check_defense", "check_device", "checked_settings", "from_preset"]
+
+CHOICES = {
+    "scenario": ("scratch", "transfer", "finetune"),
+    "gradients": ("fresh", "training"),
+    "wrt": ("logits", "input"),
+}
+
+
+def checked_settings(preset: str | None, given: dict[str, Any], **settings: Any) -> dict[str, Any]:
+    """Everything that decides the outcome, checked; what is not given comes from the preset.
+
+    All are Python's own types, which a checkpoint can be read with again.
+    """
+    settings |= from_preset(preset, given)
+    settings.setdefault("lr", 1e-4 if settings["scenario"] == "finetune" else 0.1)
+    for name, choices in CHOICES.items():
+        check_choice(settings[name], choices, name)
+    settings["batch_size"] = check_count(settings["batch_size"], "batch_size", 1)
+    settings["seed"] = check_count(settings["seed"], "seed", 0)
+    for name in ("lr", "drop_factor"):
+        settings[name] = _number(settings[name], name)
+        if not settings[name] > 0:
+            raise ValueError(f"{name} must be positive, not {settings[name]!r}")
+    for name in ("momentum", "weight_decay"):
+        settings[name] = _number(settings[name], name)
+        if settings[name] < 0:
+            raise ValueError(f"{name} must be 0 or greater, not {settings[name]!r}")
+    for name in ("nesterov", "fresh_head"):
+        settings[name] = bool(settings[name])
+    return settings
+
+
+def from_preset(preset: str | None, given: dict[str, Any]) -> dict[str, Any]:
+    """The preset's settings and, in place of them, what is given; the schedule is checked."""
+    if preset is not None and preset not in PRESETS:
+        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, not {preset!r}")
+    found = {"scenario": "scratch", "drops": ()} | (PRESETS[preset].training if preset else {})
+    found |= {name: value for name, value in given.items() if value is not None}
+    if "epochs" not in found:
+        raise ValueError("epochs must be given, or a preset that says how many")
+    found["epochs"] = check_count(found["epochs"], "epochs", 1)
+    found["drops"] = [check_count(epoch, "drops: each epoch", 0) for epoch in found["drops"]]
+    return found
+
+
+def check_cutmix(cutmix: bool, data: Examples) -> None:
+    """Refuse what is neither True nor False, and to mix what is no image."""
+    if not isinstance(cutmix, bool):
+        raise TypeError(f"cutmix must be True or False, got {cutmix!r}")
+    if cutmix:
+        _, x, _ = next(batches(data.subset(np.arange(1))))
+        if x.ndim != 4:
+            shape = ", ".join(["n", *map(str, x.shape[1:])])
+            raise ValueError(f"cutmix needs images (n, channels, height, width), got ({shape})")
+
+
+def check_defense(defense: EPIC, settings: dict[str, Any]) -> None:
+    """Refuse an EPIC that was used before, or that does not go with the settings."""
+    if defense.history:
+        raise ValueError("defense has already pruned; give a fresh EPIC, also to resume")
+    if settings["gradients"] == "fresh":
+        return
+    if defense.ground_set != "active":
+        raise ValueError(
+            f'gradients="training" needs ground_set="active", not {defense.ground_set!r}: '
+            "dropped examples are not trained on and have no gradients; take fresh ones"
+        )
+    if settings["cutmix"]:
+        raise ValueError('cutmix needs gradients="fresh": it trains on no example as it is')
+
+
+def check_device(device: torch.device | str | None, model: nn.Module | None = None) -> torch.device:
+    """Where to train, by default where the model lies; refused if nothing can be computed there."""
+    if device is None:
+        return torch.device("cpu") if model is None else device_of(model)
+    try:
+        where = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ValueError(
+            f'device must be "cpu", "cuda", "cuda:1" or such, not {device!r}'
+        ) from None
+    if where.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"device {str(where)!r} is not there: "
+            + ("no GPU was found" if torch.version.cuda else "this PyTorch is built without CUDA")
+        )
+    if where.type == "cuda" and (where.index or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count()
+        raise ValueError(f"device {str(where)!r} is not there: the number of GPUs is {found}")
+    try:
+        torch.ones((), device=where).item()
+    except (RuntimeError, AssertionError, ImportError):
+        raise ValueError(f"device {str(where)!r} cannot be used here") from None
+    return where
+
+
+def _number(value: Any, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise TypeError(f"{name} must be a number, not {value!r}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be positive and finite, not {value!r}")
+    return float(value)
