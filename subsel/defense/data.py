@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset, default_collate
 
 from subsel.defense.parallel import ALONE, Part, Ranks
+from subsel.validation import check_count
 
 __all__ = ["Examples", "as_tensors", "batches", "check_labels", "named"]
 
@@ -92,7 +93,7 @@ def batches(
     """
     tensors = as_tensors(data)
     if tensors is not None:
-        size = _checked_batch_size(batch_size or BATCH)
+        size = check_count(batch_size or BATCH, "batch_size", 1)
         starts = range(0, len(tensors[0]), size)
         mine = ranks.block(len(starts))
         parts = (part.split(size)[mine] for part in tensors)
@@ -103,7 +104,7 @@ def batches(
         dataset, workers, batch_size = data.dataset, data.num_workers, batch_size or data.batch_size
         if data.batch_sampler is not None:  # else its collate_fn is for single examples
             collate = data.collate_fn
-    size = _checked_batch_size(batch_size or BATCH)
+    size = check_count(batch_size or BATCH, "batch_size", 1)
     n, first = _checked_length(dataset), 0
     if ranks.size > 1:
         rows = range(0, n, size)[ranks.block(-(-n // size))]
@@ -202,12 +203,6 @@ def _checked_length(dataset: Any) -> int:
     if n == 0:
         raise ValueError("data is empty: at least one example is wanted")
     return n
-
-
-def _checked_batch_size(batch_size: int) -> int:
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    return batch_size
 
 
 def named(where: list[int]) -> str:

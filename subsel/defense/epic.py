@@ -11,7 +11,7 @@ import torch
 from subsel import select
 from subsel.defense.parallel import Ranks, digest
 from subsel.similarity import METRICS
-from subsel.validation import check_choice, portion
+from subsel.validation import check_choice, check_count, portion
 
 __all__ = ["EPIC", "Round"]
 
@@ -108,15 +108,13 @@ class EPIC:
     ) -> None:
         if not isinstance(subset_size, float | np.floating) or not 0 < subset_size < 1:
             raise ValueError(f"subset_size must be a fraction in (0, 1), got {subset_size!r}")
-        if ground_set not in ("active", "full"):
-            raise ValueError(f'ground_set must be "active" or "full", got {ground_set!r}')
         self.subset_size = float(subset_size)
-        self.warmup = _count("warmup", warmup, least=0)
-        self.interval = _count("interval", interval, least=1)
-        self.stop = None if stop is None else _count("stop", stop, least=self.warmup + 1)
-        self.ground_set = ground_set
+        self.warmup = check_count(warmup, "warmup", 0)
+        self.interval = check_count(interval, "interval", 1)
+        self.stop = None if stop is None else check_count(stop, "stop", self.warmup + 1)
+        self.ground_set = check_choice(ground_set, ("active", "full"), "ground_set")
         self.metric = check_choice(metric, METRICS, "metric")
-        self.min_cluster_size = _count("min_cluster_size", min_cluster_size, least=2)
+        self.min_cluster_size = check_count(min_cluster_size, "min_cluster_size", 2)
         self.history: list[Round] = []
         # Of every example; empty until n is known.  Label -1: not yet seen.
         self._kept = np.empty(0, np.int64)
@@ -132,7 +130,7 @@ class EPIC:
         ValueError
             `n` differs from what was said before.
         """
-        n = _count("n", n, least=1)
+        n = check_count(n, "n", 1)
         if self.n is None:
             self._kept = np.arange(n)
             self._labels = np.full(n, -1)
@@ -189,7 +187,7 @@ class EPIC:
             before, which means that the dataset's order changed; with a group, ranks that were
             given different things.
         """
-        epoch = _count("epoch", epoch, least=0)
+        epoch = check_count(epoch, "epoch", 0)
         if self.history and epoch <= self.history[-1].epoch:
             raise ValueError(
                 f"epoch must be after the last round's, {self.history[-1].epoch}; got {epoch}"
@@ -384,14 +382,6 @@ def checked_arrays(gradients: Any, labels: Any) -> tuple[Any, np.ndarray]:
     if len(labels) and labels.min() < 0:
         raise ValueError(f"labels must be 0 or greater, got {labels.min()}")
     return gradients, labels.astype(np.int64)
-
-
-def _count(name: str, value: Any, *, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
-    return int(value)
 
 
 def _mapped(value: Any, kind: type, convert: Any) -> Any:

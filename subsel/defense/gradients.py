@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from subsel.defense.data import batches, check_labels, named
 from subsel.defense.parallel import Ranks
+from subsel.validation import check_choice
 
 __all__ = ["EpochLogits", "last_layer_gradients"]
 
@@ -85,8 +86,7 @@ def last_layer_gradients(
     the variation of the full gradient up to a constant (Katharopoulos and Fleuret 2018; paper,
     section 3.5).
     """
-    if wrt not in ("logits", "input"):
-        raise ValueError(f'wrt must be "logits" or "input", got {wrt!r}')
+    check_choice(wrt, ("logits", "input"), "wrt")
     device = torch.device(device) if device is not None else device_of(model)
     where = device if tensors else torch.device("cpu")
     ranks = Ranks(group)

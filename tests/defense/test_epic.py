@@ -322,7 +322,7 @@ class TestRefuses:
             epic.prune(np.ones((4, 2)), np.zeros(3, int), 0)
         with pytest.raises(ValueError, match="labels must be 0 or greater"):
             epic.prune(np.ones((4, 2)), np.array([0, 0, -1, 0]), 0)
-        with pytest.raises(TypeError, match="epoch must be an integer"):
+        with pytest.raises(TypeError, match="epoch must be a count"):
             epic.prune(np.ones((4, 2)), np.zeros(4, int), 0.5)
 
     def test_labels_in_another_order_than_before(self):
