@@ -18,6 +18,7 @@ from subsel.similarity import METRICS
 from subsel.validation import (
     ArrayLike,
     as_float_array,
+    as_scalar,
     check_backend,
     check_budget,
     check_choice,
@@ -71,8 +72,9 @@ def select(
     random_state : int, numpy.random.Generator or None, default None
         Seed of ``"stochastic"``; the others use no randomness.
     memory : float, optional
-        Bytes that matrices of similarities may take; default a quarter of what is free now, on the
-        GPU if that computes. The selection does not depend on it.
+        Bytes that matrices of similarities may take. Default: a quarter of what this process can
+        have now, by what is free and by the limits of its container and its own, or a quarter of
+        what is free on the GPU if that computes. The selection does not depend on it.
     progress : bool, default False
         Show a progress bar on standard error.
 
@@ -122,8 +124,6 @@ def select(
         features = as_float_array(X, "X")
     check_matrix_shape(features.shape, "X", "(n, d)")
     n = len(features)
-    if isinstance(budget, np.ndarray) and budget.ndim == 0:
-        budget = budget[()]  # type: ignore[assignment]
     random = check_random_state(random_state)
     allowed = check_memory(memory)
     if labels is None:
@@ -189,6 +189,7 @@ def budgets(budget: Any, labels: np.ndarray) -> tuple[list[np.ndarray], list[int
     """Rows of each class that occurs (ascending, classes in sorted order), and its count."""
     classes, inverse, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     members = np.split(np.argsort(inverse, kind="stable"), np.cumsum(sizes)[:-1])
+    budget = as_scalar(budget)
     if isinstance(budget, Mapping):
         names = classes.tolist()
         if wrong := set(names) ^ set(budget):

@@ -213,8 +213,8 @@ def _of_tensor(tensor: Any, name: str) -> Array:
 
     if str(tensor.layout) != "torch.strided" or tensor.is_complex():
         raise TypeError(f"{name} must be a dense real tensor, not {tensor.layout}, {tensor.dtype}")
-    tensor = tensor.detach()
-    if tensor.dtype.itemsize == 2 and tensor.is_floating_point():
+    tensor = tensor.detach().resolve_neg()
+    if tensor.is_floating_point() and tensor.dtype.itemsize < 4:
         tensor = tensor.float()
     stream = torch.cuda.current_stream(tensor.device).cuda_stream
     device = Device(cuda.external_stream(stream) if stream else 0)

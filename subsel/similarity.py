@@ -16,7 +16,7 @@ import numpy as np
 
 from subsel.kernels import cpu
 from subsel.kernels.cpu import LANES, Dense, Search, Sparse, Tiled
-from subsel.validation import check_entries, read_only
+from subsel.validation import as_csr, check_entries, read_only
 
 METRICS = {
     "euclidean": cpu.EUCLIDEAN,
@@ -292,14 +292,7 @@ class SparseSimilarity(Similarity):
     @classmethod
     def from_matrix(cls, matrix: Any, name: str) -> "SparseSimilarity":
         """Check a user's scipy matrix or array, in any format; duplicate entries are summed."""
-        if matrix.dtype.kind not in "biuf":
-            raise TypeError(f"{name} must be numeric (real), not of dtype {matrix.dtype}")
-        if matrix.dtype not in (np.float32, np.float64):
-            matrix = matrix.astype(np.float64)
-        rows = matrix.tocsr()
-        if not rows.has_canonical_format:
-            rows = rows.copy() if rows is matrix else rows
-            rows.sum_duplicates()
+        rows = as_csr(matrix, name)
         for at in np.flatnonzero(~(np.isfinite(rows.data) & (rows.data >= 0)))[:1]:
             i = int(np.searchsorted(rows.indptr, at, side="right")) - 1
             raise ValueError(

@@ -1,63 +1,158 @@
 """Checks at the API's edge: each names the argument, what came and what is wanted."""
 
 import math
-from collections.abc import Iterable
+import numbers
+import operator
+import reprlib
+import sys
+from collections.abc import Iterable, Mapping, Set
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
+from subsel.memory import available_memory
+
 ArrayLike = Any
 
 BACKENDS = ("auto", "cpu", "cuda")
 
-_EXACT_IN_FLOAT32 = "?bBhHe"
+_EXACT_IN_FLOAT32 = "?bBhHef"
 _DLPACK_CUDA = 2
+_FLOATS_OF_NUMPY = {"torch.float16", "torch.float32", "torch.float64"}
 
 
 def as_float_array(array: ArrayLike, name: str) -> np.ndarray:
     """A NumPy array of float32 or float64 with the same values, without a copy where possible.
 
-    bool, 8 and 16 bit integers and float16 become float32, which holds them exactly; other integers
-    and extended floats are rounded to float64. CUDA and sparse tensors are refused.
+    bool, 8 and 16 bit integers and float16 become float32, which holds them exactly; other
+    integers, extended floats and objects that are real numbers are rounded to float64. A tensor on
+    a GPU is copied; sparse and masked arrays are refused.
     """
+    array = as_host_array(array, name)
+    if array.dtype.kind == "O":
+        array = _real_numbers(array, name)
+    number = float_type(array.dtype, name)
+    with np.errstate(over="ignore"):  # what overflows becomes inf, and is refused as that
+        return array.astype(number, copy=False)
+
+
+def as_host_array(array: ArrayLike, name: str) -> np.ndarray:
+    """A NumPy array, of any dtype, of what an array-like holds, without a copy where possible."""
     if hasattr(array, "tocsr"):
         raise TypeError(f"{name} is sparse; it must be a dense array ({name}.toarray())")
+    if isinstance(array, Mapping | Set):
+        raise TypeError(f"{name} must be an array or a list, not a {type(array).__name__}")
     if isinstance(array, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array; fill or drop the masked entries first")
-    if type(array).__module__.split(".")[0] == "torch":
-        if in_gpu_memory(array):
-            array = array.cpu()
-        if array.device.type != "cpu":
-            raise TypeError(f"{name} is a tensor on {array.device}; pass its .cpu()")
-        if str(array.layout) != "torch.strided":
-            raise TypeError(f"{name} is a {array.layout} tensor; it must be a dense one")
-        array = array.detach().resolve_conj()
-        array = (array.float() if array.dtype.itemsize == 2 and array.is_floating_point()
-                 else array).numpy()  # fmt: skip
-    elif in_gpu_memory(array):
+    if isinstance(array, _tensor_type()):
+        return _array_of_tensor(array, name)
+    if in_gpu_memory(array):
         from numba import cuda
 
         own = hasattr(array, "__cuda_ndarray__")
-        array = (array if own else cuda.as_cuda_array(array)).copy_to_host()
+        return np.asarray((array if own else cuda.as_cuda_array(array)).copy_to_host())
+    if isinstance(array, list | tuple):
+        array = _readable(array, name)
     try:
-        array = np.asarray(array)
+        if hasattr(array, "__dlpack__") and not hasattr(array, "__array__"):
+            return np.from_dlpack(array)
+        return np.asarray(array)
     except ValueError as error:
         raise ValueError(f"{name} must be a rectangular numeric array: {error}") from None
-    return array.astype(float_type(array.dtype, name), copy=False)
+    except Exception as error:  # of the library that made the array
+        raise TypeError(f"{name} cannot be read as an array: {error}") from error
+
+
+def _readable(rows: list | tuple, name: str, levels: int = 2) -> Any:
+    """Nested lists with arrays in place of torch tensors, which NumPy does not always read."""
+    kinds = set(map(type, rows))
+    if any(issubclass(kind, np.ma.MaskedArray) for kind in kinds):
+        raise TypeError(f"{name} has masked entries; fill or drop them first")
+    if not any(issubclass(kind, (list, tuple, _tensor_type())) for kind in kinds):
+        return rows
+    if levels == 0:
+        raise ValueError(f"{name} must be an array or a list of lists, not lists nested deeper")
+
+    def row(entry: Any) -> Any:
+        if isinstance(entry, list | tuple):
+            return _readable(entry, name, levels - 1)
+        return _array_of_tensor(entry, name) if isinstance(entry, _tensor_type()) else entry
+
+    return [row(entry) for entry in rows]
+
+
+def _tensor_type() -> Any:
+    """The type of torch's tensors, or no type where torch has not been imported."""
+    return getattr(sys.modules.get("torch"), "Tensor", ())
+
+
+def _array_of_tensor(tensor: Any, name: str) -> np.ndarray:
+    """What a dense real tensor holds, without a copy if it lies in the processor's memory."""
+    if tensor.is_cuda:
+        tensor = tensor.cpu()
+    if tensor.device.type != "cpu":
+        raise TypeError(f"{name} is a tensor on {tensor.device}; pass its .cpu()")
+    if tensor.is_nested or str(tensor.layout) != "torch.strided":
+        layout = "nested" if tensor.is_nested else tensor.layout
+        raise TypeError(f"{name} is a {layout} tensor; it must be a dense one")
+    if tensor.is_quantized:
+        raise TypeError(f"{name} is a quantized tensor; pass its .dequantize()")
+    if tensor.is_complex():
+        raise TypeError(f"{name} must be numeric (real), not of dtype {tensor.dtype}")
+    try:
+        # torch may put a change of sign off, by a mark on the tensor that NumPy does not know of.
+        tensor = tensor.detach().resolve_neg()
+        # NumPy lacks bfloat16 and the floats of 8 bits; float32 holds all their numbers.
+        unknown = tensor.is_floating_point() and str(tensor.dtype) not in _FLOATS_OF_NUMPY
+        return (tensor.float() if unknown else tensor).numpy()
+    except (TypeError, RuntimeError):
+        raise TypeError(
+            f"{name} is a tensor of {tensor.dtype}, which NumPy cannot read; convert it first, "
+            f"for instance by {name}.to(torch.float32)"
+        ) from None
+
+
+def _real_numbers(array: np.ndarray, name: str) -> np.ndarray:
+    """An array of Python objects as float64, if every one of them is a real number."""
+    if array.ndim == 0:
+        raise TypeError(f"{name} must be a numeric array, not {reprlib.repr(array.item())}")
+    wrong = {kind for kind in set(map(type, array.flat)) if not _is_real(kind)}
+    if not wrong:
+        try:
+            return array.astype(np.float64)
+        except (ArithmeticError, ValueError) as error:
+            raise ValueError(f"{name} has a number that float64 cannot hold: {error}") from None
+    at = next(i for i, entry in enumerate(array.flat) if type(entry) in wrong)
+    entry = array.flat[at]
+    where = ", ".join(map(str, np.unravel_index(at, array.shape)))
+    missing = entry is None or type(entry).__name__ in ("NAType", "NaTType")
+    cure = "fill or drop missing entries first" if missing else "convert them first"
+    raise TypeError(
+        f"{name}[{where}] is {reprlib.repr(entry)}; entries must be real numbers ({cure})"
+    )
+
+
+def _is_real(kind: type) -> bool:
+    """Whether a type is one of real numbers, or of truth values; a duration is none."""
+    if issubclass(kind, np.timedelta64):  # which NumPy lists among the integers
+        return False
+    return issubclass(kind, (numbers.Real, Decimal, np.bool_))
 
 
 def float_type(dtype: np.dtype, name: str) -> type[np.floating]:
-    """What numbers of a type are computed in."""
+    """What numbers of a type are computed in, in any byte order."""
+    if dtype.type.__module__.split(".")[0] == "ml_dtypes" and "complex" not in dtype.name:
+        return np.float32  # which holds all numbers of these narrow types
     if dtype.kind not in "biuf":
         raise TypeError(f"{name} must be numeric (real), not of dtype {dtype}")
-    exact = dtype.char in _EXACT_IN_FLOAT32 or dtype == np.float32
-    return np.float32 if exact else np.float64
+    return np.float32 if dtype.char in _EXACT_IN_FLOAT32 else np.float64
 
 
 def in_gpu_memory(array: ArrayLike) -> bool:
     """Whether an array lies in the memory of an NVIDIA GPU."""
-    if type(array).__module__.split(".")[0] == "torch":
+    if isinstance(array, _tensor_type()):
         return bool(array.is_cuda)
     if hasattr(array, "__cuda_ndarray__") or hasattr(array, "__cuda_array_interface__"):
         return True
@@ -124,24 +219,151 @@ def bad_entry(entry: float, where: str, place: str = "") -> ValueError:
     return ValueError(f"{where} is {entry}{place}; {wanted}")
 
 
+def as_csr(matrix: Any, name: str) -> Any:
+    """A sparse matrix in compressed rows of float32 or float64, without duplicate entries.
+
+    The arrays of a matrix that is so already are shared. Duplicates are summed. Refuses what is
+    malformed, on which compiled code would read memory that is not the matrix's: O(nnz).
+    """
+    from scipy.sparse import csr_array, issparse  # takes longer to import than subsel
+
+    if matrix.dtype.kind not in "biuf":
+        raise TypeError(f"{name} must be numeric (real), not of dtype {matrix.dtype}")
+    if not issparse(matrix):
+        raise TypeError(f"{name} must be a scipy sparse matrix, not a {type(matrix).__name__}")
+    _check_sparse(matrix, name)
+    number = np.float32 if matrix.dtype.char == "f" else np.float64
+    with np.errstate(over="ignore"):
+        rows = (matrix if matrix.dtype == number else matrix.astype(number)).tocsr()
+    stored = _check_compressed(rows, name)
+    # Made anew, as a matrix may remember that it was in order before its arrays were changed.
+    parts = rows.data[:stored], rows.indices[:stored], rows.indptr
+    result = csr_array(parts, shape=rows.shape)
+    if not result.has_canonical_format:
+        result = result.copy()
+        result.sum_duplicates()
+    return result
+
+
+def _check_sparse(matrix: Any, name: str) -> None:
+    """Refuse a matrix of any format of scipy whose parts do not fit together."""
+    if matrix.format in ("csr", "csc", "bsr"):
+        _check_compressed(matrix, name)
+    elif matrix.format == "coo":
+        for axis, at in enumerate(matrix.coords):
+            if np.shape(at) != np.shape(matrix.data):
+                raise _malformed(matrix, name, f"{len(at)} indices for {len(matrix.data)} entries")
+            _check_within(matrix, name, at, matrix.shape[axis])
+    elif matrix.format == "dia" and len(matrix.data) != len(matrix.offsets):
+        what = f"{len(matrix.offsets)} offsets for {len(matrix.data)} diagonals"
+        raise _malformed(matrix, name, what)
+    elif matrix.format == "lil" and [*map(len, matrix.rows)] != [*map(len, matrix.data)]:
+        raise _malformed(matrix, name, "its rows have other lengths than its data")
+
+
+def _check_compressed(matrix: Any, name: str) -> int:
+    """Refuse compressed rows or columns that are malformed; the number of entries (or blocks)."""
+    block = matrix.blocksize if matrix.format == "bsr" else (1, 1)
+    lines, across = (size // step for size, step in zip(matrix.shape, block, strict=True))
+    if matrix.format == "csc":
+        lines, across = across, lines
+    starts, indices = matrix.indptr, matrix.indices
+    if np.shape(starts) != (lines + 1,):
+        what = f"indptr has shape {np.shape(starts)}, not ({lines + 1},)"
+        raise _malformed(matrix, name, what)
+    if starts[0] != 0 or (starts[1:] < starts[:-1]).any():
+        raise _malformed(matrix, name, "indptr must start at 0 and never fall")
+    stored, held = int(starts[-1]), min(len(indices), len(matrix.data))
+    if stored > held:
+        raise _malformed(matrix, name, f"indptr ends at {stored}, beyond its {held} entries")
+    _check_within(matrix, name, indices[:stored], across)
+    return stored
+
+
+def _check_within(matrix: Any, name: str, indices: np.ndarray, size: int) -> None:
+    if indices.dtype.kind not in "iu":
+        raise _malformed(matrix, name, f"its indices are of dtype {indices.dtype}")
+    if len(indices) and not (indices.min() >= 0 and indices.max() < size):
+        bad = indices[(indices < 0) | (indices >= size)][0]
+        raise _malformed(matrix, name, f"it has an index {bad}, not in 0..{size - 1}")
+
+
+def _malformed(matrix: Any, name: str, what: str) -> ValueError:
+    shape = f"{matrix.format} matrix of shape {matrix.shape}"
+    return ValueError(f"{name} is a malformed {shape}: {what}")
+
+
+def as_scalar(value: Any) -> Any:
+    """What an array or tensor without axes holds, as a NumPy scalar; anything else as it is."""
+    if isinstance(value, _tensor_type()) and value.ndim == 0:
+        value = _array_of_tensor(value, "a number")
+    return value[()] if isinstance(value, np.ndarray) and value.ndim == 0 else value
+
+
+def whole_number(value: Any) -> int | None:
+    """An integer of any library as an int; None for all else, truth values and durations too."""
+    value = as_scalar(value)
+    if isinstance(value, (bool, np.bool_, np.timedelta64, np.ndarray, _tensor_type())):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
+
+
+def check_number(value: Any, name: str, low: float, high: float = math.inf) -> Any:
+    """A real number between `low` and `high`, neither of them included."""
+    value = as_scalar(value)
+    wanted = f"a number in ({low}, {high})"
+    if isinstance(value, bool | np.bool_) or not _is_real(type(value)):
+        raise TypeError(f"{name} must be {wanted}, not {reprlib.repr(value)}")
+    if not low < value < high:
+        raise ValueError(f"{name} must be {wanted}, not {value}")
+    return value
+
+
+def check_count(value: Any, name: str, low: int, high: int | None = None) -> int:
+    """A whole number of at least `low`, and at most `high`."""
+    wanted = f"at least {low}" if high is None else f"in {low}..{high}"
+    count = whole_number(value)
+    if count is None:
+        raise TypeError(f"{name} must be a count {wanted}, not {_as_came(value)}")
+    if count < low or (high is not None and count > high):
+        raise ValueError(f"{name} must be {wanted}, not {count}")
+    return count
+
+
 def check_budget(budget: Any, n: int, *, fraction: bool = False, name: str = "budget") -> int:
     """A count in 1..n; with `fraction`, also a float in (0, 1), meaning ``ceil(budget * n)``."""
     wanted = f"a count in 1..{n}" + (" or a fraction in (0, 1)" if fraction else "")
-    if isinstance(budget, np.ndarray) and budget.ndim == 0:
-        budget = budget.item()
-    if isinstance(budget, int | np.integer) and not isinstance(budget, bool | np.bool_):
-        if not 1 <= budget <= n:
-            raise ValueError(f"{name} must be {wanted}, not {budget}")
-        return int(budget)
-    if (
-        fraction
-        and isinstance(budget, float | np.floating)
-        and not isinstance(budget, bool | np.bool_)
-    ):
-        if not 0 < budget < 1:
-            raise ValueError(f"{name} must be {wanted}, not {budget}")
-        return portion(budget, n)
-    raise TypeError(f"{name} must be {wanted}, not {budget!r}")
+    count = whole_number(budget)
+    if count is not None:
+        if not 1 <= count <= n:
+            raise ValueError(f"{name} must be {wanted}, not {count}")
+        return count
+    budget = as_scalar(budget)
+    if not isinstance(budget, float | np.floating):
+        raise TypeError(f"{name} must be {wanted}, not {reprlib.repr(budget)}")
+    if 0 < budget < 1:
+        if fraction:
+            return portion(budget, n)
+        cure = f" (that fraction of {n} is the count {portion(budget, n)})"
+    elif budget == 1:
+        cure = f" (for all, pass {n}; for one, the integer 1)"
+    else:
+        cure = _cure(budget)
+    raise ValueError(f"{name} must be {wanted}, not {budget}{cure}")
+
+
+def _as_came(value: Any) -> str:
+    """What came in place of a count, and what to pass instead where that is plain."""
+    value = as_scalar(value)
+    return reprlib.repr(value) + (_cure(value) if isinstance(value, float | np.floating) else "")
+
+
+def _cure(number: Any) -> str:
+    whole = math.isfinite(number) and number == int(number)
+    return f" (pass the integer {int(number)})" if whole else ""
 
 
 def portion(fraction: float | np.floating, n: int) -> int:
@@ -151,11 +373,13 @@ def portion(fraction: float | np.floating, n: int) -> int:
 
 def check_indices(indices: ArrayLike, n: int, name: str = "indices") -> np.ndarray:
     """A 1-D int64 array of positions in 0..n-1."""
-    array = np.asarray(indices)
-    if array.size == 0 and array.ndim == 1:
-        return np.empty(0, np.int64)
+    array = as_host_array(indices, name)
     if array.ndim != 1:
         raise ValueError(f"{name} must be 1-D, not of shape {array.shape}")
+    if array.size == 0:
+        return np.empty(0, np.int64)
+    if array.dtype.kind == "O" and all(whole_number(index) is not None for index in array):
+        array = np.array([whole_number(index) for index in array])
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name} must be integers, not of dtype {array.dtype}")
     bad = np.flatnonzero((array < 0) | (array >= n))
@@ -166,24 +390,53 @@ def check_indices(indices: ArrayLike, n: int, name: str = "indices") -> np.ndarr
 
 def check_labels(labels: ArrayLike, n: int) -> np.ndarray:
     """One label per row: a 1-D array of integers, booleans or strings."""
-    if isinstance(labels, np.ma.MaskedArray):
-        raise TypeError("labels is a masked array; fill or drop the masked entries first")
-    if hasattr(labels, "detach"):
-        labels = labels.detach().cpu().numpy()
-    elif isinstance(labels, np.ndarray) and labels.dtype.kind in "OT":
-        labels = labels.tolist()
-    elif isinstance(labels, Iterable) and not isinstance(labels, np.ndarray | str | bytes):
+    if isinstance(labels, Mapping | Set):
+        raise TypeError(
+            f"labels must be an array or a list with one label per row, in the order of the rows, "
+            f"not a {type(labels).__name__}"
+        )
+    if isinstance(labels, Iterable) and not _has_array(labels) and not isinstance(labels, str):
         labels = list(labels)
-    kinds = {type(label) for label in labels} if isinstance(labels, list) else set()
-    if len(kinds) > 1 and kinds & {str, bytes}:
-        names = ", ".join(sorted(kind.__name__ for kind in kinds))
-        raise TypeError(f"labels must be of one kind, not a mixture of {names}")
-    array = np.asarray(labels)
+    array = labels if isinstance(labels, list) else as_host_array(labels, "labels")
+    if isinstance(array, list) or (array.dtype.kind in "OT" and array.ndim == 1):
+        array = _array_of_labels(list(array))
     if array.ndim != 1 or len(array) != n:
         raise ValueError(f"labels must have one entry per row of X: ({n},), not {array.shape}")
     if array.dtype.kind not in "iubUS":
         raise TypeError(f"labels must be integers, booleans or strings, not {array.dtype}")
     return array
+
+
+def _has_array(values: Any) -> bool:
+    """Whether an object says itself how it is to be read as an array."""
+    known = ("__array__", "__dlpack__", "__cuda_array_interface__", "tocsr")
+    return isinstance(values, bytes | memoryview) or any(hasattr(values, name) for name in known)
+
+
+def _array_of_labels(labels: list) -> np.ndarray:
+    """An array of a list of labels, which are checked to be of one kind."""
+    kinds = set(map(type, labels))
+    texts = {kind for kind in kinds if issubclass(kind, str | bytes)}
+    if not texts:
+        array = as_host_array(labels, "labels")
+        if array.dtype.kind == "O" and array.ndim == 1:
+            at = next((i for i, x in enumerate(labels) if whole_number(x) is None), 0)
+            raise TypeError(
+                f"labels[{at}] is {reprlib.repr(labels[at])}; labels must be integers of at most "
+                f"64 bits, booleans or strings"
+            )
+        return array
+    of_one_kind = any(all(issubclass(kind, text) for kind in kinds) for text in (str, bytes))
+    if not of_one_kind:
+        names = ", ".join(sorted(kind.__name__ for kind in kinds))
+        raise TypeError(f"labels must be of one kind, not a mixture of {names}")
+    for at, label in enumerate(labels):
+        if label[-1:] in ("\0", b"\0"):
+            raise ValueError(
+                f"labels[{at}] is {label!r}; strings must not end in a null character, which NumPy "
+                "drops (use integers, or other names)"
+            )
+    return np.array(labels)
 
 
 def check_choice(value: Any, choices: Iterable[str], name: str) -> str:
@@ -194,54 +447,41 @@ def check_choice(value: Any, choices: Iterable[str], name: str) -> str:
     return value
 
 
-def check_count(value: Any, name: str, low: int, high: int | None = None) -> int:
-    """A whole number of at least `low`, and at most `high`."""
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{name} must be a count, not {value!r}")
-    if value < low or (high is not None and value > high):
-        wanted = f"at least {low}" if high is None else f"in {low}..{high}"
-        raise ValueError(f"{name} must be {wanted}, not {value}")
-    return int(value)
+def check_gains(gains: Any, candidates: np.ndarray, name: str) -> np.ndarray:
+    """An objective's gains in float64, checked to be one finite number for each candidate."""
+    values = as_float_array(gains, f"{name}.gains").astype(np.float64, copy=False)
+    if values.shape != candidates.shape:
+        raise ValueError(
+            f"{name}.gains gave shape {values.shape} for {len(candidates)} candidates; "
+            f"wanted {candidates.shape}"
+        )
+    bad = np.flatnonzero(~np.isfinite(values))
+    if len(bad):
+        raise ValueError(
+            f"{name}.gains gave {values[bad[0]]} for candidate {candidates[bad[0]]}; "
+            "gains must be finite"
+        )
+    return values
 
 
 def check_random_state(random_state: Any) -> np.random.Generator:
     """A NumPy generator from None, a seed, or a generator (used as it is)."""
-    if isinstance(random_state, np.random.RandomState):
-        raise TypeError("random_state must be None, an int or a numpy.random.Generator")
+    wanted = "None, a non-negative int or a numpy.random.Generator"
+    seed = whole_number(random_state)
+    seed = random_state if seed is None else seed
+    if isinstance(seed, bool | np.bool_ | np.timedelta64 | np.random.RandomState):
+        raise TypeError(f"random_state must be {wanted}, not {random_state!r}")
     try:
-        return np.random.default_rng(random_state)
+        return np.random.default_rng(seed)
     except (TypeError, ValueError) as error:
-        raise type(error)(
-            f"random_state must be None, a non-negative int or a numpy.random.Generator, "
-            f"not {random_state!r}"
-        ) from None
+        raise type(error)(f"random_state must be {wanted}, not {random_state!r}") from None
 
 
 def check_memory(memory: Any) -> int:
-    """A number of bytes; None means a quarter of what the machine has free now."""
+    """A number of bytes; None means a quarter of what this process can have now."""
     if memory is None:
         return available_memory() // 4
-    if (
-        isinstance(memory, bool)
-        or not isinstance(memory, int | float | np.number)
-        or not memory >= 0
-    ):
+    value = as_scalar(memory)
+    if isinstance(value, bool | np.bool_) or not _is_real(type(value)) or not value >= 0:
         raise ValueError(f"memory must be a number of bytes >= 0 or None, not {memory!r}")
-    return int(min(memory, 2**62))
-
-
-def available_memory() -> int:
-    """Bytes of memory that can be had without swapping; 4 GiB where the system does not say."""
-    import os
-
-    try:
-        with open("/proc/meminfo") as lines:
-            for line in lines:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    except (AttributeError, ValueError, OSError):
-        return 4 * 2**30
+    return int(min(value, 2**62))

@@ -49,7 +49,7 @@ def _of_dask(X: Any) -> Source:
 
 
 def _of_array(X: Any, most: int, sent: bool) -> Source:
-    if not isinstance(X, np.ndarray) or isinstance(X, np.ma.MaskedArray):
+    if not isinstance(X, np.ndarray) or isinstance(X, np.ma.MaskedArray) or X.dtype.kind == "O":
         X = as_float_array(X, "X")
     check_matrix_shape(X.shape, "X", "(n, d)")
     n, d = X.shape

@@ -4,6 +4,8 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
+from subsel.validation import check_gains, read_only
+
 
 class Objective(ABC):
     """A monotone set function F over the ground set 0..n-1, with a growing selection S.
@@ -77,16 +79,4 @@ class Objective(ABC):
 
     def checked_gains(self, candidates: np.ndarray) -> np.ndarray:
         """`gains`, in float64, once they are seen to be one finite number for each candidate."""
-        gains = np.asarray(self.gains(candidates), np.float64)
-        if gains.shape != candidates.shape:
-            raise ValueError(
-                f"{type(self).__name__}.gains gave shape {gains.shape} for "
-                f"{len(candidates)} candidates; wanted {candidates.shape}"
-            )
-        bad = np.flatnonzero(~np.isfinite(gains))
-        if len(bad):
-            raise ValueError(
-                f"{type(self).__name__}.gains gave {gains[bad[0]]} for candidate "
-                f"{candidates[bad[0]]}; gains must be finite"
-            )
-        return gains
+        return check_gains(self.gains(read_only(candidates)), candidates, type(self).__name__)

@@ -1,6 +1,5 @@
 """Facility location: every point is represented by the most similar selected element."""
 
-import math
 from typing import Any
 
 import numpy as np
@@ -17,10 +16,12 @@ from subsel.validation import (
     as_float_array,
     check_backend,
     check_choice,
+    check_count,
     check_entries,
     check_indices,
     check_matrix_shape,
     check_memory,
+    check_number,
 )
 
 
@@ -53,7 +54,8 @@ class FacilityLocation(Objective):
     Raises
     ------
     ValueError
-        If `similarity` is not 2-D, is empty, or has a negative, NaN or infinite entry (said where).
+        If `similarity` is not 2-D, is empty, has a negative, NaN or infinite entry (said where), or
+        is a malformed sparse matrix.
     TypeError
         If it is not numeric, or sparse and meant for a GPU.
     ImportError, RuntimeError
@@ -137,7 +139,8 @@ class FacilityLocation(Objective):
             Of ``"rbf"``; default 1 / d.
         memory : float, optional
             Bytes that an n x n matrix may take. It is made only if it fits and is the faster way;
-            the answer is the same. Default: a quarter of the memory that is free now. 0 for never.
+            the answer is the same. Default: a quarter of what this process can have now, as in
+            `subsel.select`. 0 for never.
         backend : {"auto", "cpu", "cuda"}, default "auto"
             Where to compute: on the CPU, on an NVIDIA GPU, or where X is.
 
@@ -165,10 +168,9 @@ class FacilityLocation(Objective):
         """
         check_choice(metric, METRICS, "metric")
         if gamma is not None:
-            if isinstance(gamma, bool) or not isinstance(gamma, int | float | np.number):
-                raise TypeError(f"gamma must be a number, not {gamma!r}")
-            if metric != "rbf" or not 0 < gamma < math.inf:
-                raise ValueError(f"gamma must be positive and goes with metric='rbf', not {gamma}")
+            gamma = check_number(gamma, "gamma", 0)
+            if metric != "rbf":
+                raise ValueError(f"gamma goes with metric='rbf' only, not with {metric!r}")
         source: Any
         if check_backend(backend, X) == "cuda":
             from subsel.cuda import as_array, similarity_of_classes
@@ -248,7 +250,8 @@ class FacilityLocation(Objective):
         if not usable or taken.shape != (self.n,):
             raise ValueError(f"taken must be a bool array of shape ({self.n},), not {taken!r}")
         left = self.n - np.count_nonzero(taken)
-        if not 0 <= count <= left:
+        count = check_count(count, "count", 0, self.n)
+        if count > left:
             raise ValueError(f"count must be in 0..{left}, as many as are not taken; not {count}")
         elements, gains = np.empty(count, np.int64), np.empty(count)
         self._similarity.mark_taken(self._search, taken)
@@ -264,11 +267,7 @@ class FacilityLocation(Objective):
 
         The rows are looked at when gains are asked for.
         """
-        if isinstance(element, bool) or not isinstance(element, int | np.integer):
-            raise TypeError(f"element must be an integer, not {element!r}")
-        if not 0 <= element < self.n:
-            raise ValueError(f"element must be in 0..{self.n - 1}, not {element}")
-        self._source.add(self._search, int(element))
+        self._source.add(self._search, check_count(element, "element", 0, self.n - 1))
 
     @property
     def assignment(self) -> np.ndarray:

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from subsel.objectives import FacilityLocation, Objective
 from subsel.selection import Selection
-from subsel.validation import ArrayLike, check_budget
+from subsel.validation import ArrayLike, check_budget, check_count
 
 
 def greedy(f: Objective | ArrayLike, budget: int, *, progress: bool = False) -> Selection:
@@ -56,7 +56,10 @@ def greedy(f: Objective | ArrayLike, budget: int, *, progress: bool = False) -> 
 
 def as_objective(f: Objective | ArrayLike) -> Objective:
     """An objective as it is; a matrix as facility location."""
-    return f if isinstance(f, Objective) else FacilityLocation(f)
+    if not isinstance(f, Objective):
+        return FacilityLocation(f)
+    check_count(f.n, f"{type(f).__name__}.n", 1)
+    return f
 
 
 def portions(count: int, first: int = 1) -> Iterator[slice]:

@@ -1,14 +1,13 @@
 """Stochastic greedy: at each step the best of a random sample."""
 
 import math
-import numbers
 
 import numpy as np
 
 from subsel.objectives import Objective
 from subsel.optimizers.greedy import as_objective, result, steps
 from subsel.selection import Selection
-from subsel.validation import ArrayLike, check_budget, check_random_state
+from subsel.validation import ArrayLike, check_budget, check_number, check_random_state
 
 
 def stochastic_greedy(
@@ -59,10 +58,7 @@ def stochastic_greedy(
     """
     f = as_objective(f)
     budget = check_budget(budget, f.n)
-    if not isinstance(epsilon, numbers.Real) or isinstance(epsilon, bool):
-        raise TypeError(f"epsilon must be a number in (0, 1), not {epsilon!r}")
-    if not 0 < epsilon < 1:
-        raise ValueError(f"epsilon must be in (0, 1), not {epsilon}")
+    epsilon = check_number(epsilon, "epsilon", 0, 1)
     random = check_random_state(random_state)
     f.reset()
     size = math.ceil(f.n / budget * -math.log(epsilon))
