@@ -31,9 +31,9 @@ from numba import config, cuda, float32
 
 import subsel
 from benchmarks.selection.inputs import gradient_like
-from subsel.cuda import require_gpu
 from subsel.files import written_whole
 from subsel.kernels import cuda as kernels
+from subsel.sources import require_gpu
 
 LIMIT = 8 * 60
 OTHER = 20

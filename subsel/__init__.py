@@ -32,7 +32,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from subsel.coreset import select
-    from subsel.distributed import greedi
+    from subsel.distributed.greedi import greedi
     from subsel.objectives import FacilityLocation, Objective
     from subsel.optimizers.greedy import greedy
     from subsel.optimizers.lazy_greedy import lazy_greedy

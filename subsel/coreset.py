@@ -1,30 +1,24 @@
 """The front door: features in, the most representative rows out."""
 
-import math
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import repeat
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
+from subsel import sources
 from subsel.kernels import cpu
 from subsel.objectives import FacilityLocation
+from subsel.objectives.disjoint import side_by_side, together
 from subsel.optimizers import greedy, lazy_greedy, stochastic_greedy
-from subsel.selection import Selection
-from subsel.similarity import METRICS
+from subsel.selection import Selection, merged
+from subsel.sources import METRICS
 from subsel.validation import (
     ArrayLike,
-    as_float_array,
     as_scalar,
-    check_backend,
     check_budget,
     check_choice,
-    check_entries,
     check_labels,
-    check_matrix_shape,
     check_memory,
     check_random_state,
     portion,
@@ -114,54 +108,28 @@ def select(
     """
     check_choice(metric, METRICS, "metric")
     check_choice(method, METHODS, "method")
-    place = check_backend(backend, X)
-    features: Any
-    if place == "cuda":
-        from subsel.cuda import as_array, select_classes, similarity_of_classes
-
-        features = as_array(X, "X")
-    else:
-        features = as_float_array(X, "X")
-    check_matrix_shape(features.shape, "X", "(n, d)")
-    n = len(features)
     random = check_random_state(random_state)
     allowed = check_memory(memory)
+    features = sources.features(X, backend)
+    n = len(features)
     if labels is None:
         k = check_budget(budget, n, fraction=True)
-        return _represent(features, k, metric, method, random, memory, place, progress)
+        return _represent(features, k, metric, method, random, memory, progress)
 
     members, counts = budgets(budget, check_labels(labels, n))
-    seeds: Any = random.spawn(len(members)) if method == "stochastic" else repeat(random)
-    if place == "cuda":
-        if method == "stochastic":
-            parts = [
-                _represent(features.rows(rows), k, metric, method, seed, memory, place, False)
-                for rows, k, seed in zip(members, counts, seeds, strict=True)
-            ]
-        else:
-            source = similarity_of_classes(features, members, metric, None, memory)
-            parts = select_classes(source, counts, progress)
-        return _merge(parts, members, n)
+    if features.together and method != "stochastic":
+        source = features.of_classes(members, metric, None, memory)
+        return merged(together(source, counts, progress), members, n)
 
-    check_entries(features, "X")
-    workers = min(cpu.threads(), len(members))
+    workers = 1 if features.together else min(cpu.threads(), len(members))
 
     def represent(rows: np.ndarray, k: int, seed: np.random.Generator) -> Selection:
         share = allowed // workers
-        return _represent(features[rows], k, metric, method, seed, share, place, False)
+        return _represent(features.rows(rows), k, metric, method, seed, share, False)
 
-    # One thread for each class, and only one within it: Numba's thread pools do not nest.
-    with ThreadPoolExecutor(workers, initializer=cpu.single_thread) as pool:
-        futures = [
-            pool.submit(represent, *task) for task in zip(members, counts, seeds, strict=False)
-        ]
-        try:
-            bar = tqdm(futures, desc="select", unit="class", disable=not progress)
-            parts = [future.result() for future in bar]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    return _merge(parts, members, n)
+    seeds = random.spawn(len(members)) if method == "stochastic" else [random] * len(members)
+    tasks = list(zip(members, counts, seeds, strict=True))
+    return merged(side_by_side(represent, tasks, workers, progress), members, n)
 
 
 def _represent(
@@ -171,11 +139,10 @@ def _represent(
     method: str,
     random: np.random.Generator,
     memory: float | None,
-    backend: str,
     progress: bool,
 ) -> Selection:
     """Select k rows without regard to labels, with the assignment that the search left behind."""
-    f = FacilityLocation.from_features(features, metric, memory=memory, backend=backend)
+    f = FacilityLocation.of(features.similarity(metric, None, memory))
     if method == "stochastic":
         chosen = stochastic_greedy(f, k, random_state=random, progress=progress)
     else:
@@ -237,28 +204,3 @@ def apportion(budget: int, sizes: np.ndarray) -> np.ndarray:
         else:
             counts[np.argmin(np.where(counts > 1, claim, np.iinfo(np.int64).max))] -= 1
     return counts
-
-
-def _merge(parts: list[Selection], members: list[np.ndarray], n: int) -> Selection:
-    """One selection of all rows from those of disjoint parts, by decreasing gain."""
-    indices = np.concatenate([rows[p.indices] for p, rows in zip(parts, members, strict=True)])
-    gains = np.concatenate([p.gains for p in parts])
-    ranking = np.argsort(-gains, kind="stable")
-    position = np.empty_like(ranking)
-    position[ranking] = np.arange(len(ranking))
-    assignment = np.empty(n, np.int64)
-    start = 0
-    for p, rows in zip(parts, members, strict=True):
-        assert p.assignment is not None
-        assignment[rows] = position[start + p.assignment]
-        start += len(p)
-    work = sum(p.n_evaluations * len(rows) for p, rows in zip(parts, members, strict=True))
-    return Selection(
-        indices=indices[ranking],
-        gains=gains[ranking],
-        value=math.fsum(gains),
-        n_evaluations=-(-work // n),
-        assignment=assignment,
-        sizes=np.bincount(assignment, minlength=len(indices)),
-        path=parts[0].path if len({p.path for p in parts}) == 1 else "mixed",
-    )

@@ -1,5 +1,6 @@
 """The result of a selection."""
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,9 +29,9 @@ class Selection:
     sizes : ndarray of int64, shape (k,), or None
         Number of points assigned to each selected element; they sum to n (CRAIG's weights).
     path : str
-        How similarities were had: ``"features"`` (recomputed), ``"dense"`` or ``"sparse"`` (in
-        memory), ``"cuda features"`` or ``"cuda dense"`` (the same on a GPU), ``"mixed"`` if classes
-        differ, or ``""`` for other objectives.
+        How the similarities were obtained: ``"features"`` (recomputed), ``"dense"`` or
+        ``"sparse"`` (in memory), ``"cuda features"`` or ``"cuda dense"`` (the same on a GPU),
+        ``"mixed"`` if classes differ, or ``""`` for other objectives.
     """
 
     indices: np.ndarray
@@ -59,3 +60,31 @@ class Selection:
         }
         tensors: Any = {name: torch.tensor(a, device=device) for name, a in arrays.items()}
         return replace(self, **tensors)
+
+
+def merged(parts: list[Selection], members: list[np.ndarray], n: int) -> Selection:
+    """One selection of all `n` rows from those of disjoint parts, by decreasing gain.
+
+    Among equal gains the earlier part comes first. ``members[c]`` are the rows of part c.
+    """
+    indices = np.concatenate([rows[p.indices] for p, rows in zip(parts, members, strict=True)])
+    gains = np.concatenate([p.gains for p in parts])
+    ranking = np.argsort(-gains, kind="stable")
+    position = np.empty_like(ranking)
+    position[ranking] = np.arange(len(ranking))
+    assignment = np.empty(n, np.int64)
+    start = 0
+    for p, rows in zip(parts, members, strict=True):
+        assert p.assignment is not None
+        assignment[rows] = position[start + p.assignment]
+        start += len(p)
+    work = sum(p.n_evaluations * len(rows) for p, rows in zip(parts, members, strict=True))
+    return Selection(
+        indices=indices[ranking],
+        gains=gains[ranking],
+        value=math.fsum(gains),
+        n_evaluations=-(-work // n),
+        assignment=assignment,
+        sizes=np.bincount(assignment, minlength=len(indices)),
+        path=parts[0].path if len({p.path for p in parts}) == 1 else "mixed",
+    )

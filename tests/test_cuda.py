@@ -24,8 +24,9 @@ if config.ENABLE_CUDASIM:
 elif not cuda.is_available():
     pytest.skip("needs a GPU, or NUMBA_ENABLE_CUDASIM=1", allow_module_level=True)
 
-from subsel import cuda as backend
 from subsel.kernels import cuda as kernels
+from subsel.sources import cuda as backend
+from subsel.sources import device as gpu
 
 METRICS = ("euclidean", "cosine", "dot", "rbf")
 LANES = kernels.LANES
@@ -58,7 +59,7 @@ def agree(ours, wanted, metric=""):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("metric", METRICS)
 def test_features_as_on_the_cpu(metric, dtype, memory, monkeypatch):
-    monkeypatch.setattr("subsel.similarity.DENSE_FROM_DIMENSION", 1)
+    monkeypatch.setattr("subsel.sources.scale.DENSE_FROM_DIMENSION", 1)
     X = features(dtype=dtype)
     X[7] = 0
     ours = subsel.select(X, 6, metric=metric, backend="cuda", memory=memory)
@@ -86,7 +87,7 @@ def test_more_features_than_fit_at_a_time(metric, memory):
 
 @pytest.mark.parametrize("memory", [0, None])
 def test_ties_of_integers_go_to_the_lowest_index(memory, monkeypatch):
-    monkeypatch.setattr("subsel.similarity.DENSE_FROM_DIMENSION", 1)
+    monkeypatch.setattr("subsel.sources.scale.DENSE_FROM_DIMENSION", 1)
     X = np.random.default_rng(1).integers(0, 4, (N, 2))
     f = subsel.FacilityLocation.from_features(X, backend="cuda", memory=memory)
     selection = subsel.greedy(f, 12)
@@ -247,7 +248,7 @@ def test_gains_of_those_that_are_added_one_by_one(kind):
 @pytest.mark.parametrize("labels", [None, np.arange(N) % 2])
 @pytest.mark.parametrize("metric", ["euclidean", "cosine", "dot"])
 def test_partitions_and_merges_as_on_the_cpu(metric, labels, monkeypatch):
-    monkeypatch.setattr("subsel.similarity.DENSE_FROM_DIMENSION", 1)
+    monkeypatch.setattr("subsel.sources.scale.DENSE_FROM_DIMENSION", 1)
     X = features()
     X[5] = 0
     settings = {"partitions": 3, "metric": metric, "labels": labels, "random_state": 0}
@@ -275,7 +276,7 @@ def test_an_order_in_space_skips_more_and_changes_nothing(monkeypatch):
     np.testing.assert_array_equal(subsel.greedy(few, 4).indices, subsel.greedy(same, 4).indices)
 
 
-@pytest.mark.parametrize("error", [MemoryError(), backend.CudaAPIError(2, "out of memory")])
+@pytest.mark.parametrize("error", [MemoryError(), gpu.CudaAPIError(2, "out of memory")])
 def test_without_memory_for_a_matrix_there_is_none(error, monkeypatch):
     X = features(d=40)
     wanted = subsel.select(X, 4)
@@ -345,7 +346,7 @@ def test_progress_bar(capsys):
 
 def one_class(X, metric, memory):
     rows = [np.arange(len(X))]
-    return backend.similarity_of_classes(backend.as_array(X, "X"), rows, metric, None, memory)
+    return backend.Features(X).of_classes(rows, metric, None, memory)
 
 
 @pytest.fixture
@@ -356,26 +357,26 @@ def device():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("metric", METRICS)
 def test_conditioned_features_have_the_same_bits(metric, dtype):
-    from subsel.similarity import FeatureSimilarity
+    from subsel.sources.features import Conditioned
 
     X = features(d=5, dtype=dtype) * 37
     X[4] = 0
     ours = one_class(X, metric, memory=0)
-    wanted = FeatureSimilarity.from_features(X, metric, None)
+    wanted = Conditioned.of(X, metric, None)
     rows = ours.device.download(ours.store.rows)[:N]
-    np.testing.assert_array_equal(rows, wanted._features)
-    assert (ours.unit, ours.offset) == (wanted.unit, wanted.offset)
+    np.testing.assert_array_equal(rows, wanted.rows)
+    assert (ours.unit, ours.offset) == (wanted.scale.unit, wanted.scale.offset)
     np.testing.assert_array_equal(ours.device.download(ours.store.rule)[0], wanted.rule[1:])
 
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_matrices_have_the_same_bits(metric):
-    from subsel.similarity import FeatureSimilarity
+    from subsel.sources.features import Conditioned
 
     X = features(d=34, dtype=np.float64)
     ours = one_class(X, metric, memory=None)
     entries = ours.device.download(ours.store.entries).reshape(N, N)
-    wanted = FeatureSimilarity.from_features(X, metric, None).matrix().matrix
+    wanted = Conditioned.of(X, metric, None).matrix().matrix
     np.testing.assert_allclose(entries, wanted, rtol=1e-15 if metric == "rbf" else 0)
 
 
@@ -441,9 +442,9 @@ def test_rounds_are_as_many_as_asked_for_with_a_graph_or_without(count, recorded
 
     class Graph:
         def launch(self, stream):
-            ran.extend([("a", 1), ("b", 2)] * backend._RECORDED)
+            ran.extend([("a", 1), ("b", 2)] * gpu._RECORDED)
 
-    monkeypatch.setattr(backend, "config", SimpleNamespace(ENABLE_CUDASIM=False))
+    monkeypatch.setattr(gpu, "config", SimpleNamespace(ENABLE_CUDASIM=False))
     monkeypatch.setattr(backend.Device, "_launch", lambda self, kernel, *_: Launch(str(kernel)))
     monkeypatch.setattr(
         backend.Device, "_recorded", lambda self, steps: Graph() if recorded else None

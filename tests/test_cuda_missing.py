@@ -65,7 +65,7 @@ def test_an_old_gpu(monkeypatch):
 
 
 def test_no_numba_cuda(monkeypatch):
-    monkeypatch.delitem(sys.modules, "subsel.cuda", raising=False)
+    monkeypatch.delitem(sys.modules, "subsel.sources.cuda", raising=False)
     monkeypatch.setitem(sys.modules, "numba_cuda", None)
     with pytest.raises(ImportError, match=r'pip install "subsel\[cuda\]"'):
         subsel.select(np.eye(5), 2, backend="cuda")

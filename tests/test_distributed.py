@@ -19,7 +19,7 @@ from subsel.distributed import engines, tasks
 from subsel.distributed.plan import Plan
 from subsel.distributed.run import Run
 from subsel.kernels import reference
-from subsel.similarity import FeatureSimilarity
+from subsel.sources.features import Conditioned
 
 N, D, K = 900, 5, 12
 
@@ -223,9 +223,9 @@ def test_spread_tells_blocks_as_they_lie_from_a_uniform_deal(X, runs):
 
 def test_a_matrix_in_memory_selects_the_same(monkeypatch):
     made = []
-    matrix = FeatureSimilarity.matrix
+    matrix = Conditioned.matrix
     monkeypatch.setattr(
-        FeatureSimilarity, "matrix", lambda self: made.append(self.n) or matrix(self)
+        Conditioned, "matrix", lambda self: made.append(len(self.rows)) or matrix(self)
     )
     X = np.random.default_rng(0).normal(size=(300, 40)).astype(np.float32)
     chosen = subsel.greedi(X, K, partitions=3, random_state=0)

@@ -104,8 +104,8 @@ def test_lazy_greedy_evaluates_fewer_gains_than_greedy():
 def several_blocks(request, monkeypatch):
     """An objective whose candidates fill several blocks, with many ties, and its similarities."""
     if request.param == "thinned":
-        monkeypatch.setattr("subsel.similarity._THIN_AT", 4)
-        monkeypatch.setattr("subsel.similarity._THIN_FROM", 0)
+        monkeypatch.setattr("subsel.sources.dense._THIN_AT", 4)
+        monkeypatch.setattr("subsel.sources.dense._THIN_FROM", 0)
     random = np.random.default_rng(7)
     if request.param == "features":
         X = random.integers(0, 30, (300, 1))
@@ -128,7 +128,7 @@ def test_candidates_in_several_blocks(several_blocks, optimizer):
 def test_a_full_log_starts_anew(several_blocks, monkeypatch):
     f, _ = several_blocks
     wanted = subsel.greedy(f, 100)
-    monkeypatch.setattr("subsel.similarity._LOG", 1)
+    monkeypatch.setattr("subsel.sources.base._LOG", 1)
     selection = subsel.greedy(f, 100)
     np.testing.assert_array_equal(selection.indices, wanted.indices)
     np.testing.assert_array_equal(selection.gains, wanted.gains)
@@ -141,8 +141,8 @@ def test_a_matrix_is_thinned_out_once_little_of_it_counts(monkeypatch, features)
     f = make(X if features else X @ X.T - (X @ X.T).min())
     wanted, assignment = subsel.greedy(f, 150), f.assignment
     assert f._source is f._similarity
-    monkeypatch.setattr("subsel.similarity._THIN_FROM", 0)
-    monkeypatch.setattr("subsel.similarity._THIN_TO", 250)
+    monkeypatch.setattr("subsel.sources.dense._THIN_FROM", 0)
+    monkeypatch.setattr("subsel.sources.dense._THIN_TO", 250)
     at = []
     for size in (64, 65, 128, 150):
         selection = subsel.greedy(f, size)
@@ -156,8 +156,8 @@ def test_a_matrix_is_thinned_out_once_little_of_it_counts(monkeypatch, features)
 
 
 def test_thinning_out_with_blocks_that_never_had_to_be_settled(monkeypatch):
-    monkeypatch.setattr("subsel.similarity._THIN_AT", 4)
-    monkeypatch.setattr("subsel.similarity._THIN_FROM", 0)
+    monkeypatch.setattr("subsel.sources.dense._THIN_AT", 4)
+    monkeypatch.setattr("subsel.sources.dense._THIN_FROM", 0)
     S = np.random.default_rng(0).random((90, 2600))
     S[:, 650:] *= 0.02
     f = subsel.FacilityLocation(S)

@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 import subsel
 from subsel.coreset import apportion
 from subsel.kernels import cpu, reference
-from subsel.similarity import METRICS
+from subsel.sources import METRICS
 from subsel.validation import portion
 
 
@@ -111,7 +111,7 @@ def test_memory_does_not_change_the_selection(metric, gradients):
 def test_memory_does_not_change_the_selection_of_narrow_features(metric, d, monkeypatch):
     X = np.random.default_rng(d).standard_cauchy((333, d)).astype(np.float32)
     recomputed = subsel.select(X, 60, metric=metric, memory=0)
-    monkeypatch.setattr("subsel.similarity.DENSE_FROM_DIMENSION", 1)
+    monkeypatch.setattr("subsel.sources.scale.DENSE_FROM_DIMENSION", 1)
     in_memory = subsel.select(X, 60, metric=metric, memory=1e9)
     assert in_memory.path == "dense"
     same(recomputed, in_memory)
@@ -166,7 +166,7 @@ def test_rbf_with_extreme_gamma(dtype):
 def test_threads_do_not_change_the_selection(metric, gradients, monkeypatch):
     X, labels = gradients
     alone = subsel.select(X, 0.2, metric=metric), subsel.select(X, 0.2, labels=labels)
-    monkeypatch.setattr("subsel.similarity._PARALLEL_WORK", 0)
+    monkeypatch.setattr("subsel.sources.base.PARALLEL_WORK", 0)
     monkeypatch.setattr(cpu, "threads", lambda: 2)
     same(subsel.select(X, 0.2, metric=metric), alone[0])
     monkeypatch.setattr(cpu, "threads", lambda: 1)

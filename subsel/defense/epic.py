@@ -10,7 +10,7 @@ import torch
 
 from subsel import select
 from subsel.defense.parallel import Ranks, digest
-from subsel.similarity import METRICS
+from subsel.sources import METRICS
 from subsel.validation import check_choice, check_count, portion
 
 __all__ = ["EPIC", "Round"]

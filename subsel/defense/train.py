@@ -25,7 +25,7 @@ from subsel.defense.result import TrainResult
 from subsel.defense.settings import check_device
 from subsel.defense.training import train
 from subsel.files import remove_parts, write_whole
-from subsel.similarity import METRICS
+from subsel.sources import METRICS
 from subsel.validation import check_count
 
 MODELS = {

@@ -154,7 +154,7 @@ def choose(backend: str) -> Threads | Cluster:
     if client is None:
         if backend == "cpu":
             return Threads(cpu.threads())
-        from subsel.cuda import require_gpu
+        from subsel.sources import require_gpu
 
         require_gpu()
         return Threads(1)

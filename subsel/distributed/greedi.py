@@ -11,7 +11,7 @@ from subsel.distributed.inputs import source_of
 from subsel.distributed.plan import MAX_ROWS, Plan, layout
 from subsel.distributed.run import Run
 from subsel.selection import Selection
-from subsel.similarity import METRICS
+from subsel.sources.scale import METRICS
 from subsel.validation import (
     ArrayLike,
     check_backend,

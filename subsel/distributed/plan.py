@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from subsel.similarity import FeatureSimilarity, Scale, prepared
+from subsel import sources
+from subsel.sources.features import conditioned
+from subsel.sources.scale import Scale
 from subsel.validation import check_count, read_only
 
 MAX_ROWS = 50_000
@@ -106,13 +108,8 @@ class Plan:
         """Of some rows of a class to each other, or to others, as it is among all rows."""
         rows = points if candidates is None else np.concatenate([points, candidates])
         scale = self.scales[c]
-        ready = prepared(read_only(rows), self.metric, scale)
-        make: Any = FeatureSimilarity
-        if self.backend == "cuda":
-            from subsel.cuda import CudaFeatures
-
-            make = CudaFeatures.of_prepared
-        source = make(ready, self.metric, scale, self.sizes[c])
+        ready = conditioned(read_only(rows), self.metric, scale)
+        source = sources.conditioned(ready, self.metric, scale, self.sizes[c], self.backend)
         return source if candidates is None else source.facing(len(points))
 
 

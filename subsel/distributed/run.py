@@ -14,8 +14,8 @@ from subsel.distributed.engines import Cluster, Task, Threads
 from subsel.distributed.plan import Plan
 from subsel.distributed.tasks import Rows, by_class
 from subsel.selection import Selection
-from subsel.similarity import Scale, choose_scale
-from subsel.similarity import spread as middle_and_reach
+from subsel.sources.scale import Scale, choose_scale
+from subsel.sources.scale import spread as middle_and_reach
 
 
 @dataclass

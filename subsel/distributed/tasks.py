@@ -9,7 +9,7 @@ from subsel.distributed.chunks import Chunk, gathered, read
 from subsel.distributed.plan import Plan
 from subsel.objectives import FacilityLocation
 from subsel.optimizers import greedy
-from subsel.similarity import farthest
+from subsel.sources.features import farthest
 from subsel.validation import as_float_array, bad_entry, read_only
 
 

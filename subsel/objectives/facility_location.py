@@ -4,25 +4,9 @@ from typing import Any
 
 import numpy as np
 
+from subsel import sources
 from subsel.objectives.base import Objective
-from subsel.similarity import (
-    METRICS,
-    DenseSimilarity,
-    FeatureSimilarity,
-    SparseSimilarity,
-)
-from subsel.validation import (
-    ArrayLike,
-    as_float_array,
-    check_backend,
-    check_choice,
-    check_count,
-    check_entries,
-    check_indices,
-    check_matrix_shape,
-    check_memory,
-    check_number,
-)
+from subsel.validation import ArrayLike, check_choice, check_count, check_indices, check_number
 
 
 class FacilityLocation(Objective):
@@ -85,26 +69,7 @@ class FacilityLocation(Objective):
     keeps_gains = True
 
     def __init__(self, similarity: ArrayLike, *, backend: str = "auto") -> None:
-        axes = "(n_points, n_candidates)"
-        place = check_backend(backend, similarity)
-        if hasattr(similarity, "tocsr"):
-            check_matrix_shape(similarity.shape, "similarity", axes)
-            if place == "cuda":
-                raise TypeError(
-                    "similarity is sparse, which the GPU's kernels are not for: backend='cpu' is, "
-                    "or similarity.toarray()"
-                )
-            self._start(SparseSimilarity.from_matrix(similarity, "similarity"))
-        elif place == "cuda":
-            from subsel.cuda import CudaDense, as_array
-
-            entries = as_array(similarity, "similarity")
-            check_matrix_shape(entries.shape, "similarity", axes)
-            self._start(CudaDense.from_matrix(entries, "similarity"))
-        else:
-            matrix = as_float_array(similarity, "similarity")
-            check_matrix_shape(matrix.shape, "similarity", axes)
-            self._start(DenseSimilarity.from_matrix(matrix, "similarity"))
+        self._start(sources.matrix(similarity, backend))
 
     @classmethod
     def from_features(
@@ -166,24 +131,12 @@ class FacilityLocation(Objective):
         O(n^2 d) for the first element and less for each later one, O(n^2 d ln k) in all; memory
         twice that of X and some 120 bytes for each row, or O(n^2) with a matrix.
         """
-        check_choice(metric, METRICS, "metric")
+        check_choice(metric, sources.METRICS, "metric")
         if gamma is not None:
             gamma = check_number(gamma, "gamma", 0)
             if metric != "rbf":
                 raise ValueError(f"gamma goes with metric='rbf' only, not with {metric!r}")
-        source: Any
-        if check_backend(backend, X) == "cuda":
-            from subsel.cuda import as_array, similarity_of_classes
-
-            X = as_array(X, "X")
-            check_matrix_shape(X.shape, "X", "(n, d)")
-            source = similarity_of_classes(X, [np.arange(len(X))], metric, gamma, memory)
-        else:
-            budget = check_memory(memory)
-            features = as_float_array(X, "X")
-            check_matrix_shape(features.shape, "X", "(n, d)")
-            check_entries(features, "X")
-            source = FeatureSimilarity.from_features(features, metric, gamma).fastest(budget)
+        source = sources.features(X, backend).similarity(metric, gamma, memory)
         objective = cls.of(source)
         if metric != "rbf":
             objective.offset = source.unit * source.offset

@@ -1,14 +1,14 @@
 """Greedy: add the element of largest marginal gain, again and again."""
 
 import math
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from subsel.objectives import FacilityLocation, Objective
+from subsel.pacing import portions
 from subsel.selection import Selection
 from subsel.validation import ArrayLike, check_budget, check_count
 
@@ -60,20 +60,6 @@ def as_objective(f: Objective | ArrayLike) -> Objective:
         return FacilityLocation(f)
     check_count(f.n, f"{type(f).__name__}.n", 1)
     return f
-
-
-def portions(count: int, first: int = 1) -> Iterator[slice]:
-    """Parts of ``range(count)`` in turn, the first of size `first`, that take some 0.1 s each.
-
-    Between them there is time for a progress bar and for Ctrl-C.
-    """
-    done, size = 0, first
-    while done < count:
-        began = time.perf_counter()
-        part = slice(done, min(done + size, count))
-        yield part
-        done = part.stop
-        size = 2 * size if time.perf_counter() - began < 0.1 else max(1, size // 2)
 
 
 def steps(budget: int, progress: bool) -> Iterable[int]:

@@ -1,278 +1,71 @@
-"""Similarities on an NVIDIA GPU: what `subsel.similarity` is on the CPU, of one class or many.
+"""Similarities on an NVIDIA GPU: the counterpart of the other sources, of one class or many.
 
 Features, or matrices given or computed, lie in the GPU's memory; the kernels of
-`subsel.kernels.cuda` search all classes together. Importing this needs the package numba-cuda.
+`subsel.kernels.cuda` search all classes together.
 """
 
 import math
-import warnings
-from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
-
-from subsel.optimizers.greedy import portions
-from subsel.selection import Selection
-from subsel.similarity import METRICS, Scale, choose_rule, choose_scale, grid, matrix_pays, spread
-from subsel.validation import (
-    as_float_array,
-    bad_entry,
-    check_memory,
-    float_type,
-    in_gpu_memory,
-)
-
-if find_spec("numba_cuda") is None:
-    raise ImportError(
-        'backend="cuda" needs the package numba-cuda: pip install "subsel[cuda]" '
-        '(with a driver for CUDA 12: pip install "numba-cuda[cu12]")'
-    )
-
-from numba import config, cuda
-from numba.cuda.cudadrv.driver import CudaAPIError
 
 from subsel.kernels import cpu
 from subsel.kernels import cuda as kernels
 from subsel.kernels.cuda import AFRESH, CHANGES, LANES, LEADS, THREADS
+from subsel.sources.device import Array, Device, Layout, as_array, gathered, require_gpu
+from subsel.sources.scale import (
+    METRICS,
+    Scale,
+    choose_rule,
+    choose_scale,
+    grid,
+    matrix_pays,
+    spread,
+)
+from subsel.validation import bad_entry, check_matrix_shape, check_memory, float_type
+
+__all__ = ["CudaDense", "CudaFeatures", "CudaSimilarity", "Features", "as_array", "require_gpu"]
 
 SPATIAL_FROM = 20_000
 """Rows of a class from which on an order in space, found on the CPU, saves more than it takes."""
 
-_OLDEST = (6, 0)
-_RECORDED = 16  # rounds in a CUDA graph
-_OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
 
+class Features:
+    """Checked features in the GPU's memory, (n, d), from which sources of similarities are made."""
 
-def require_gpu() -> None:
-    """Say what is missing, and what cures it, where there is no GPU that can be used.
+    together = True
+    """Whether all classes are searched in the same launches."""
 
-    Raises
-    ------
-    RuntimeError
-    """
-    if config.ENABLE_CUDASIM:
-        return
-    if not cuda.is_available():
-        raise RuntimeError(
-            'backend="cuda" finds no NVIDIA GPU, or no driver for one: `nvidia-smi` must list a '
-            'GPU, and `python -m numba -s` says what Numba found; or use backend="cpu"'
-        )
-    capability = cuda.get_current_device().compute_capability
-    if tuple(capability) < _OLDEST:
-        wanted, found = (".".join(map(str, pair)) for pair in (_OLDEST, capability))
-        raise RuntimeError(
-            f'backend="cuda" needs a GPU of compute capability {wanted} or later; this one has '
-            f'{found}: use backend="cpu"'
-        )
-
-
-class Device:
-    """The GPU, and the stream on which all is queued."""
-
-    def __init__(self, stream: Any = 0) -> None:
-        require_gpu()
-        self.stream = stream
-
-    def empty(self, shape: Any, dtype: Any) -> Any:
-        """An array of undefined contents."""
-        return cuda.device_array(shape, dtype, stream=self.stream)
-
-    def upload(self, array: np.ndarray) -> Any:
-        """A copy in the GPU's memory."""
-        return cuda.to_device(np.ascontiguousarray(array), stream=self.stream)
-
-    def download(self, array: Any) -> np.ndarray:
-        """A copy on the host, once all that was queued is done."""
-        host = array.copy_to_host(stream=self.stream)
-        self.synchronize()
-        return host
-
-    def run(self, kernel: Any, blocks: Any, threads: int, *arguments: Any) -> None:
-        """Call a kernel once; it shares what is compiled with `repeat`."""
-        self._launch(kernel.specialize(*arguments), blocks, threads)(*arguments)
-
-    def repeat(self, steps: list[tuple], count: int) -> None:
-        """Run kernels one after the other, `count` times over; a step is what `run` takes.
-
-        A launch takes the host longer than most of these kernels take the GPU, so many rounds are
-        recorded as a CUDA graph, which takes one launch.
-        """
-        if config.ENABLE_CUDASIM:
-            for step in steps * count:
-                self.run(*step)
-            return
-        # With no types to look up at each launch.
-        steps = [(kernel.specialize(*rest[2:]), *rest) for kernel, *rest in steps]
-        if count > 2 * _RECORDED:
-            self._queue(steps, 1)  # so that kernels are loaded
-            graph = self._recorded(steps)
-            if graph is not None:
-                stream = self._launch(*steps[0][:3]).stream
-                for _ in range((count - 1) // _RECORDED):
-                    graph.launch(stream)
-                self._queue(steps, (count - 1) % _RECORDED)
-                self.synchronize()  # before the graph goes
-                return
-            count -= 1
-        self._queue(steps, count)
-
-    def _queue(self, steps: list[tuple], count: int) -> None:
-        launches = [(self._launch(*step[:3]), step[3:]) for step in steps]
-        for launch, arguments in launches * count:
-            launch(*arguments)
-
-    def _recorded(self, steps: list[tuple]) -> Any:
-        """Some rounds as a CUDA graph, or None."""
-        try:
-            from cuda.core import Device as CoreDevice
-
-            core = CoreDevice()
-            core.set_current()  # wanted once in each thread; the context is Numba's
-            builder = core.create_graph_builder().begin_building()
-            Device(builder)._queue(steps, _RECORDED)
-            return builder.end_building().complete()
-        except Exception as error:
-            warnings.warn(
-                f"no CUDA graph could be recorded ({type(error).__name__}: {error}); kernels are "
-                "launched one by one, which is slower",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-            return None
-
-    def synchronize(self) -> None:
-        """Wait until all that was queued is done."""
-        if self.stream:
-            self.stream.synchronize()
-        else:
-            cuda.synchronize()
-
-    def _launch(self, kernel: Any, blocks: Any, threads: int) -> Any:
-        with warnings.catch_warnings():  # that few blocks do not fill the GPU
-            warnings.simplefilter("ignore")
-            return kernel[blocks, threads, self.stream]
-
-    def free_memory(self) -> float:
-        """Bytes of the GPU's memory that are free."""
-        return float(cuda.current_context().get_memory_info()[0])
-
-
-@dataclass(frozen=True)
-class Array:
-    """A numeric array in the GPU's memory, and where to work on it."""
-
-    data: Any
-    device: Device
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the array."""
-        return tuple(self.data.shape)
+    def __init__(self, X: Any) -> None:
+        self.array = as_array(X, "X")
+        check_matrix_shape(self.array.shape, "X", "(n, d)")
 
     def __len__(self) -> int:
-        return len(self.data)
+        return len(self.array)
 
-    def rows(self, indices: np.ndarray) -> "Array":
+    def rows(self, indices: np.ndarray) -> "Features":
         """A copy of some rows."""
-        slots = Layout.of([np.arange(len(indices))])
-        dtype = float_type(self.data.dtype, "X")
-        out = _gathered(self.device, self.data, indices[slots.local], self.shape[1], dtype)
-        return Array(out[: len(indices)], self.device)
+        return Features(self.array.rows(indices))
 
+    def similarity(
+        self, metric: str, gamma: float | None, memory: float | None
+    ) -> "CudaSimilarity":
+        """Similarities of the rows to one another, by the faster way that fits into `memory`."""
+        return self.of_classes([np.arange(len(self))], metric, gamma, memory)
 
-def as_array(array: Any, name: str) -> Array:
-    """What lies in the GPU's memory as it is, without a copy; anything else is moved there.
-
-    torch tensors are worked on in torch's current stream. For other arrays, the stream they name is
-    waited for.
-    """
-    if isinstance(array, Array):
-        return array
-    if not in_gpu_memory(array):
-        host = as_float_array(array, name)
-        device = Device()
-        return Array(device.upload(host), device)
-    if type(array).__module__.split(".")[0] == "torch":
-        return _of_tensor(array, name)
-    device = Device()
-    if hasattr(array, "__cuda_ndarray__"):  # Numba's own
-        return Array(array, device)
-    if hasattr(array, "__cuda_array_interface__"):
-        return Array(cuda.as_cuda_array(array), device)
-    import torch  # reads DLPack, Numba does not
-
-    return _of_tensor(torch.from_dlpack(array), name)
-
-
-def _of_tensor(tensor: Any, name: str) -> Array:
-    import torch
-
-    if str(tensor.layout) != "torch.strided" or tensor.is_complex():
-        raise TypeError(f"{name} must be a dense real tensor, not {tensor.layout}, {tensor.dtype}")
-    tensor = tensor.detach().resolve_neg()
-    if tensor.is_floating_point() and tensor.dtype.itemsize < 4:
-        tensor = tensor.float()
-    stream = torch.cuda.current_stream(tensor.device).cuda_stream
-    device = Device(cuda.external_stream(stream) if stream else 0)
-    current = cuda.current_context().device.id
-    if tensor.device.index != current:
-        raise ValueError(
-            f"{name} lies on {tensor.device} but cuda:{current} is the current device: "
-            f"torch.cuda.set_device({tensor.device.index}) first"
-        )
-    return Array(cuda.as_cuda_array(tensor), device)
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Members of each class in slots: its first slot, its size, and by slot which member it is.
-
-    The last member also fills up the class's last tile.
-    """
-
-    start: np.ndarray
-    size: np.ndarray
-    local: np.ndarray
-
-    @classmethod
-    def of(cls, orders: list[np.ndarray]) -> "Layout":
-        """Members in the order given, class by class."""
-        size = np.array([len(order) for order in orders])
-        start = np.concatenate([[0], np.cumsum(-(-size // LANES) * LANES)])
-        filled = [np.pad(order, (0, -len(order) % LANES), mode="edge") for order in orders]
-        return cls(start, size, np.concatenate(filled))
-
-    @property
-    def tiles(self) -> int:
-        """How many there are."""
-        return len(self.local) // LANES
-
-    @property
-    def group(self) -> np.ndarray:
-        """Class of each tile."""
-        return np.repeat(np.arange(len(self.size)), np.diff(self.start) // LANES)
-
-    def members(self, by_slot: np.ndarray, c: int = 0) -> np.ndarray:
-        """Values by slot, of a class, in the order of its members."""
-        some = slice(self.start[c], self.start[c] + self.size[c])
-        values = np.empty(self.size[c], by_slot.dtype)
-        values[self.local[some]] = by_slot[some]
-        return values
-
-    def on(self, device: Device) -> kernels.Slots:
-        """For the kernels."""
-        return kernels.Slots(
-            *map(device.upload, (self.start, self.size, self.group.astype(np.int32)))
-        )
-
-    def padding(self) -> np.ndarray:
-        """Slots that are nobody's."""
-        lane = np.arange(len(self.local)) - np.repeat(self.start[:-1], np.diff(self.start))
-        return lane >= np.repeat(self.size, np.diff(self.start))
+    def of_classes(
+        self, members: list[np.ndarray], metric: str, gamma: float | None, memory: float | None
+    ) -> "CudaSimilarity":
+        """Similarities of the rows of each class, in matrices if that pays and they fit."""
+        array = self.array
+        budget = array.device.free_memory() / 4 if memory is None else check_memory(memory)
+        itemsize = np.dtype(float_type(array.data.dtype, "X")).itemsize
+        size = sum(len(rows) ** 2 for rows in members) * itemsize
+        wanted = matrix_pays(metric, array.shape[1]) and size <= budget
+        source = CudaFeatures.from_features(array, members, metric, gamma, in_space=not wanted)
+        return (source.matrices() if wanted else None) or source
 
 
 @dataclass
@@ -286,7 +79,7 @@ class State:
 class CudaSimilarity:
     """What features and matrices have in common.
 
-    The attributes are those of `subsel.similarity.Similarity`, and so are the methods, which are
+    The attributes are those of `subsel.sources.base.Similarity`, and so are the methods, which are
     about the only class; `offsets`, `units` and `grow_all` are of all classes.
     """
 
@@ -294,10 +87,13 @@ class CudaSimilarity:
     _cover: Any
     _update: Any
 
-    def __init__(self, device: Device, points: Layout, candidates: Layout, store: Any) -> None:
+    def __init__(
+        self, device: Device, points: Layout, candidates: Layout, store: Any, scales: list[Scale]
+    ) -> None:
         self.device, self.points, self.candidates, self.store = device, points, candidates, store
-        self.units = np.ones(len(points.size))
-        self.offsets = np.zeros(len(points.size))
+        self.scales = scales
+        self.units = np.array([scale.unit for scale in scales])
+        self.offsets = np.array([scale.offset for scale in scales])
 
     @property
     def n(self) -> int:
@@ -382,7 +178,7 @@ class CudaSimilarity:
         search.arrays.taken.copy_to_device(by_slot, stream=self.device.stream)
 
     def thinned(self, search: State) -> "CudaSimilarity":
-        """What the search goes on with."""
+        """The source that the search continues with: itself."""
         return self
 
     def grow(self, search: State, elements: np.ndarray, gains: np.ndarray) -> int:
@@ -444,11 +240,9 @@ class CudaSimilarity:
 
     def restrict(self, candidates: np.ndarray) -> "CudaSimilarity":
         """The same points with fewer candidates (of one class)."""
-        part = copy(self)
-        part.candidates = Layout.of([np.arange(len(candidates))])
-        part.store = self._restricted(candidates, part.candidates)
-        part.__dict__.pop("_slots", None)  # those of all candidates
-        return part
+        layout = Layout.of([np.arange(len(candidates))])
+        store = self._restricted(candidates, layout)
+        return type(self)(self.device, self.points, layout, store, self.scales)
 
     def _restricted(self, candidates: np.ndarray, layout: Layout) -> Any:
         raise NotImplementedError
@@ -471,21 +265,22 @@ class CudaDense(CudaSimilarity):
             data = matrix.rows(np.arange(n)).data
         largest = _check(device, data, np.arange(n), 0.0, name)
         entries = data.reshape(n * m)
-        return cls._of(device, Layout.of([np.arange(n)]), Layout.of([np.arange(m)]), entries,
-                       np.array([largest]))  # fmt: skip
+        points, candidates = Layout.of([np.arange(n)]), Layout.of([np.arange(m)])
+        return cls.of(device, points, candidates, entries, [Scale(1.0, 0.0, largest)])
 
     @classmethod
-    def _of(
-        cls, device: Device, points: Layout, candidates: Layout, entries: Any, spans: np.ndarray
+    def of(
+        cls, device: Device, points: Layout, candidates: Layout, entries: Any, scales: list[Scale]
     ) -> "CudaDense":
+        """Matrices of stored similarities, one after the other in one array."""
         at = np.concatenate([[0], np.cumsum(points.size * candidates.size)[:-1]])
-        grids = [grid(int(n), float(span)) for n, span in zip(points.size, spans, strict=True)]
+        grids = [grid(int(n), s.span) for n, s in zip(points.size, scales, strict=True)]
         round_off = np.array([1.5 * 2.0**52 * down for _, down in grids])
         store = kernels.Matrices(
             points.on(device), candidates.on(device), entries,
             device.upload(at), device.upload(round_off),
         )  # fmt: skip
-        return cls(device, points, candidates, store)
+        return cls(device, points, candidates, store, scales)
 
     def _restricted(self, candidates: np.ndarray, layout: Layout) -> kernels.Matrices:
         shape = self.n_points, self.n
@@ -525,7 +320,7 @@ class CudaFeatures(CudaSimilarity):
         source = np.concatenate(members)[before + layout.local]
 
         d = features.shape[1]
-        rows = _gathered(device, features.data, source, d + (metric == "cosine"), dtype)
+        rows = gathered(device, features.data, source, d + (metric == "cosine"), dtype)
         _check(device, rows[:, :d] if metric == "cosine" else rows, source, -math.inf, "X")
         slots = layout.on(device)
         scales = _condition(device, layout, slots, rows, metric, gamma)
@@ -533,7 +328,7 @@ class CudaFeatures(CudaSimilarity):
 
     @classmethod
     def of_prepared(cls, features: np.ndarray, metric: str, scale: Scale, n: int) -> "CudaFeatures":
-        """Rows that `subsel.similarity.prepared` made ready, of one class of `n` rows in all."""
+        """Some of `n` rows of one class, as `subsel.sources.features.conditioned` gives them."""
         device, layout = Device(), Layout.of([np.arange(len(features))])
         rows = device.upload(features[layout.local])
         slots = layout.on(device)
@@ -553,47 +348,35 @@ class CudaFeatures(CudaSimilarity):
             ], dtype)),
             METRICS[metric], dtype(2.0 ** np.finfo(dtype).nmant),
         )  # fmt: skip
-        similarity = cls(device, layout, layout, store)
-        similarity.metric = metric
-        similarity.units = np.array([scale.unit for scale in scales])
-        similarity.offsets = np.array([scale.offset for scale in scales])
-        similarity.spans = np.array([scale.span for scale in scales])
-        return similarity
-
-    metric: str
-    spans: np.ndarray
+        return cls(device, layout, layout, store, scales)
 
     def facing(self, count: int) -> "CudaFeatures":
         """The first `count` rows (of one class) as points, represented by the others alone."""
-        part = copy(self)
-        part.points = Layout.of([np.arange(count)])
-        part.candidates = Layout.of([np.arange(self.n - count)])
-        rows = self._columns(part.points.local)
-        part.store = self._with_columns(count + part.candidates.local, part.candidates)
-        part.store = part.store._replace(points=part.points.on(self.device), rows=rows)
-        return part
+        points, candidates = Layout.of([np.arange(count)]), Layout.of([np.arange(self.n - count)])
+        rows = self._columns(points.local)
+        store = self._with_columns(count + candidates.local, candidates)
+        store = store._replace(points=points.on(self.device), rows=rows)
+        return CudaFeatures(self.device, points, candidates, store, self.scales)
 
     def fastest(self, memory: float) -> "CudaSimilarity":
         """Matrices of the same, if they fit in so many bytes and pay; else itself."""
         rows = self.store.rows
-        pays = matrix_pays(self.metric, rows.shape[1])
+        metric = next(name for name, code in METRICS.items() if code == self.store.metric)
+        pays = matrix_pays(metric, rows.shape[1])
         fits = (self.points.size**2).sum() * rows.dtype.itemsize <= memory
         return (self.matrices() if pays and fits else None) or self
 
     def matrices(self) -> CudaDense | None:
         """All similarities of each class, computed once, the same bits; None if out of memory."""
         sizes = self.points.size
-        try:
-            entries = self.device.empty(int((sizes * sizes).sum()), self.store.rows.dtype)
-        except (CudaAPIError, MemoryError) as error:
-            if isinstance(error, CudaAPIError) and int(error.args[0]) != _OUT_OF_MEMORY:
-                raise
+        total = int((sizes * sizes).sum())
+        entries = self.device.empty_or_none(total, self.store.rows.dtype)
+        if entries is None:
             return None
         plain = Layout.of([np.arange(n) for n in sizes])
-        dense = CudaDense._of(self.device, plain, plain, entries, self.spans)
+        dense = CudaDense.of(self.device, plain, plain, entries, self.scales)
         blocks = self.points.tiles, -(-int(sizes.max()) // LANES)
         self.device.run(kernels.fill_matrices, blocks, THREADS, self.store, dense.store)
-        dense.units, dense.offsets = self.units, self.offsets
         return dense
 
     def _restricted(self, candidates: np.ndarray, layout: Layout) -> kernels.Features:
@@ -608,59 +391,13 @@ class CudaFeatures(CudaSimilarity):
 
     def _columns(self, slots: np.ndarray) -> Any:
         rows = self.store.columns
-        return _gathered(self.device, rows, slots, rows.shape[1], rows.dtype)
-
-
-def similarity_of_classes(
-    features: Array,
-    members: list[np.ndarray],
-    metric: str,
-    gamma: float | None,
-    memory: float | None,
-) -> CudaSimilarity:
-    """Similarities of the rows of each class, in matrices if that pays and they fit."""
-    budget = features.device.free_memory() / 4 if memory is None else check_memory(memory)
-    itemsize = np.dtype(float_type(features.data.dtype, "X")).itemsize
-    size = sum(len(rows) ** 2 for rows in members) * itemsize
-    wanted = matrix_pays(metric, features.shape[1]) and size <= budget
-    source = CudaFeatures.from_features(features, members, metric, gamma, in_space=not wanted)
-    return (source.matrices() if wanted else None) or source
-
-
-def select_classes(source: CudaSimilarity, counts: list[int], progress: bool) -> list[Selection]:
-    """Greedy selections of all classes at a time."""
-    search, goals = source.search(), np.array(counts)
-    found: list[tuple[np.ndarray, np.ndarray]] = []
-    with tqdm(total=sum(counts), desc="select", unit="element", disable=not progress) as bar:
-        for part in portions(max(counts), 64):
-            now = np.minimum(goals, part.stop)
-            found.append(source.grow_all(search, now))
-            bar.update(int((now - np.minimum(goals, part.start)).sum()))
-    elements, gains = (np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
-    evaluations = -(-source.seen(search) // source.n_points)
-    assigned = source.device.download(search.arrays.assigned)
-    parts = []
-    for c, k in enumerate(counts):
-        assignment = source.points.members(assigned, c)
-        won = gains[c, :k] * source.units[c]
-        parts.append(Selection(
-            indices=elements[c, :k], gains=won, value=math.fsum(won), n_evaluations=evaluations,
-            assignment=assignment, sizes=np.bincount(assignment, minlength=k), path=source.path,
-        ))  # fmt: skip
-    return parts
+        return gathered(self.device, rows, slots, rows.shape[1], rows.dtype)
 
 
 def _order(features: Array, rows: np.ndarray, dtype: Any) -> np.ndarray:
     """Rows of a class in an order in space; found on the CPU."""
     host = features.device.download(features.rows(rows).data).astype(dtype, copy=False)
     return cpu.spatial_order(host) if np.isfinite(host).all() else np.arange(len(rows))
-
-
-def _gathered(device: Device, rows: Any, order: np.ndarray, width: int, dtype: Any) -> Any:
-    """Rows in an order that fills tiles (len(order), width); further columns are undefined."""
-    out = device.empty((len(order), width), dtype)
-    device.run(kernels.gather, len(order) // LANES, THREADS, rows, device.upload(order), out)
-    return out
 
 
 def _check(device: Device, array: Any, order: np.ndarray, low: float, name: str) -> float:
@@ -691,7 +428,7 @@ def _condition(
     device: Device, layout: Layout, slots: kernels.Slots, rows: Any, metric: str,
     gamma: float | None,
 ) -> list[Scale]:  # fmt: skip
-    """Scale the rows of each class in place, as `FeatureSimilarity.from_features` does."""
+    """Scale the rows of each class in place, as `Conditioned.of` does."""
     classes, d = len(layout.size), rows.shape[1]
     if metric == "cosine":
         device.run(kernels.scale_to_unit, layout.tiles, LANES, rows)

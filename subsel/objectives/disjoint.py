@@ -1,0 +1,57 @@
+"""Classes that do not represent one another: a selection of each, on all threads or in one launch.
+
+The sum of one objective for each class is an objective again, so greedy on the sum and greedy on
+each class, merged by gain (`subsel.selection.merged`), select the same.
+"""
+
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from subsel.kernels import cpu
+from subsel.pacing import portions
+from subsel.selection import Selection
+
+
+def side_by_side(
+    search: Callable[..., Selection], tasks: list[tuple], workers: int, progress: bool
+) -> list[Selection]:
+    """Selections of all classes, ``search(*task)`` each, by a number of threads.
+
+    A class has one thread of Numba's: its thread pools do not nest.
+    """
+    with ThreadPoolExecutor(workers, initializer=cpu.single_thread) as pool:
+        futures = [pool.submit(search, *task) for task in tasks]
+        try:
+            bar = tqdm(futures, desc="select", unit="class", disable=not progress)
+            return [future.result() for future in bar]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def together(source: Any, counts: list[int], progress: bool) -> list[Selection]:
+    """Greedy selections of all classes, by a source that searches them in the same launches."""
+    search, goals = source.search(), np.array(counts)
+    found: list[tuple[np.ndarray, np.ndarray]] = []
+    with tqdm(total=sum(counts), desc="select", unit="element", disable=not progress) as bar:
+        for part in portions(max(counts), 64):
+            now = np.minimum(goals, part.stop)
+            found.append(source.grow_all(search, now))
+            bar.update(int((now - np.minimum(goals, part.start)).sum()))
+    elements, gains = (np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
+    evaluations = -(-source.seen(search) // source.n_points)
+    assigned = source.device.download(search.arrays.assigned)
+    parts = []
+    for c, k in enumerate(counts):
+        assignment = source.points.members(assigned, c)
+        won = gains[c, :k] * source.units[c]
+        parts.append(Selection(
+            indices=elements[c, :k], gains=won, value=math.fsum(won), n_evaluations=evaluations,
+            assignment=assignment, sizes=np.bincount(assignment, minlength=k), path=source.path,
+        ))  # fmt: skip
+    return parts

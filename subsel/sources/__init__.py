@@ -1,0 +1,79 @@
+"""Where similarities come from: the one door to matrices and features, on the CPU or a GPU.
+
+What a user gives, a matrix or features, goes in here once, and comes out checked, as a source that
+any objective can search. Nothing above this package asks where it computes.
+"""
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+from subsel.sources.dense import DenseSimilarity
+from subsel.sources.features import Conditioned, Features
+from subsel.sources.scale import METRICS, Scale
+from subsel.sources.sparse import SparseSimilarity
+from subsel.validation import ArrayLike, as_float_array, check_backend, check_matrix_shape
+
+__all__ = ["METRICS", "conditioned", "features", "matrix", "require_gpu"]
+
+
+def matrix(similarity: ArrayLike, backend: str = "auto", name: str = "similarity") -> Any:
+    """A source of similarities that a user gives: dense, or scipy sparse, (n_points, n)."""
+    axes = "(n_points, n_candidates)"
+    place = check_backend(backend, similarity)
+    if hasattr(similarity, "tocsr"):
+        check_matrix_shape(similarity.shape, name, axes)
+        if place == "cuda":
+            raise TypeError(
+                f"{name} is sparse, which the GPU's kernels are not for: backend='cpu' is, or "
+                f"{name}.toarray()"
+            )
+        return SparseSimilarity.from_matrix(similarity, name)
+    if place == "cuda":
+        on_gpu = cuda_sources()
+        entries = on_gpu.as_array(similarity, name)
+        check_matrix_shape(entries.shape, name, axes)
+        return on_gpu.CudaDense.from_matrix(entries, name)
+    entries = as_float_array(similarity, name)
+    check_matrix_shape(entries.shape, name, axes)
+    return DenseSimilarity.from_matrix(entries, name)
+
+
+def features(X: ArrayLike, backend: str = "auto") -> Any:
+    """Checked features (n, d), from which sources of similarities are made."""
+    place = check_backend(backend, X)
+    return (cuda_sources().Features if place == "cuda" else Features)(X)
+
+
+def conditioned(rows: np.ndarray, metric: str, scale: Scale, total: int, backend: str) -> Any:
+    """Features that `subsel.sources.features.conditioned` made ready, some of `total` rows."""
+    if backend == "cuda":
+        return cuda_sources().CudaFeatures.of_prepared(rows, metric, scale, total)
+    return Conditioned(rows, metric, scale, total)
+
+
+def cuda_sources() -> Any:
+    """The sources on a GPU, where the package for it is there.
+
+    Raises
+    ------
+    ImportError
+    """
+    if find_spec("numba_cuda") is None:
+        raise ImportError(
+            'backend="cuda" needs the package numba-cuda: pip install "subsel[cuda]" '
+            '(with a driver for CUDA 12: pip install "numba-cuda[cu12]")'
+        )
+    return import_module("subsel.sources.cuda")
+
+
+def require_gpu() -> None:
+    """Say what is missing, and what cures it, where there is no GPU that can be used.
+
+    Raises
+    ------
+    ImportError, RuntimeError
+    """
+    cuda_sources().require_gpu()

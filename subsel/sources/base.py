@@ -1,0 +1,165 @@
+"""What every source of similarities on the CPU can do.
+
+A source makes a store for the kernels (see `subsel.kernels.cpu`), with points and candidates in an
+order of its own ("slots").
+"""
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from subsel.kernels import cpu
+from subsel.kernels.cpu import LANES, Search
+
+_LOG = 3
+"""Changes logged for each point before all blocks are settled and the log starts anew."""
+
+PARALLEL_WORK = 2**22
+"""Similarities to look at from which on starting threads costs less than it saves."""
+
+
+class Similarity:
+    """What the three kinds have in common; here, slots are the rows and columns themselves.
+
+    Attributes
+    ----------
+    store : Dense, Sparse or Tiled
+    n_points, n : int
+        Points represented, and candidates.
+    width : int
+        Candidates in a block.
+    offset, unit, span : float
+        Similarity = unit * (stored + offset), stored within `span` above -offset.
+    path : str
+    """
+
+    path = ""
+    store: Any
+    n_points: int
+    n: int
+    width: int
+    offset = 0.0
+    unit = 1.0
+    span: float
+    _number: Any = np.float64
+
+    def search(self, *, log: bool = True) -> Search:
+        """Nothing selected; without a `log`, gains cannot be kept."""
+        blocks = -(-self.n // self.width)
+        n_points = self._point_slots
+        entries = (_LOG if log else 1) * n_points
+        best = np.full(n_points, -self.offset)
+        best[self.n_points :] = np.inf
+        return Search(
+            best=best,
+            assigned=np.zeros(n_points, np.int64),
+            last=np.full(n_points, -1),
+            reach=np.full(-(-n_points // LANES), np.inf, self._number),
+            changed=np.empty(entries, np.int64),
+            before=np.empty(entries),
+            previous=np.empty(entries, np.int64),
+            run_start=np.zeros(entries + 1, np.int64),
+            run_group=np.empty(entries, np.int64),
+            run_reach=np.empty(entries, self._number),
+            gains=np.zeros(blocks * self.width),
+            taken=np.zeros(self.n, bool),
+            order=self.order,
+            top=np.full(blocks, np.inf),
+            lead=np.arange(blocks) * self.width,
+            settled=np.full(blocks, -1),
+            todo=np.empty(blocks, np.int64),
+            counts=np.zeros(5, np.int64),
+            width=self.width,
+        )
+
+    def settle(self, search: Search, blocks: np.ndarray) -> None:
+        """Bring the gains of blocks of candidates up to date, on all threads if it pays."""
+        blocks = blocks[search.settled[blocks] != search.counts[cpu.RUNS]]
+        if cpu.pending(search, blocks) >= self._too_much:
+            cpu.settle_parallel(self.store, search, blocks)
+        else:
+            cpu.settle_serial(self.store, search, blocks)
+
+    @property
+    def _too_much(self) -> int:
+        """Similarities from which on work is for several threads."""
+        return PARALLEL_WORK if cpu.threads() > 1 else 2**62
+
+    def make_room(self, search: Search) -> None:
+        """See to it that the log takes another element's changes."""
+        if search.counts[cpu.LOGGED] + len(search.best) > len(search.changed):
+            self._empty_log(search)
+
+    def _empty_log(self, search: Search) -> None:
+        self.settle(search, np.flatnonzero(search.settled >= 0))
+        search.counts[cpu.LOGGED] = search.counts[cpu.RUNS] = 0
+        search.last[:] = -1
+        np.minimum(search.settled, 0, out=search.settled)
+
+    def thinned(self, search: Search) -> "Similarity":
+        """What the search goes on with: the same, less what cannot count for it any more."""
+        return self
+
+    def grow(self, search: Search, elements: np.ndarray, gains: np.ndarray) -> int:
+        """Fill `elements` and `gains` greedily, up to where `thinned` is to be asked: how many."""
+        cpu.find_leads(search)
+        at = 0
+        while True:
+            self.make_room(search)
+            at = cpu.advance(self.store, search, elements, gains, at, self._too_much)
+            if at == len(elements):
+                return at
+            self.settle(search, search.todo[: search.counts[cpu.TODO]])
+
+    def mark_taken(self, search: Search, taken: np.ndarray) -> None:
+        """Say which candidates are not to be added."""
+        np.copyto(search.taken, taken[self.order])
+
+    def gains(self, search: Search, candidates: np.ndarray) -> np.ndarray:
+        """Gains of some candidates, brought up to date, in units of `unit`."""
+        slots = self.slots(candidates)
+        self.settle(search, np.unique(slots // search.width))
+        return search.gains[slots]
+
+    def add(self, search: Search, element: int) -> None:
+        """Add a candidate."""
+        self.make_room(search)
+        cpu.add(self.store, self.slots(element), search)
+
+    def assignment(self, search: Search) -> np.ndarray:
+        """For each point, in the order of adding, the candidate that represents it."""
+        return self.of_points(search.assigned)[: self.n_points].copy()
+
+    def value(self, search: Search) -> float:
+        """Sum of the points' similarities to what represents them."""
+        best = self.of_points(search.best)[: self.n_points]
+        return float((best + self.offset).sum()) * self.unit
+
+    def represent(self, candidates: np.ndarray) -> tuple[Search, np.ndarray]:
+        """A search to which candidates were added one by one, and what each of them gained."""
+        search = self.search(log=False)
+        gains = cpu.represent(self.store, self.slots(candidates), search)
+        return search, gains * self.unit
+
+    @staticmethod
+    def seen(search: Search) -> int:
+        """Similarities looked at."""
+        return int(search.counts[cpu.SEEN])
+
+    @property
+    def _point_slots(self) -> int:
+        return self.n_points
+
+    @cached_property
+    def order(self) -> np.ndarray:
+        """Candidates by slot."""
+        return np.arange(self.n)
+
+    def slots(self, candidates: Any) -> Any:
+        """Slots of candidates."""
+        return candidates
+
+    def of_points(self, by_slot: np.ndarray) -> np.ndarray:
+        """Values by slot, in the order of the points."""
+        return by_slot

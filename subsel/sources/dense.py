@@ -1,0 +1,93 @@
+"""Similarities in a dense matrix."""
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from subsel.kernels import cpu
+from subsel.kernels.cpu import Dense, Search
+from subsel.sources.base import Similarity
+from subsel.sources.scale import grid
+from subsel.sources.sparse import SparseSimilarity
+from subsel.validation import check_entries, read_only
+
+_THIN_AT, _THIN_FROM, _THIN_TO = 64, 2**22, 32
+"""A matrix of so many entries is thinned out once there are so many elements (a power of two, and
+at each doubling again), if what is left is at most one entry in so many."""
+
+
+class DenseSimilarity(Similarity):
+    """Similarities in an array of shape (n_points, n_candidates)."""
+
+    path = "dense"
+
+    def __init__(
+        self, matrix: np.ndarray, *, span: float, symmetric: bool, offset: float = 0.0,
+        unit: float = 1.0,
+    ) -> None:  # fmt: skip
+        self.matrix = matrix
+        self.n_points, self.n = matrix.shape
+        # Long stretches of a row for the processor to read ahead, and enough blocks for threads.
+        blocks = 4 * -(-self.n // 2**14) if self.n > 2048 else 1
+        self.width = -(-self.n // blocks)
+        self.offset, self.unit, self.span = offset, unit, span
+        self.store = Dense(matrix, symmetric, *grid(self.n_points, span))
+
+    @classmethod
+    def from_matrix(cls, matrix: np.ndarray, name: str) -> "DenseSimilarity":
+        """Check a user's matrix. In F order it is transposed if symmetric, else copied."""
+        largest = check_entries(matrix, name, non_negative=True)
+        symmetric = False
+        if not matrix.flags.c_contiguous and matrix.flags.f_contiguous:
+            transpose = read_only(matrix.T)
+            symmetric = matrix.shape[0] == matrix.shape[1] and cpu.is_symmetric(transpose)
+            matrix = transpose if symmetric else matrix
+        return cls(read_only(matrix), span=largest, symmetric=symmetric)
+
+    def grow(self, search: Search, elements: np.ndarray, gains: np.ndarray) -> int:
+        """Fill `elements` and `gains` greedily, up to where `thinned` is to be asked: how many."""
+        added = int(search.counts[cpu.ADDED])
+        room = max(_THIN_AT, 1 << added.bit_length()) - added
+        return super().grow(search, elements[:room], gains[:room])
+
+    def thinned(self, search: Search) -> Similarity:
+        """After some elements: entries above their point's best, as the others cannot count.
+
+        They are few, about one in as many as there are elements; if they are more than one in
+        `_THIN_TO`, or the matrix so small that it does not matter, they are left where they are.
+        """
+        added = int(search.counts[cpu.ADDED])
+        if added < _THIN_AT or added & (added - 1) or self.matrix.size < _THIN_FROM:
+            return self
+        from scipy.sparse import csr_array  # takes longer to import than subsel
+
+        starts = np.zeros(self.n_points + 1, np.int64)
+        self._in_pieces(cpu.count_above, search.best, starts[1:])
+        np.cumsum(starts, out=starts)
+        search.counts[cpu.SEEN] += self.matrix.size
+        if starts[-1] > self.matrix.size // _THIN_TO:
+            return self
+        search.counts[cpu.SEEN] += self.matrix.size
+        # Also the blocks that never had to be: a sparse matrix has all gains, or none.
+        self.settle(search, np.arange(len(search.settled)))
+        self._empty_log(search)
+        columns = np.empty(starts[-1], np.int32)
+        data = np.empty(starts[-1], self.matrix.dtype)
+        self._in_pieces(cpu.write_above, search.best, starts, columns, data)
+        rows = csr_array((data, columns, starts), self.matrix.shape)
+        return SparseSimilarity(rows, rows.tocsc(), self.span)
+
+    def _in_pieces(self, kernel: Any, *arguments: Any) -> None:
+        """Call a kernel for all points, some at a time, on all threads."""
+        step = -(-self.n_points // (8 * cpu.threads()))
+        pieces = [(i, min(i + step, self.n_points)) for i in range(0, self.n_points, step)]
+        with ThreadPoolExecutor(cpu.threads()) as pool:
+            list(pool.map(lambda piece: kernel(self.matrix, *arguments, *piece), pieces))
+
+    def restrict(self, candidates: np.ndarray) -> "DenseSimilarity":
+        """The same points with fewer candidates (a copy of their columns)."""
+        columns = read_only(self.matrix[:, candidates])
+        return DenseSimilarity(
+            columns, span=self.span, symmetric=False, offset=self.offset, unit=self.unit
+        )

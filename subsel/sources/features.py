@@ -1,0 +1,199 @@
+"""Similarities computed from features."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from subsel.kernels import cpu
+from subsel.kernels.cpu import LANES, Search, Tiled
+from subsel.sources import base
+from subsel.sources.base import Similarity
+from subsel.sources.dense import DenseSimilarity
+from subsel.sources.scale import Scale, choose_rule, choose_scale, matrix_pays, spread
+from subsel.validation import (
+    ArrayLike,
+    as_float_array,
+    check_entries,
+    check_matrix_shape,
+    check_memory,
+    read_only,
+)
+
+
+class Tiles:
+    """Rows of features in groups of LANES neighbours, one tile each, with a box around them."""
+
+    def __init__(self, features: np.ndarray) -> None:
+        n, d = features.shape
+        self.order = cpu.spatial_order(features)
+        self.slot = np.empty(n, np.int64)
+        self.slot[self.order] = np.arange(n)
+        self.count = -(-n // LANES)
+        padding = self.count * LANES - n
+        slots = np.concatenate([self.order, np.full(padding, self.order[-1])])
+        self.rows = read_only(features[slots])
+        tiled = self.rows.reshape(self.count, LANES, d)
+        members = np.full(self.count, LANES)
+        members[-1] -= padding
+        self.tiles = read_only(tiled.transpose(0, 2, 1)).reshape(self.count, d * LANES)
+        self.boxes = read_only(tiled.min(axis=1)), read_only(tiled.max(axis=1))
+        self.members = members
+
+
+class Features:
+    """Checked features in main memory, (n, d), from which sources of similarities are made."""
+
+    together = False
+    """Whether all classes are searched in the same launches."""
+
+    def __init__(self, X: ArrayLike) -> None:
+        self.array = as_float_array(X, "X")
+        check_matrix_shape(self.array.shape, "X", "(n, d)")
+        check_entries(self.array, "X")
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def rows(self, indices: np.ndarray) -> "Features":
+        """A copy of some rows."""
+        part = Features.__new__(Features)
+        part.array = self.array[indices]
+        return part
+
+    def similarity(self, metric: str, gamma: float | None, memory: float | None) -> Similarity:
+        """Similarities of the rows to one another, by the faster way that fits into `memory`."""
+        return Conditioned.of(self.array, metric, gamma).fastest(check_memory(memory))
+
+
+class Conditioned:
+    """Features made ready for the kernels, and the units of the similarities that they give.
+
+    `rows` may be a part of `total` rows, for which sums have to be exact.
+    """
+
+    def __init__(
+        self, rows: np.ndarray, metric: str, scale: Scale, total: int | None = None
+    ) -> None:
+        self.rows, self.metric, self.scale = rows, metric, scale
+        total = total or len(rows)
+        self.rule = choose_rule(metric, scale, total, rows.shape[1], rows.dtype)
+
+    @classmethod
+    def of(cls, features: np.ndarray, metric: str, gamma: float | None) -> "Conditioned":
+        """Checked features, divided by a power of two, or brought to unit length for cosine."""
+        features = read_only(features)
+        low, high = features.min(axis=0), features.max(axis=0)
+        middle, extent = spread(metric, low, high)
+        radius = 0.0 if metric == "cosine" else farthest(features, middle, extent)
+        scale = choose_scale(metric, gamma, low, high, radius)
+        return cls(conditioned(features, metric, scale), metric, scale)
+
+    def fastest(self, memory: int) -> Similarity:
+        """A matrix, if it fits into so many bytes, pays, and can be had; else tiles."""
+        size = len(self.rows) ** 2 * (self.rows.itemsize + 1)  # 1: see `DenseSimilarity.thinned`
+        if matrix_pays(self.metric, self.rows.shape[1]) and size <= memory:
+            try:
+                return self.matrix()
+            except MemoryError:
+                pass  # the answer is the same without a matrix
+        return self.tiled()
+
+    def tiled(self) -> "FeatureSimilarity":
+        """The rows represented by one another, without a matrix."""
+        tiles = Tiles(self.rows)
+        return FeatureSimilarity(tiles, tiles, self.metric, self.scale, self.rule)
+
+    def facing(self, count: int) -> "FeatureSimilarity":
+        """The first `count` rows as points, represented by the others alone."""
+        points, candidates = Tiles(read_only(self.rows[:count])), Tiles(self.rows[count:])
+        return FeatureSimilarity(points, candidates, self.metric, self.scale, self.rule)
+
+    def matrix(self) -> DenseSimilarity:
+        """All similarities of the rows to one another, computed once; the same bits."""
+        n, d = self.rows.shape
+        rows = read_only(np.pad(self.rows, [(0, -n % LANES), (0, 0)]))
+        count = len(rows) // LANES
+        tiles = read_only(rows.reshape(count, LANES, d).transpose(0, 2, 1))
+        out = np.empty((n, n), rows.dtype)
+        arguments = tiles.reshape(count, d * LANES), rows, self.rule, out
+        if cpu.threads() > 1:
+            cpu.tile_matrix_parallel(*arguments)
+        else:
+            for block in range(count):
+                cpu.tile_matrix(*arguments, block)
+        scale = self.scale
+        return DenseSimilarity(
+            read_only(out), span=scale.span, symmetric=True, offset=scale.offset, unit=scale.unit
+        )
+
+
+class FeatureSimilarity(Similarity):
+    """Similarities computed from tiles of features whenever they are needed; memory O(n d).
+
+    A tile so far from a point that none of its rows can be more similar than the point's
+    representative is skipped.
+    """
+
+    path = "features"
+    width = LANES
+
+    def __init__(
+        self, points: Tiles, candidates: Tiles, metric: str, scale: Scale, rule: tuple
+    ) -> None:
+        self.points, self.candidates = points, candidates
+        self.metric, self.scale, self.rule = metric, scale, rule
+        self.n_points, self.n = len(points.order), len(candidates.order)
+        self.unit, self.offset, self.span = scale.unit, scale.offset, scale.span
+        self._number = points.rows.dtype.type
+        least, largest = (read_only(corner.T).reshape(-1) for corner in points.boxes)
+        self.store = Tiled(
+            points.rows, points.tiles, least, largest, points.members,
+            candidates.rows, candidates.tiles, *candidates.boxes, candidates.members,
+            *rule,
+        )  # fmt: skip
+
+    def restrict(self, candidates: np.ndarray) -> "FeatureSimilarity":
+        """The same points with fewer candidates."""
+        chosen = Tiles(self.candidates.rows[self.slots(candidates)])
+        return FeatureSimilarity(self.points, chosen, self.metric, self.scale, self.rule)
+
+    def grow(self, search: Search, elements: np.ndarray, gains: np.ndarray) -> int:
+        """Fill `elements` and `gains` greedily."""
+        untouched = not search.counts[cpu.ADDED] and (search.settled < 0).all()
+        if self.candidates is self.points and untouched:
+            if cpu.threads() > 1 and self.n**2 >= 2 * base.PARALLEL_WORK:
+                cpu.sum_all_parallel(self.store, search, cpu.threads())
+            else:
+                cpu.sum_all(self.store, search)
+        return super().grow(search, elements, gains)
+
+    @property
+    def order(self) -> np.ndarray:
+        """Candidates by slot."""
+        return self.candidates.order
+
+    @property
+    def _point_slots(self) -> int:
+        return self.points.count * LANES
+
+    def slots(self, candidates: Any) -> Any:
+        """Slots of candidates."""
+        return self.candidates.slot[candidates]
+
+    def of_points(self, by_slot: np.ndarray) -> np.ndarray:
+        """Values by slot, in the order of the points."""
+        return by_slot[self.points.slot]
+
+
+def farthest(features: np.ndarray, middle: np.ndarray, extent: float) -> float:
+    """Largest distance of a row to `middle`, from which no feature is farther than `extent`."""
+    return cpu.radius(features, middle, extent) if 0 < extent < math.inf else extent
+
+
+def conditioned(features: np.ndarray, metric: str, scale: Scale) -> np.ndarray:
+    """What kernels work on: features near 1 in magnitude, or of unit length for cosine."""
+    if metric != "cosine":
+        return read_only(np.ldexp(features, -scale.exponent))
+    rows = np.empty((len(features), features.shape[1] + 1), features.dtype)
+    return read_only(rows if cpu.unit_rows(features, rows) else rows[:, :-1])

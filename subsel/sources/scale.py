@@ -1,0 +1,104 @@
+"""The units in which similarities are stored, and the grid that makes their sums exact.
+
+Similarities are stored less an offset and in a unit of their own, so that distances keep their full
+precision near zero: similarity = unit * (stored + offset). What is here depends on neither the kind
+of source nor the backend.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from subsel.kernels import cpu
+
+METRICS = {
+    "euclidean": cpu.EUCLIDEAN,
+    "cosine": cpu.COSINE,
+    "dot": cpu.DOT,
+    "rbf": cpu.RBF,
+}
+
+DENSE_FROM_DIMENSION = 33
+"""Width of features from which on a matrix in memory is faster than computing again; below it the
+bounds on distance skip more than the matrix saves (docs/performance.md)."""
+
+
+def grid(n_points: int, span: float) -> tuple[float, float]:
+    """The grid on which sums of `n_points` similarities in 0..span are exact in float64."""
+    if span <= 0:
+        return 1.0, 1.0
+    (a, points), (b, size) = math.frexp(n_points), math.frexp(span)
+    exponent = points + size + math.frexp(a * b)[1]  # of n_points * span, which may overflow
+    if not -960 < exponent < 1000:
+        raise ValueError(
+            f"similarities of magnitude {span:g} cannot be summed in float64; rescale them"
+        )
+    exponent = max(exponent, math.frexp(span)[1] + 4)  # room for rounding by addition
+    return 2.0 ** (53 - exponent), 2.0 ** (exponent - 53)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Similarity = unit * (stored + offset), stored within `span` above -offset.
+
+    Features are divided by 2**exponent first; `gamma` is that of the divided ones.
+    """
+
+    unit: float
+    offset: float
+    span: float
+    exponent: int = 0
+    gamma: float = 1.0
+
+
+def choose_scale(
+    metric: str, gamma: float | None, low: np.ndarray, high: np.ndarray, radius: float
+) -> Scale:
+    """From the range of each feature, and the largest distance of a row to their middle."""
+    if metric == "cosine":
+        return Scale(1.0, 2.0, 2.0)
+    d, limits = len(low), np.finfo(low.dtype)
+    if radius and not (1e-150 < radius < 1e150 if metric == "dot" else radius < 1e300):
+        raise ValueError(f"X spreads over {radius:g}, too far for {metric}; rescale it")
+    # Near the spread, but not so small that the largest feature overflows.
+    largest = max(abs(float(low.min())), abs(float(high.max())))
+    exponent = max(math.frexp(radius)[1], math.frexp(largest)[1] - int(limits.maxexp) + 8)
+    unit = math.ldexp(1.0, exponent)
+    bound = _round_up(radius / unit * (1 + (d + 64) * float(limits.eps)))
+    if metric == "euclidean":
+        return Scale(unit, 2 * bound, 2 * bound, exponent)
+    if metric == "dot":
+        offset = 0.0 if low.min() >= 0 else _round_up(bound**2)
+        return Scale(unit**2, offset, offset + _round_up(bound**2), exponent)
+    rate = (1 / d if gamma is None else gamma) * unit * unit
+    rate = min(max(rate, float(limits.tiny)), float(limits.max) / 2**10)
+    return Scale(1.0, 1.0, 1.0, exponent, rate)
+
+
+def spread(metric: str, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, float]:
+    """The middle of the ranges (for inner products the origin), and how far features go from it."""
+    middle = np.zeros(len(low)) if metric == "dot" else low.astype(np.float64) / 2 + high / 2.0
+    return middle, float(np.maximum(high - middle, middle - low).max())
+
+
+def choose_rule(metric: str, scale: Scale, n_points: int, d: int, dtype: Any) -> tuple:
+    """What kernels need to know: metric, gamma, the grid, and a factor that keeps bounds safe."""
+    up, down = grid(n_points, scale.span)
+    # A computed distance is off by at most (d + 4) / 2 units in the last place; the last
+    # factor makes every bound on distances err on the side of looking.
+    shrink = 1 - (d + 64) * 4 * float(np.finfo(dtype).eps)
+    number = np.dtype(dtype).type
+    return METRICS[metric], number(scale.gamma), number(up), number(down), number(shrink)
+
+
+def matrix_pays(metric: str, d: int) -> bool:
+    """Whether selecting from d features is faster with all similarities in memory."""
+    return d >= DENSE_FROM_DIMENSION or metric == "dot"
+
+
+def _round_up(x: float) -> float:
+    """The next number with at most eight significant bits: exact on every grid we use."""
+    mantissa, exponent = math.frexp(x)
+    return math.ldexp(math.ceil(mantissa * 256) / 256, exponent)

@@ -1,0 +1,51 @@
+"""Similarities in a sparse matrix."""
+
+from typing import Any
+
+import numpy as np
+
+from subsel.kernels.cpu import Sparse
+from subsel.sources.base import Similarity
+from subsel.sources.scale import grid
+from subsel.validation import as_csr, read_only
+
+
+class SparseSimilarity(Similarity):
+    """Similarities in compressed rows and columns; absent entries are 0."""
+
+    path = "sparse"
+    width = 512
+    _too_much = 2**62
+
+    def __init__(self, rows: Any, columns: Any, span: float) -> None:
+        self.columns, self.span = columns, span
+        self.n_points, self.n = rows.shape
+        up, down = grid(self.n_points, span)
+        self.store = Sparse(*_compressed(rows), *_compressed(columns), up, down)
+
+    @classmethod
+    def from_matrix(cls, matrix: Any, name: str) -> "SparseSimilarity":
+        """Check a user's scipy matrix or array, in any format; duplicate entries are summed."""
+        rows = as_csr(matrix, name)
+        for at in np.flatnonzero(~(np.isfinite(rows.data) & (rows.data >= 0)))[:1]:
+            i = int(np.searchsorted(rows.indptr, at, side="right")) - 1
+            raise ValueError(
+                f"{name}[{i}, {rows.indices[at]}] is {rows.data[at]}; "
+                "similarities must be finite and not negative"
+            )
+        return cls(rows, rows.tocsc(), float(rows.data.max()) if rows.nnz else 0.0)
+
+    def restrict(self, candidates: np.ndarray) -> "SparseSimilarity":
+        """The same points with fewer candidates (a copy of their columns)."""
+        columns = self.columns[:, candidates]
+        return SparseSimilarity(columns.tocsr(), columns, self.span)
+
+
+def _compressed(matrix: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Starts, indices and entries, in the one type that they are compiled for unless too many."""
+    index = np.int32 if max(matrix.shape) < 2**31 else np.int64
+    return (
+        read_only(matrix.indptr.astype(np.int64)),
+        read_only(matrix.indices.astype(index, copy=False)),
+        read_only(matrix.data),
+    )
