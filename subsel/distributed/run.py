@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from subsel.distributed import tasks
 from subsel.distributed.chunks import Piece, Source
 from subsel.distributed.engines import Cluster, Task, Threads
 from subsel.distributed.plan import Plan
 from subsel.distributed.tasks import Rows, by_class
+from subsel.progress import Progress
 from subsel.selection import Selection
 from subsel.sources.scale import Scale, choose_scale
 from subsel.sources.scale import spread as middle_and_reach
@@ -36,7 +36,9 @@ class Run:
         total = passes * len(self.pieces) + len(plan.tree())
         with (
             self.engine,
-            tqdm(desc="greedi", unit="task", total=total, disable=not self.progress) as self.bar,
+            Progress(
+                desc="greedi", unit="task", total=total, disable=not self.progress
+            ) as self.bar,
         ):
             plan.scales = self._scales()
             contenders, seen = self._search()
