@@ -1,5 +1,6 @@
 """How much memory may be taken: control groups, limits of the process, and what is free."""
 
+import os
 import subprocess
 import sys
 
@@ -102,7 +103,20 @@ def test_control_groups_of_version_1(machine, outermost, own, limits, left):
     assert available_memory(machine(files)) == left * MIB
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="limits are read from /proc")
+def in_a_process(code):
+    """What some code prints in a process of its own, whose limits it may change."""
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": ":".join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+only_on_linux = pytest.mark.skipif(sys.platform != "linux", reason="/proc is read, limits are set")
+
+
+@only_on_linux
 @pytest.mark.parametrize("limit", ["RLIMIT_AS", "RLIMIT_DATA"])
 def test_limits_of_the_process_itself(limit):
     code = f"""
@@ -118,8 +132,26 @@ try:
 except MemoryError:
     print("as it said")
 """
-    environment = {"OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": ":".join(sys.path)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
-    )
-    assert done.stdout == "as it said\n", done.stderr
+    assert in_a_process(code) == "as it said\n"
+
+
+@only_on_linux
+@pytest.mark.parametrize("memory", ["1e9", "None"])
+def test_without_room_for_a_matrix_the_selection_goes_on_from_features(memory):
+    """However much `memory` allows, and also where it is left to the library."""
+    code = f"""
+import resource
+from pathlib import Path
+import numpy as np
+import subsel
+X = np.random.default_rng(0).normal(size=(3000, 40)).astype(np.float32)
+wanted = subsel.select(X, 20, memory=0)
+assert subsel.select(X[:200], 5, memory=1e9).path == "dense"  # both ways are compiled and loaded
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 24 * 2**20, resource.RLIM_INFINITY))
+chosen = subsel.select(X, 20, memory={memory})
+np.testing.assert_array_equal(chosen.indices, wanted.indices)
+np.testing.assert_array_equal(chosen.gains, wanted.gains)
+print(chosen.path)
+"""
+    assert in_a_process(code) == "features\n"
