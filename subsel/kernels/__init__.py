@@ -1,1 +1,1 @@
-"""Kernels: plain functions of arrays. `reference` is the specification, `cpu` the Numba form."""
+"""Kernels: plain functions of arrays. `reference` specifies; `cpu` and `cuda` compute."""

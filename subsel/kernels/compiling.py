@@ -1,0 +1,164 @@
+"""How kernels are compiled, where the result is kept, and how many threads they may use.
+
+Everything that subsel asks of Numba's compiler for the CPU goes through this file:
+
+- `kernel` compiles a function and keeps the machine code on disk (`subsel.kernels.disk_cache`).
+- `by_type` makes a function whose body is chosen by the type of its first argument. One search then
+  serves every store and every rule, and the choice costs nothing when it runs.
+- With ``NUMBA_DISABLE_JIT=1`` all of it is plain Python: slow, but a debugger can step into it.
+"""
+
+import contextlib
+import ctypes
+import ctypes.util
+import functools
+import inspect
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+from numba import config
+from numba.core import event
+from numba.extending import intrinsic as _intrinsic
+from numba.extending import overload
+
+try:
+    from subsel.kernels.disk_cache import keep_on_disk
+except ImportError:  # a version of Numba that is made otherwise inside
+
+    def keep_on_disk(compiled: Any) -> None:
+        """Numba's own cache, which notices changes in one file only."""
+        with contextlib.suppress(RuntimeError):  # no folder that can be written to
+            compiled.enable_caching()
+
+
+_COMPILES = not config.DISABLE_JIT
+
+
+def kernel(function: Any = None, **options: Any) -> Any:
+    """Compile a function of arrays; keep what was compiled on disk; run without Python's lock."""
+    if function is None:
+        return functools.partial(kernel, **options)
+    if not _COMPILES:
+        return function
+    compiled = numba.njit(nogil=True, **options)(function)
+    keep_on_disk(compiled)
+    return compiled
+
+
+def uncached(compiled: Any) -> Any:
+    """The same kernel, without the disk cache: for rules that stand outside of this package."""
+    return _uncached(compiled) if _COMPILES else compiled
+
+
+@functools.cache
+def _uncached(compiled: Any) -> Any:
+    options = {k: v for k, v in compiled.targetoptions.items() if k != "cache"}
+    return numba.njit(**{**options, "nopython": True})(compiled.py_func)
+
+
+def inlined(function: Any) -> Any:
+    """Compile a function into each place where it is called."""
+    return numba.njit(inline="always")(function)
+
+
+def intrinsic(in_python: Callable) -> Callable:
+    """A function in LLVM's own language, and what stands for it where nothing is compiled."""
+    return _intrinsic if _COMPILES else lambda _: in_python
+
+
+def by_type(stub: Callable) -> Any:
+    """A function whose body is chosen by the type of its first argument, a named tuple.
+
+    ``stub.of(Type)`` is the decorator that gives the body for a type; its arguments have the names
+    of the stub's. Works in compiled kernels, in plain Python and on the CUDA simulator.
+    """
+    bodies: dict[type, Callable] = {}
+
+    @functools.wraps(stub)
+    def chosen(first: Any, *rest: Any) -> Any:
+        return bodies[type(first)](first, *rest)
+
+    def of(kind: type) -> Callable:
+        return lambda body: bodies.setdefault(kind, body)
+
+    def choose(first: Any, *_: Any) -> Callable:
+        return bodies[first.instance_class]
+
+    chosen.of, chosen.bodies = of, bodies  # type: ignore[attr-defined]
+    choose.__signature__ = inspect.signature(stub)  # type: ignore[attr-defined]
+    overload(chosen)(choose)
+    return chosen
+
+
+class _CompilationNotice(event.Listener):
+    """Tells a person who waits, once, that kernels are being compiled; cached ones are not."""
+
+    def on_start(self, event_: Any) -> None:
+        """Say it, at the first of our kernels."""
+        if event_.data["dispatcher"].py_func.__module__.startswith("subsel.kernels"):
+            event.unregister("numba:compile", self)
+            said = "compiling for this kind of input, once on this machine; up to half a minute"
+            logging.getLogger("subsel").info(said)
+            if sys.stderr.isatty():
+                sys.stderr.write(f"subsel: {said} ...\n")
+
+    def on_end(self, event_: Any) -> None:
+        """Nothing to say."""
+
+
+event.register("numba:compile", _CompilationNotice())
+
+
+# --- Threads ----------------------------------------------------------------------------------
+
+_forked = False
+
+
+def _after_fork() -> None:
+    global _forked
+    _forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def threads() -> int:
+    """Threads that parallel kernels will use (``numba.set_num_threads``, NUMBA_NUM_THREADS).
+
+    One in a forked child: threads do not survive a fork, and a child that waits for them hangs or
+    is killed.
+    """
+    return 1 if _forked or not _COMPILES else numba.get_num_threads()
+
+
+def single_thread() -> None:
+    """Keep kernels called from this Python thread to one thread."""
+    if not _forked:
+        numba.set_num_threads(1)
+
+
+# --- What stands for the intrinsics in plain Python -------------------------------------------
+
+
+def fma(x: Any, y: Any, z: Any) -> Any:
+    """X * y + z, rounded once, of arrays of one float type; the C library's, number by number."""
+    single = np.result_type(x, y, z) == np.float32
+    function = _c_function(
+        "fmaf" if single else "fma", ctypes.c_float if single else ctypes.c_double
+    )
+    result = np.frompyfunc(function, 3, 1)(x, y, z)
+    return np.asarray(result).astype(np.float32 if single else np.float64)
+
+
+@functools.cache
+def _c_function(name: str, number: Any) -> Any:
+    library = ctypes.CDLL("ucrtbase" if os.name == "nt" else ctypes.util.find_library("m"))
+    function = getattr(library, name)
+    function.restype, function.argtypes = number, [number] * 3
+    return function

@@ -1,0 +1,66 @@
+"""Numba kernels on the CPU.
+
+From the bottom up: `lanes` computes similarities, `log` records what changed, `stores` says where
+similarities come from, `search` is greedy facility location, `whole` works over all pairs at once,
+`order` makes features ready.
+"""
+
+from subsel.kernels.compiling import single_thread, threads
+from subsel.kernels.cpu.lanes import COSINE, DOT, EUCLIDEAN, LANES, RBF
+from subsel.kernels.cpu.log import ADDED, LOGGED, RUNS, SEEN, TODO, Search
+from subsel.kernels.cpu.order import radius, spatial_order, unit_rows
+from subsel.kernels.cpu.search import (
+    add,
+    advance,
+    find_leads,
+    pending,
+    represent,
+    settle_parallel,
+    settle_serial,
+)
+from subsel.kernels.cpu.stores import Dense, Sparse, Tiled
+from subsel.kernels.cpu.whole import (
+    count_above,
+    is_symmetric,
+    sum_all,
+    sum_all_parallel,
+    tile_matrix,
+    tile_matrix_parallel,
+    write_above,
+)
+
+__all__ = [
+    "ADDED",
+    "COSINE",
+    "DOT",
+    "EUCLIDEAN",
+    "LANES",
+    "LOGGED",
+    "RBF",
+    "RUNS",
+    "SEEN",
+    "TODO",
+    "Dense",
+    "Search",
+    "Sparse",
+    "Tiled",
+    "add",
+    "advance",
+    "count_above",
+    "find_leads",
+    "is_symmetric",
+    "pending",
+    "radius",
+    "represent",
+    "settle_parallel",
+    "settle_serial",
+    "single_thread",
+    "spatial_order",
+    "sum_all",
+    "sum_all_parallel",
+    "threads",
+    "tile_matrix",
+    "tile_matrix_parallel",
+    "unit_rows",
+    "write_above",
+]

@@ -1,0 +1,77 @@
+"""A growing selection, and the log of points whose representative changed."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from subsel.kernels.compiling import kernel
+
+LOGGED, RUNS, ADDED, SEEN, TODO = range(5)
+"""In `Search.counts`: entries and runs in the log, elements added, similarities seen, `todo`."""
+
+
+class Search(NamedTuple):
+    """A growing selection.
+
+    By point: `best` similarity to a selected element (inf for padding), position of that element in
+    order of adding (`assigned`), `last` entry in the log or -1. By group of LANES points: `reach`,
+    the squared distance beyond which no candidate can improve any of them.
+
+    The log: points that `changed`, their similarity `before`, the point's `previous` entry; and the
+    runs of entries that are of one group: `run_start`, `run_group`, and its reach before.
+
+    By candidate: `gains`, whether `taken`, and the `order` that breaks ties. By block of `width`
+    candidates: the largest gain of those not taken (`top`) and which it is (`lead`), both as of the
+    number of runs that there were when the block was `settled` (-1: never). `todo`: blocks to
+    settle. `counts`: see LOGGED.
+    """
+
+    best: np.ndarray
+    assigned: np.ndarray
+    last: np.ndarray
+    reach: np.ndarray
+    changed: np.ndarray
+    before: np.ndarray
+    previous: np.ndarray
+    run_start: np.ndarray
+    run_group: np.ndarray
+    run_reach: np.ndarray
+    gains: np.ndarray
+    taken: np.ndarray
+    order: np.ndarray
+    top: np.ndarray
+    lead: np.ndarray
+    settled: np.ndarray
+    todo: np.ndarray
+    counts: np.ndarray
+    width: int
+
+
+@kernel
+def improve(search, i, s):
+    """A point gets a representative that is more similar."""
+    at = search.counts[LOGGED]
+    search.changed[at] = i
+    search.before[at] = search.best[i]
+    search.previous[at] = search.last[i]
+    search.last[i] = at
+    search.assigned[i] = search.counts[ADDED]
+    search.best[i] = s
+    search.counts[LOGGED] = at + 1
+
+
+@kernel
+def end_run(search, group, reach):
+    """What was logged since the last run is one of this group, of what reach before."""
+    run = search.counts[RUNS]
+    if search.counts[LOGGED] > search.run_start[run]:
+        search.run_group[run] = group
+        search.run_reach[run] = reach
+        search.run_start[run + 1] = search.counts[LOGGED]
+        search.counts[RUNS] = run + 1
+
+
+@kernel
+def clear_log(search):
+    search.counts[LOGGED] = 0
+    search.counts[RUNS] = 0

@@ -1,0 +1,117 @@
+"""Features made ready: rows in an order in space, their lengths and their radius."""
+
+import math
+
+import numpy as np
+
+from subsel.kernels.compiling import kernel
+from subsel.kernels.cpu.lanes import LANES
+
+
+@kernel
+def _select(keys, order, start, stop, middle):
+    """Hoare's selection: what is before `middle` in start..stop has no larger key than the rest."""
+    left, right = start, stop - 1
+    while left < right:
+        a, b, c = keys[left], keys[(left + right) // 2], keys[right]
+        pivot = max(min(a, b), min(max(a, b), c))
+        i, j = left, right
+        while i <= j:
+            while keys[i] < pivot:
+                i += 1
+            while keys[j] > pivot:
+                j -= 1
+            if i <= j:
+                keys[i], keys[j] = keys[j], keys[i]
+                order[i], order[j] = order[j], order[i]
+                i += 1
+                j -= 1
+        if middle <= j:
+            right = j
+        elif middle >= i:
+            left = i
+        else:
+            return
+
+
+@kernel
+def spatial_order(features):
+    """Rows ordered so that each run of LANES is close together: the leaves of a k-d tree.
+
+    O(n (d + 1) log n) time.
+    """
+    n, d = features.shape
+    order = np.arange(n)
+    keys = np.empty(n, features.dtype)
+    low = np.empty(d, features.dtype)
+    high = np.empty(d, features.dtype)
+    pending = np.empty((128, 2), np.int64)  # deeper than halves of any n go
+    pending[0, 0], pending[0, 1] = 0, n
+    depth = 1
+    while depth:
+        depth -= 1
+        start, stop = pending[depth, 0], pending[depth, 1]
+        if stop - start <= LANES:
+            continue
+        for k in range(d):
+            low[k], high[k] = np.inf, -np.inf
+        for a in range(start, stop):
+            for k in range(d):
+                x = features[order[a], k]
+                low[k] = min(low[k], x)
+                high[k] = max(high[k], x)
+        axis = 0
+        for k in range(1, d):
+            if high[k] - low[k] > high[axis] - low[axis]:
+                axis = k
+        for a in range(start, stop):
+            keys[a] = features[order[a], axis]
+        middle = start + max(1, (stop - start) // (2 * LANES)) * LANES
+        _select(keys, order, start, stop, middle)
+        pending[depth, 0], pending[depth, 1] = start, middle
+        pending[depth + 1, 0], pending[depth + 1, 1] = middle, stop
+        depth += 2
+    return order
+
+
+@kernel
+def _length(row, middle, extent):
+    """Length of (row - middle) / extent: squares summed in order, as on any backend."""
+    total = 0.0
+    for k in range(row.size):
+        t = (np.float64(row[k]) - middle[k]) / extent
+        total += t * t
+    return math.sqrt(total)
+
+
+@kernel
+def radius(features, middle, extent):
+    """Largest distance of a row to `middle`, from which no feature is farther than `extent`."""
+    largest = 0.0
+    for i in range(features.shape[0]):
+        largest = max(largest, _length(features[i], middle, extent))
+    return extent * largest
+
+
+@kernel
+def unit_rows(features, out):
+    """Rows of length 1, and a column more for rows of zeros: whether there are any.
+
+    That column is a direction of their own, orthogonal to all others.
+    """
+    n, d = features.shape
+    origin = np.zeros(d)
+    any_zero = False
+    for i in range(n):
+        row = features[i]
+        extent = 0.0
+        for k in range(d):
+            extent = max(extent, abs(np.float64(row[k])))
+        zero = extent == 0
+        any_zero |= zero
+        extent += zero
+        length = _length(row, origin, extent) + zero
+        for k in range(d):
+            out[i, k] = np.float64(row[k]) / extent / length
+        out[i, d] = zero
+    return any_zero

@@ -1,0 +1,266 @@
+"""Greedy facility location: gains kept up to date from a log, block by block.
+
+Candidates are in blocks. `settle` brings the gains of one block up to date from the log, in which a
+point that changed several times since counts once. Gains only fall, so an unsettled block's are
+upper bounds, and `advance`, which is greedy, settles only blocks that might hold the best one.
+
+All sums are exact (see `subsel.kernels.cpu.lanes`): any order of summation, any number of threads,
+any skipped zero and any subtraction of an old term leave the same bits.
+"""
+
+import numpy as np
+from numba import prange
+
+from subsel.kernels.compiling import by_type, kernel
+from subsel.kernels.cpu.lanes import LANES, quantize
+from subsel.kernels.cpu.log import ADDED, LOGGED, RUNS, SEEN, TODO, clear_log
+from subsel.kernels.cpu.stores import (
+    Dense,
+    Sparse,
+    Tiled,
+    cover,
+    group_gaps,
+    point_gaps,
+    store_reach,
+    sweep,
+)
+
+_CHUNK = 256
+"""Points handed to a sweep at once: what is known of them stays in the first-level cache."""
+
+_WORTH_BOUNDS = 8
+"""Points of one group from which on bounds for each are worth computing."""
+
+
+@kernel
+def represent(store, slots, search):
+    """Add candidates one after the other; returns what each gained, not the gains of others."""
+    gains = np.zeros(slots.size)
+    for step in range(slots.size):
+        cover(store, slots[step], search)
+        for entry in range(search.counts[LOGGED]):
+            gains[step] += search.best[search.changed[entry]] - search.before[entry]
+        clear_log(search)
+    return gains
+
+
+@kernel
+def add(store, slot, search):
+    """Add a candidate."""
+    cover(store, slot, search)
+    if search.counts[ADDED] == 1 and 2 * search.counts[LOGGED] > search.best.size:
+        # The first changes nearly every point, so that gains are had from scratch sooner than from
+        # the log, all the more as bounds on distance work from now on.
+        search.settled[:] = -1
+        search.last[:] = -1
+        clear_log(search)
+
+
+@kernel
+def _find_lead(search, block):
+    """The best candidate of a block that is not taken, the lowest of equals."""
+    gains, order = search.gains, search.order
+    start = block * search.width
+    top = -np.inf
+    lead = start
+    for slot in range(start, min(start + search.width, order.size)):
+        gain = gains[slot]
+        if not search.taken[slot] and (gain > top or (gain == top and order[slot] < order[lead])):
+            top = gain
+            lead = slot
+    search.top[block] = top
+    search.lead[block] = lead
+
+
+@kernel
+def find_leads(search):
+    """The best candidate of each block; of one never settled, any could be."""
+    for block in range(search.top.size):
+        if search.settled[block] < 0:
+            search.top[block] = np.inf
+            search.lead[block] = block * search.width
+        else:
+            _find_lead(search, block)
+
+
+@kernel
+def _settle_block(store, search, block):
+    """Bring the gains of a block up to date; returns similarities seen."""
+    best = search.best
+    afresh = search.settled[block] < 0
+    start = block * search.width
+    stop = min(start + search.width, search.order.size)
+    if afresh:
+        search.gains[start : start + search.width] = 0.0
+    first_run = 0 if afresh else search.settled[block]
+    last_run = search.reach.size if afresh else search.counts[RUNS]
+    first_entry = search.run_start[first_run]
+    sign = 1.0 if afresh else -1.0
+    points = np.empty(_CHUNK + 4, np.int64)
+    low = np.empty(_CHUNK + 4)
+    high = np.empty(_CHUNK + 4)
+    gaps = np.empty(search.reach.size, search.reach.dtype)
+    group_gaps(store, block, gaps)
+    near = np.zeros(LANES, search.reach.dtype)
+    m = 0
+    seen = 0
+    for run in range(first_run, last_run):
+        group = run if afresh else search.run_group[run]
+        if gaps[group] >= (search.reach[run] if afresh else search.run_reach[run]):
+            continue
+        if afresh:
+            begin, end = group * LANES, min((group + 1) * LANES, best.size)
+        else:
+            begin, end = search.run_start[run], search.run_start[run + 1]
+        bounded = end - begin >= _WORTH_BOUNDS
+        if bounded:
+            point_gaps(store, block, group, near)
+        for left in range(begin, end, LANES):
+            if m + LANES > _CHUNK:
+                seen += sweep(store, (start, stop), points, low, high, m, sign, search.gains)
+                m = 0
+            for entry in range(left, min(left + LANES, end)):
+                if afresh:
+                    i = entry
+                    before, after = best[i], np.inf
+                    needed = before < np.inf
+                else:
+                    # Of a point that changed several times, the first entry stands for all.
+                    i = search.changed[entry]
+                    before, after = search.before[entry], best[i]
+                    needed = search.previous[entry] < first_entry
+                if bounded:
+                    needed &= near[i % LANES] < store_reach(store, before)
+                # Written in any case, and kept if needed: no branch to be mispredicted.
+                points[m], low[m], high[m] = i, before, after
+                m += needed
+    seen += sweep(store, (start, stop), points, low, high, m, sign, search.gains)
+    search.settled[block] = search.counts[RUNS]
+    _find_lead(search, block)
+    return seen
+
+
+@kernel
+def _settle_all(store, search):
+    """For a sparse matrix, whose rows do not know of blocks: bring all gains up to date."""
+    best, gains = search.best, search.gains
+    afresh = search.settled[0] < 0
+    touched = np.full(search.top.size, afresh)
+    if afresh:
+        gains[:] = 0.0
+        first_entry, last_entry = 0, best.size
+    else:
+        first_entry, last_entry = search.run_start[search.settled[0]], search.counts[LOGGED]
+    seen = 0
+    for entry in range(first_entry, last_entry):
+        i = entry if afresh else search.changed[entry]
+        low = best[i] if afresh else search.before[entry]
+        high = np.inf if afresh else best[i]
+        if not afresh and search.previous[entry] >= first_entry:
+            continue
+        start, stop = store.row_starts[i], store.row_starts[i + 1]
+        for p in range(start, stop):
+            s = quantize(np.float64(store.row_data[p]), store.up, store.down)
+            if s > low:
+                j = store.row_columns[p]
+                gain = min(s, high) - low
+                gains[j] += gain if afresh else -gain
+                touched[j // search.width] = True
+        seen += stop - start
+    search.settled[:] = search.counts[RUNS]
+    for block in range(touched.size):
+        if touched[block]:
+            _find_lead(search, block)
+    return seen
+
+
+@by_type
+def settle(store, search, block):
+    """Bring the gains of a block, or more, up to date; returns similarities seen."""
+
+
+@settle.of(Dense)
+@settle.of(Tiled)
+def _settle_one(store, search, block):
+    return _settle_block(store, search, block)
+
+
+@settle.of(Sparse)
+def _settle_every(store, search, block):
+    return _settle_all(store, search)
+
+
+@kernel(parallel=True)
+def settle_parallel(store, search, blocks):
+    """Bring the gains of some blocks up to date."""
+    seen = 0
+    for b in prange(blocks.size):
+        seen += settle(store, search, blocks[b])
+    search.counts[SEEN] += seen
+
+
+@kernel
+def settle_serial(store, search, blocks):
+    """Bring the gains of some blocks up to date."""
+    for block in blocks:
+        search.counts[SEEN] += settle(store, search, block)
+
+
+@kernel
+def pending(search, blocks):
+    """How many similarities at most have to be looked at to settle some blocks."""
+    entries = 0
+    for block in blocks:
+        if search.settled[block] < 0:
+            entries += search.best.size
+        else:
+            entries += search.counts[LOGGED] - search.run_start[search.settled[block]]
+    return entries * search.width
+
+
+@kernel
+def _ahead(search, a, b):
+    """Whether block `a` has the better candidate, as far as is known."""
+    if search.top[a] != search.top[b]:
+        return search.top[a] > search.top[b]
+    return search.order[search.lead[a]] < search.order[search.lead[b]]
+
+
+@kernel
+def advance(store, search, elements, gains, at, too_much):
+    """Greedy: fill `elements` and `gains` from position `at` on; returns the next position.
+
+    Stops early if the log has no room for another element, or if blocks that have to be settled
+    (`todo`) make more work than `too_much`, counted in similarities.
+    """
+    counts, settled = search.counts, search.settled
+    while at < elements.size:
+        if counts[LOGGED] + search.best.size > search.changed.size:
+            return at
+        block = 0
+        for b in range(1, settled.size):
+            if _ahead(search, b, block):
+                block = b
+        if settled[block] != counts[RUNS]:
+            search.todo[0] = block
+            together = pending(search, search.todo[:1]) > too_much
+            if not together:
+                counts[SEEN] += settle(store, search, block)
+            counts[TODO] = 0
+            for b in range(settled.size):
+                if settled[b] != counts[RUNS] and (together or _ahead(search, b, block)):
+                    search.todo[counts[TODO]] = b
+                    counts[TODO] += 1
+            if pending(search, search.todo[: counts[TODO]]) > too_much:
+                return at
+            for b in range(counts[TODO]):
+                counts[SEEN] += settle(store, search, search.todo[b])
+            continue
+        slot = search.lead[block]
+        elements[at] = search.order[slot]
+        gains[at] = search.top[block]
+        at += 1
+        search.taken[slot] = True
+        _find_lead(search, block)
+        add(store, slot, search)
+    return at

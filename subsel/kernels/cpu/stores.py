@@ -1,0 +1,252 @@
+"""Where similarities come from, as the search sees it: a dense matrix, a sparse one, or features.
+
+For each there are two kernels, chosen by the type of the store:
+
+``cover``
+    A new representative `e`: raise ``best[i] = max(best[i], s[i, e])`` and write the points that
+    changed into a log, with what their similarity was before.
+``sweep``
+    For some points, add ``sign * (min(max(s[i, j], low[i]), high[i]) - low[i])`` to the gain of
+    every candidate `j` of a block. With ``low = best``, ``high = inf`` and ``sign = +1`` this is
+    the marginal gain from scratch; with ``low`` the similarity before, ``high`` the one after and
+    ``sign = -1`` it takes out of the gains what has been covered meanwhile. The clamped similarity
+    is one of the numbers given, so it needs no more digits than they have.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from subsel.kernels.compiling import by_type
+from subsel.kernels.cpu.lanes import (
+    LANES,
+    clamp,
+    quantize,
+    similarities,
+    squared_gaps,
+    squared_reach,
+)
+from subsel.kernels.cpu.log import ADDED, SEEN, end_run, improve
+
+
+class Dense(NamedTuple):
+    """Similarities in an array (points, candidates)."""
+
+    matrix: np.ndarray
+    symmetric: bool
+    up: float
+    down: float
+
+
+class Sparse(NamedTuple):
+    """Similarities in compressed rows and compressed columns; absent ones are 0."""
+
+    row_starts: np.ndarray
+    row_columns: np.ndarray
+    row_data: np.ndarray
+    column_starts: np.ndarray
+    column_rows: np.ndarray
+    column_data: np.ndarray
+    up: float
+    down: float
+
+
+class Tiled(NamedTuple):
+    """Features of points and of candidates, each in `count` tiles of near rows.
+
+    There are (count * LANES, d) rows; (count, d * LANES) tiles, which are the same, dimension by
+    dimension; boxes around each, from `least` to `largest`, for points dimension by dimension
+    (d * count,), for candidates (count, d); and (count,) members. `shrink` is a factor that keeps
+    bounds on distances safe.
+    """
+
+    point_rows: np.ndarray
+    point_tiles: np.ndarray
+    point_least: np.ndarray
+    point_largest: np.ndarray
+    point_members: np.ndarray
+    rows: np.ndarray
+    tiles: np.ndarray
+    least: np.ndarray
+    largest: np.ndarray
+    members: np.ndarray
+    metric: int
+    gamma: float
+    up: float
+    down: float
+    shrink: float
+
+
+@by_type
+def cover(store, slot, search):
+    """Make a candidate the representative of points that are more similar to it than to theirs."""
+
+
+@by_type
+def sweep(store, block, points, low, high, m, sign, gains):
+    """Change the gains of a block for the first `m` of `points`; returns similarities seen."""
+
+
+@by_type
+def group_gaps(store, block, out):
+    """Lower bounds of squared distances from the candidates of a block to each group of points."""
+
+
+@by_type
+def point_gaps(store, block, group, out):
+    """The same for the points of one group."""
+
+
+@by_type
+def store_reach(store, s):
+    """Squared distance beyond which no candidate is more similar to a point than `s`."""
+
+
+@cover.of(Dense)
+def _dense_cover(store, slot, search):
+    matrix = store.matrix
+    for i in range(matrix.shape[0]):
+        s = matrix[slot, i] if store.symmetric else matrix[i, slot]
+        s = quantize(np.float64(s), store.up, store.down)
+        if s > search.best[i]:
+            improve(search, i, s)
+    end_run(search, 0, np.inf)
+    search.counts[SEEN] += matrix.shape[0]
+    search.counts[ADDED] += 1
+
+
+@cover.of(Sparse)
+def _sparse_cover(store, slot, search):
+    start, stop = store.column_starts[slot], store.column_starts[slot + 1]
+    for p in range(start, stop):
+        i = store.column_rows[p]
+        s = quantize(np.float64(store.column_data[p]), store.up, store.down)
+        if s > search.best[i]:
+            improve(search, i, s)
+    end_run(search, 0, np.inf)
+    search.counts[SEEN] += stop - start
+    search.counts[ADDED] += 1
+
+
+@cover.of(Tiled)
+def _tiled_cover(store, slot, search):
+    tiles, metric, gamma = store.point_tiles, store.metric, store.gamma
+    row = store.rows[slot]
+    gaps = np.empty(tiles.shape[0], tiles.dtype)
+    squared_gaps(row, row, store.point_least, store.point_largest, store.shrink, gaps)
+    line = np.empty(LANES, tiles.dtype)
+    for b in range(tiles.shape[0]):
+        if gaps[b] >= search.reach[b]:
+            continue
+        similarities(tiles[b], store.rows, (slot,), metric, gamma, store.up, store.down, line)
+        worst = np.inf
+        for j in range(LANES):
+            i = b * LANES + j
+            s = np.float64(line[j])
+            if s > search.best[i]:
+                improve(search, i, s)
+            worst = min(worst, search.best[i])
+        end_run(search, b, search.reach[b])
+        search.reach[b] = squared_reach(worst, metric, gamma)
+        search.counts[SEEN] += store.point_members[b]
+    search.counts[ADDED] += 1
+
+
+@sweep.of(Dense)
+def _dense_sweep(store, block, points, low, high, m, sign, gains):
+    matrix = store.matrix
+    # Adding and subtracting 1.5 * 2**52 steps of the grid rounds to it, in fewer operations
+    # than `quantize`; no similarity is larger than a quarter of that.
+    round_off = 1.5 * 2.0**52 * store.down
+    start, stop = block
+    # Slices, for indices that start at 0: LLVM does not vectorize where one might be negative.
+    out = gains[start:stop]
+    number = matrix.dtype.type
+    a = 0
+    while a + 4 <= m:
+        row0, row1 = matrix[points[a], start:stop], matrix[points[a + 1], start:stop]
+        row2, row3 = matrix[points[a + 2], start:stop], matrix[points[a + 3], start:stop]
+        low0, low1 = number(low[a]), number(low[a + 1])
+        low2, low3 = number(low[a + 2]), number(low[a + 3])
+        high0, high1 = number(high[a]), number(high[a + 1])
+        high2, high3 = number(high[a + 2]), number(high[a + 3])
+        base = low[a] + low[a + 1] + low[a + 2] + low[a + 3]
+        for j in range(out.size):
+            total = (np.float64(clamp(row0[j], low0, high0)) + round_off) - round_off
+            total += (np.float64(clamp(row1[j], low1, high1)) + round_off) - round_off
+            total += (np.float64(clamp(row2[j], low2, high2)) + round_off) - round_off
+            total += (np.float64(clamp(row3[j], low3, high3)) + round_off) - round_off
+            out[j] += sign * (total - base)
+        a += 4
+    while a < m:
+        row, low0, high0 = matrix[points[a], start:stop], number(low[a]), number(high[a])
+        for j in range(out.size):
+            s = (np.float64(clamp(row[j], low0, high0)) + round_off) - round_off
+            out[j] += sign * (s - low[a])
+        a += 1
+    return m * (stop - start)
+
+
+@sweep.of(Tiled)
+def _tiled_sweep(store, block, points, low, high, m, sign, gains):
+    metric, gamma = store.metric, store.gamma
+    b = block[0] // LANES
+    tile = store.tiles[b]
+    number = tile.dtype.type
+    quad = np.empty(4 * LANES, tile.dtype)
+    total = np.zeros(LANES)
+    base = 0.0
+    # What fills up the last four adds nothing.
+    points[m : m + 3], low[m : m + 3], high[m : m + 3] = points[0], low[0], low[0]
+    for a in range(0, m, 4):
+        picked = (points[a], points[a + 1], points[a + 2], points[a + 3])
+        similarities(tile, store.point_rows, picked, metric, gamma, store.up, store.down, quad)
+        low0, low1 = number(low[a]), number(low[a + 1])
+        low2, low3 = number(low[a + 2]), number(low[a + 3])
+        high0, high1 = number(high[a]), number(high[a + 1])
+        high2, high3 = number(high[a + 2]), number(high[a + 3])
+        base += low[a] + low[a + 1] + low[a + 2] + low[a + 3]
+        for j in range(LANES):
+            s = np.float64(clamp(quad[j], low0, high0))
+            s += np.float64(clamp(quad[LANES + j], low1, high1))
+            s += np.float64(clamp(quad[2 * LANES + j], low2, high2))
+            total[j] += s + np.float64(clamp(quad[3 * LANES + j], low3, high3))
+    out = gains[b * LANES : (b + 1) * LANES]
+    for j in range(LANES):
+        out[j] += sign * (total[j] - base)
+    return m * store.members[b]
+
+
+@group_gaps.of(Dense)
+@group_gaps.of(Sparse)
+def _unbounded_group_gaps(store, block, out):
+    out[:] = 0
+
+
+@group_gaps.of(Tiled)
+def _tiled_group_gaps(store, block, out):
+    least, largest = store.least[block], store.largest[block]
+    squared_gaps(least, largest, store.point_least, store.point_largest, store.shrink, out)
+
+
+@point_gaps.of(Dense)
+@point_gaps.of(Sparse)
+def _unbounded_point_gaps(store, block, group, out):
+    pass
+
+
+@point_gaps.of(Tiled)
+def _tiled_point_gaps(store, block, group, out):
+    tile = store.point_tiles[group]
+    squared_gaps(store.least[block], store.largest[block], tile, tile, store.shrink, out)
+
+
+@store_reach.of(Dense)
+@store_reach.of(Sparse)
+def _unbounded_store_reach(store, s):
+    return np.inf
+
+
+@store_reach.of(Tiled)
+def _tiled_store_reach(store, s):
+    return squared_reach(s, store.metric, store.gamma)

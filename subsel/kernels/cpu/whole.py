@@ -1,0 +1,145 @@
+"""Work over all similarities at once: a matrix is scanned or filled, or all gains are summed."""
+
+import numpy as np
+from numba import prange
+
+from subsel.kernels.compiling import kernel
+from subsel.kernels.cpu.lanes import LANES, similarities
+from subsel.kernels.cpu.log import RUNS, SEEN
+
+
+@kernel
+def count_above(matrix, best, counts, first, stop):
+    """How many entries of each of some rows are larger than `best` of the row."""
+    for i in range(first, stop):
+        row, low = matrix[i], matrix.dtype.type(best[i])
+        count = 0
+        for j in range(row.size):
+            count += row[j] > low
+        counts[i] = count
+
+
+@kernel
+def write_above(matrix, best, starts, columns, data, first, stop):
+    """Those entries and their columns, each row's from its start on."""
+    for i in range(first, stop):
+        row, low = matrix[i], matrix.dtype.type(best[i])
+        at = starts[i]
+        for j in range(row.size):
+            if row[j] > low:
+                columns[at] = j
+                data[at] = row[j]
+                at += 1
+
+
+@kernel
+def is_symmetric(matrix):
+    """Whether a square matrix equals its transpose exactly, tile by tile."""
+    n = matrix.shape[0]
+    for i0 in range(0, n, LANES):
+        for j0 in range(0, i0 + 1, LANES):
+            for i in range(i0, min(i0 + LANES, n)):
+                for j in range(j0, min(j0 + LANES, n)):
+                    if matrix[i, j] != matrix[j, i]:
+                        return False
+    return True
+
+
+@kernel(fastmath={"reassoc"})
+def _sum_pairs(store, low, first, step, sums):
+    """Sums of similarities, at least `low`, of every `step`-th tile to itself and those after it.
+
+    For candidates that are the points: a pair is computed once and counts for both. Sums are exact,
+    so that they may be associated in any order.
+    """
+    rows, tiles, metric, gamma = store.rows, store.tiles, store.metric, store.gamma
+    low_ = tiles.dtype.type(low)
+    quad = np.empty(4 * LANES, tiles.dtype)
+    total = np.empty(LANES)
+    for a in range(first, tiles.shape[0], step):
+        for b in range(a, tiles.shape[0]):
+            tile, width = tiles[b], store.members[b]
+            total[:] = 0.0
+            for i in range(0, store.members[a], 4):
+                start = a * LANES + i
+                picked = (start, start + 1, start + 2, start + 3)
+                similarities(tile, rows, picked, metric, gamma, store.up, store.down, quad)
+                for j in range(4 * LANES):
+                    quad[j] = quad[j] if quad[j] > low_ else low_
+                for q in range(min(4, store.members[a] - i)):
+                    line = quad[q * LANES : (q + 1) * LANES]
+                    for j in range(LANES):
+                        total[j] += np.float64(line[j])
+                    if b > a:
+                        own = 0.0
+                        for j in range(width):
+                            own += np.float64(line[j])
+                        sums[start + q] += own
+            for j in range(LANES):
+                sums[b * LANES + j] += total[j]
+
+
+@kernel
+def sum_all(store, search):
+    """Gains of all candidates, which are the points, while none is selected."""
+    low = search.best[0]
+    sums = np.zeros(search.gains.size)
+    _sum_pairs(store, low, 0, 1, sums)
+    _take_sums(search, sums, low)
+
+
+@kernel(parallel=True)
+def sum_all_parallel(store, search, pieces):
+    """`sum_all`, in pieces of equal work."""
+    low = search.best[0]
+    sums = np.zeros((pieces, search.gains.size))
+    for p in prange(pieces):
+        _sum_pairs(store, low, p, pieces, sums[p])
+    for p in range(1, pieces):
+        sums[0] += sums[p]
+    _take_sums(search, sums[0], low)
+
+
+@kernel
+def _take_sums(search, sums, low):
+    n = search.order.size
+    for slot in range(n):
+        search.gains[slot] = sums[slot] - n * low
+    search.settled[:] = search.counts[RUNS]
+    search.counts[SEEN] += n * (n + 1) // 2
+
+
+@kernel
+def tile_matrix(tiles, rows, rule, out, block):
+    """Similarities of one block of LANES rows to all rows, into `out`.
+
+    `rows`, padded to whole blocks, are what the tiles are made of, so only tiles from the block's
+    own on are computed, and mirrored.
+    """
+    metric, gamma, up, down, _ = rule
+    n = out.shape[0]
+    top = block * LANES
+    height = min(LANES, n - top)
+    part = np.empty((LANES, LANES), tiles.dtype)
+    for b in range(block, tiles.shape[0]):
+        for i in range(0, LANES, 4):
+            quad = part[i : i + 4].reshape(4 * LANES)
+            picked = (top + i, top + i + 1, top + i + 2, top + i + 3)
+            similarities(tiles[b], rows, picked, metric, gamma, up, down, quad)
+        left = b * LANES
+        width = min(LANES, n - left)
+        out[top : top + height, left : left + width] = part[:height, :width]
+        if b > block:
+            for j in range(width):
+                for i in range(height):
+                    out[left + j, top + i] = part[i, j]
+
+
+@kernel(parallel=True)
+def tile_matrix_parallel(tiles, rows, rule, out):
+    blocks = rows.shape[0] // LANES
+    # Paired from both ends, so that threads get equal parts of a triangle.
+    for block in prange((blocks + 1) // 2):
+        tile_matrix(tiles, rows, rule, out, block)
+        if blocks - 1 - block > block:
+            tile_matrix(tiles, rows, rule, out, blocks - 1 - block)

@@ -1,0 +1,94 @@
+"""Numba kernels of facility location on NVIDIA GPUs.
+
+Many classes are searched at a time, each with points and candidates of its own, in *slots*: every
+class begins at a multiple of LANES, and a tile of LANES slots belongs to one class. A *store* says
+where similarities come from, features or matrices. The rest is the same for both, and a pick takes
+three launches for all classes together:
+
+``pick``
+    The best of the tiles' best candidates, one block a class.
+``cover_...``
+    Each point of the class is compared with the candidate picked. Those more similar to it than to
+    what represented them go on the class's list of `changed` points. One thread a point.
+``update_...``
+    Takes out of every candidate's gain what these points would have added, and finds the best
+    candidate of each tile. One block a tile of candidates, which alone writes to their gains. Where
+    more than half of the points changed, and at the start, gains are summed from scratch.
+
+The list of changed points has no particular order. It needs none, as all sums are exact, and so are
+similarities the same as on the CPU: see `subsel.kernels.cpu`, whose rounding to a grid, bounds and
+clamped sums these are. Nothing crosses the bus until the elements are asked for.
+
+From features, a block holds a tile of candidates and some points in shared memory, and a thread
+EACH x EACH pairs of them in registers. Points too far from the box around a tile to count for any
+of its candidates are left out before.
+
+From the bottom up: `tiles` computes similarities, `search` is greedy, `prepare` makes features
+ready.
+"""
+
+from subsel.kernels.cuda.prepare import (
+    check,
+    divide,
+    find_boxes,
+    find_radius,
+    find_ranges,
+    gather,
+    gather_columns,
+    scale_to_unit,
+)
+from subsel.kernels.cuda.search import (
+    AFRESH,
+    CHANGES,
+    LEADS,
+    Search,
+    choose,
+    cover_features,
+    cover_matrices,
+    pick,
+    sum_won,
+    update_features,
+    update_matrices,
+)
+from subsel.kernels.cuda.tiles import (
+    DEPTH,
+    EACH,
+    LANES,
+    SIDE,
+    THREADS,
+    Features,
+    Matrices,
+    Slots,
+    fill_matrices,
+)
+
+__all__ = [
+    "AFRESH",
+    "CHANGES",
+    "DEPTH",
+    "EACH",
+    "LANES",
+    "LEADS",
+    "SIDE",
+    "THREADS",
+    "Features",
+    "Matrices",
+    "Search",
+    "Slots",
+    "check",
+    "choose",
+    "cover_features",
+    "cover_matrices",
+    "divide",
+    "fill_matrices",
+    "find_boxes",
+    "find_radius",
+    "find_ranges",
+    "gather",
+    "gather_columns",
+    "pick",
+    "scale_to_unit",
+    "sum_won",
+    "update_features",
+    "update_matrices",
+]
