@@ -414,7 +414,7 @@ def _read_cifar_batch(name: str, raw: bytes) -> tuple[np.ndarray, np.ndarray]:
         records = np.frombuffer(raw, dtype=np.uint8).reshape(CIFAR_BATCH_SIZE, 1 + size)
         labels, pixels = records[:, 0], records[:, 1:]
     else:
-        from subsel.defense.poisons import restricted_load
+        from subsel.defense.unpickling import restricted_load
 
         batch = restricted_load(io.BytesIO(raw), name=name, encoding="bytes")
         if not isinstance(batch, dict) or not {b"data", b"labels"} <= batch.keys():

@@ -1,23 +1,23 @@
-"""Poisoned sets that others have published, read without running what is in their pickles.
+"""Poisoned sets that others have published.
 
 The formats are those of the poisoning benchmark (Schwarzschild et al. 2021) and of the attacks
-evaluated on it, and MetaPoison's.  All of them are pickles from the internet.
+evaluated on it, and MetaPoison's.  All of them are pickles from the internet, which
+`subsel.defense.unpickling` reads without running what is in them.
 """
 
-import io
 import os
-import pickle
-import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
-import torch
-from numpy.lib.stride_tricks import as_strided
 
-__all__ = ["BenchmarkSetup", "PoisonedSet", "read_poisons", "read_setups", "restricted_load"]
+from subsel.defense.fields import check_one_size, numbers, whole_numbers
+from subsel.defense.unpickling import PickledImage, restricted_load
+
+__all__ = ["BenchmarkSetup", "PoisonedSet", "read_poisons", "read_setups"]
+
+FOLDER_FILES = ("poisons.pickle", "base_indices.pickle", "target.pickle", "source.pickle")
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +66,14 @@ class PoisonedSet:
             raise ValueError(f"indices must be 0 or greater, got {self.indices.min()}")
         if len(np.unique(self.indices)) != m:
             raise ValueError("indices must be distinct: two poisons claim the same place")
+        check_one_size(self.images, self.targets, "poisons", "targets")
+        if len(self.targets) != len(self.target_labels):
+            raise ValueError(
+                f"{len(self.targets)} targets do not fit {len(self.target_labels)} labels of theirs"
+            )
+        for labels, name in ((self.labels, "poisons"), (self.target_labels, "targets")):
+            if labels.min() < 0:
+                raise ValueError(f"labels of {name} must be 0 or greater, got {labels.min()}")
         if self.adversarial_label is None and len(np.unique(self.labels)) == 1:
             object.__setattr__(self, "adversarial_label", int(self.labels[0]))
 
@@ -87,12 +95,13 @@ class PoisonedSet:
         if self.training_set is not None:
             images, labels = self.training_set
         images, labels = np.array(images), np.array(labels)
-        self._check_inside(len(labels))
-        if images.dtype != np.uint8 or images.shape != (len(labels), *self.images.shape[1:]):
+        if labels.ndim != 1 or labels.dtype.kind not in "iu":
+            raise ValueError(f"labels must be integers (n,), got {labels.dtype} {labels.shape}")
+        if self.labels.max() > np.iinfo(labels.dtype).max:
             raise ValueError(
-                f"images must be uint8 {(len(labels), *self.images.shape[1:])} like the poisons, "
-                f"got {images.dtype} {images.shape}"
+                f"labels are {labels.dtype}, which has no room for a poison's {self.labels.max()}"
             )
+        self._check_images(images, len(labels))
         images[self.indices], labels[self.indices] = self.images, self.labels
         return images, labels
 
@@ -101,17 +110,28 @@ class PoisonedSet:
 
         The benchmark admits 9 for attacks bounded by 8 (poisons are rounded to 8 bits).  Far
         more means that the indices count another training set, or another order of it.
+
+        Raises
+        ------
+        ValueError
+            As for `apply`.
         """
-        self._check_inside(len(images))
-        clean = np.asarray(images)[self.indices].astype(int)
+        images = np.asarray(images)
+        self._check_images(images, len(images))
+        clean = images[self.indices].astype(int)
         return int(np.abs(self.images - clean).max(initial=0))
 
-    def _check_inside(self, n: int) -> None:
+    def _check_images(self, images: np.ndarray, n: int) -> None:
         outside = self.indices[self.indices >= n]
         if len(outside):
             raise ValueError(
                 f"{len(outside)} of {len(self.indices)} poisons lie outside a training set of "
                 f"{n} examples, index {outside[0]} the first"
+            )
+        if images.dtype != np.uint8 or images.shape != (n, *self.images.shape[1:]):
+            raise ValueError(
+                f"images must be uint8 {(n, *self.images.shape[1:])} like the poisons, "
+                f"got {images.dtype} {images.shape}"
             )
 
     def triggered_targets(self) -> np.ndarray:
@@ -167,7 +187,8 @@ def read_poisons(path: str | os.PathLike[str]) -> PoisonedSet:
         The path, or one of the folder's files, is not there.
     ValueError
         A pickle asks for something else than NumPy arrays, torch tensors and PIL images (the
-        message names it), is damaged, or does not hold what its format says.
+        message names it), is damaged, unfolds to far more than its size explains, or does not
+        hold what its format says: labels that are not integers, images of different sizes, none.
 
     Notes
     -----
@@ -178,6 +199,8 @@ def read_poisons(path: str | os.PathLike[str]) -> PoisonedSet:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there: a folder or a file of poisons is wanted")
+    if path.name in FOLDER_FILES and path.is_file():
+        raise ValueError(f"{path} is one file of a poisoned set: give its folder, {path.parent}")
     try:
         return _read_folder(path) if path.is_dir() else _read_metapoison(path)
     except ValueError as error:
@@ -194,19 +217,29 @@ def read_setups(path: str | os.PathLike[str]) -> list[BenchmarkSetup]:
     """
     setups = _load(Path(path))
     keys = {"target class", "target index", "base class", "base indices"}
-    if not isinstance(setups, list) or not all(
-        isinstance(setup, dict) and keys <= setup.keys() for setup in setups
+    if (
+        not isinstance(setups, list)
+        or not setups
+        or not all(isinstance(setup, dict) and keys <= setup.keys() for setup in setups)
     ):
         raise ValueError(f"{path}: a list of dicts with {', '.join(sorted(keys))} is wanted")
-    return [
-        BenchmarkSetup(
-            target_class=_indices(setup["target class"]).item(),
-            target_index=_indices(setup["target index"]).item(),
-            base_class=_indices(setup["base class"]).item(),
-            base_indices=_indices(setup["base indices"]),
-        )
-        for setup in setups
-    ]
+    return [_setup(setup, f"{path}, setup {i}") for i, setup in enumerate(setups)]
+
+
+def _setup(setup: dict[str, Any], name: str) -> BenchmarkSetup:
+    def counts(key: str, n: int | None = None) -> np.ndarray:
+        values = whole_numbers(setup[key], f"{name}: {key}")
+        if len(values) != (n or len(values)) or values.min(initial=0) < 0 or not len(values):
+            wanted = "one integer" if n else "integers"
+            raise ValueError(f"{name}: {key} must be {wanted}, 0 or greater; got {values}")
+        return values
+
+    return BenchmarkSetup(
+        target_class=counts("target class", 1).item(),
+        target_index=counts("target index", 1).item(),
+        base_class=counts("base class", 1).item(),
+        base_indices=counts("base indices"),
+    )
 
 
 def _read_folder(folder: Path) -> PoisonedSet:
@@ -220,15 +253,12 @@ def _read_folder(folder: Path) -> PoisonedSet:
             )
         targets, target_labels = _labelled_images([target[:2]], "target.pickle")
         if len(target) == 4:
-            patch = _array(target[2], "the patch").astype(np.float32)
-            if patch.ndim != 3 or not (patch.min() >= 0 and patch.max() <= 1):
-                raise ValueError(f"the patch must be (channels, p, p) in [0, 1], got {patch.shape}")
-            row, column = _indices(target[3]).tolist()
-            position = row, column
+            patch = _patch(target[2], targets.shape[1:])
+            position = _position(target[3], patch, targets.shape[1:])
     else:
         targets, target_labels = _labelled_images(_load(folder / "source.pickle"), "source.pickle")
     return PoisonedSet(
-        indices=_indices(_load(folder / "base_indices.pickle")),
+        indices=whole_numbers(_load(folder / "base_indices.pickle"), "base_indices.pickle"),
         images=images,
         labels=labels,
         targets=targets,
@@ -238,27 +268,54 @@ def _read_folder(folder: Path) -> PoisonedSet:
     )
 
 
+def _patch(value: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """A trigger's patch, which must fit into images of `shape`."""
+    patch = numbers(value, "the patch").astype(np.float32)
+    if patch.ndim != 3 or not (patch.size and patch.min() >= 0 and patch.max() <= 1):
+        raise ValueError(f"the patch must be (channels, p, p) in [0, 1], got {patch.shape}")
+    if patch.shape[0] != shape[0] or patch.shape[1] > shape[1] or patch.shape[2] > shape[2]:
+        raise ValueError(f"a patch of {patch.shape} does not fit into targets of {shape}")
+    return patch
+
+
+def _position(value: Any, patch: np.ndarray, shape: tuple[int, ...]) -> tuple[int, int]:
+    position = whole_numbers(value, "the patch's position")
+    room = np.subtract(shape[1:], patch.shape[1:])
+    if position.shape != (2,) or (position < 0).any() or (position > room).any():
+        raise ValueError(
+            f"the patch's position must be (row, column) from (0, 0) to {tuple(room.tolist())}, "
+            f"got {position.tolist()[:5]}"
+        )
+    return int(position[0]), int(position[1])
+
+
 def _read_metapoison(path: Path, class_size: int = 5000, n_poisons: int = 500) -> PoisonedSet:
     parts = _load(path)
     keys = ("xtrain", "ytrain", "xtarget", "ytarget", "ytargetadv")
     if not isinstance(parts, dict) or not parts.keys() >= set(keys):
-        raise ValueError(f"not a file of MetaPoison's: a dict with {', '.join(keys)} is wanted")
-    adversarial = np.unique(_indices(parts["ytargetadv"]))
-    if len(adversarial) != 1:
-        raise ValueError(f"ytargetadv must be one class, got {adversarial}")
-    images, labels = _pixels(parts["xtrain"], "xtrain"), _indices(parts["ytrain"])
-    indices = class_size * adversarial[0] + np.arange(n_poisons)
-    if not len(images) == len(labels) > indices.max():
         raise ValueError(
-            f"xtrain and ytrain must be the whole class-sorted training set, of {indices.max() + 1}"
-            f" examples or more, got {len(images)} and {len(labels)}"
+            f"not a file of MetaPoison's: a dict with {', '.join(keys)} is wanted. Of a set in "
+            "several files, give the folder; a list of setups is for read_setups"
         )
+    adversarial = np.unique(whole_numbers(parts["ytargetadv"], "ytargetadv"))
+    if len(adversarial) != 1 or adversarial[0] < 0:
+        raise ValueError(f"ytargetadv must be one class, got {adversarial}")
+    images, labels = _pixels(parts["xtrain"], "xtrain"), whole_numbers(parts["ytrain"], "ytrain")
+    if labels.min(initial=0) < 0:
+        raise ValueError(f"ytrain must be 0 or greater, got {labels.min()}")
+    first = class_size * int(adversarial[0])
+    if not len(images) == len(labels) >= first + n_poisons:
+        raise ValueError(
+            "xtrain and ytrain must be the whole class-sorted training set, of "
+            f"{first + n_poisons} examples or more, got {len(images)} and {len(labels)}"
+        )
+    indices = np.arange(first, first + n_poisons)
     return PoisonedSet(
         indices=indices,
         images=images[indices],
         labels=labels[indices],
         targets=_pixels(parts["xtarget"], "xtarget"),
-        target_labels=_indices(parts["ytarget"]),
+        target_labels=whole_numbers(parts["ytarget"], "ytarget"),
         adversarial_label=int(adversarial[0]),
         training_set=(images, labels),
     )
@@ -269,25 +326,16 @@ def _labelled_images(pairs: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"{name} must hold a list of (image, label)")
     if not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in pairs):
         raise ValueError(f"{name} must hold pairs (image, label)")
-    images = [image.pixels if isinstance(image, _Image) else image for image, _ in pairs]
-    if len({np.shape(image) for image in images}) > 1:
+    images = [
+        image.pixels if isinstance(image, PickledImage) else numbers(image, f"images of {name}")
+        for image, _ in pairs
+    ]
+    if len({image.shape for image in images}) > 1:
         raise ValueError(f"{name} holds images of different sizes")
-    labels = _indices([label for _, label in pairs])
-    return _pixels(np.stack([_array(image, name) for image in images]), name), labels
-
-
-def _array(value: Any, name: str) -> np.ndarray:
-    array = np.asarray(value)
-    if array.dtype.kind not in "biuf":
-        raise ValueError(f"{name} must be numbers, got {array.dtype}")
-    return array
-
-
-def _indices(value: Any) -> np.ndarray:
-    array = _array(value, "indices and labels")
-    if array.size and array.dtype.kind not in "iu":
-        raise ValueError(f"indices and labels must be integers, got {array.dtype}")
-    return array.astype(np.int64).reshape(-1)
+    labels = whole_numbers([label for _, label in pairs], f"labels of {name}")
+    if len(labels) != len(pairs):
+        raise ValueError(f"{name} must hold one label for each image")
+    return _pixels(np.stack(images), name), labels
 
 
 def _pixels(value: Any, name: str) -> np.ndarray:
@@ -295,7 +343,7 @@ def _pixels(value: Any, name: str) -> np.ndarray:
 
     Floats up to 1 are of full scale 1, others of 255.
     """
-    images = _array(value, name)
+    images = numbers(value, name)
     if images.ndim == 3:
         images = images[None]
     if images.ndim != 4:
@@ -304,201 +352,27 @@ def _pixels(value: Any, name: str) -> np.ndarray:
         images = images.transpose(0, 3, 1, 2)
     if images.shape[1] not in (1, 3):
         raise ValueError(f"{name} must have 1 or 3 channels, got images of {images.shape[1:]}")
-    if images.dtype != np.uint8:
-        if not (images.min(initial=0) >= 0 and images.max(initial=0) <= 255):
-            raise ValueError(f"{name} must lie in [0, 1] or [0, 255]; these look standardized")
-        scale = 255 if images.dtype.kind == "f" and images.max(initial=0) <= 1 else 1
-        images = np.rint(images * scale).astype(np.uint8)
-    return np.ascontiguousarray(images)
-
-
-# A pickle is a program.  This one may name nothing but the entries of _ALLOWED, and those are
-# ours: each builds one harmless thing out of checked arguments, and holds no state that a
-# pickle's BUILD could change.  So even NumPy's own unpickling, which believes a forged dtype,
-# and torch's, which unpickles without limits inside, are never reached.
-
-
-def restricted_load(
-    file: BinaryIO, *, name: str = "the pickle", encoding: str = "ASCII", errors: str = "strict"
-) -> Any:
-    """Unpickle plain containers, numeric NumPy arrays, torch tensors and PIL images.
-
-    Arrays and tensors come as (a subclass of) ndarray; images as objects whose ``.pixels`` are
-    uint8, (height, width, channels).
-
-    Parameters
-    ----------
-    file : binary file
-    name : str
-        What to call it in an error message.
-    encoding, errors : str
-        As in `pickle.load`, for files from Python 2.
-
-    Raises
-    ------
-    ValueError
-        It asks for something else, which the message names, or is damaged.
-    """
-    unpickler = _RestrictedUnpickler(file, encoding=encoding, errors=errors)
-    try:
-        return unpickler.load()
-    except _RefusedError as error:
-        raise ValueError(f"{name}: {error}") from None
-    except Exception as error:  # a damaged pickle fails in any way there is
-        raise ValueError(
-            f"{name} is damaged or no pickle ({type(error).__name__}: {error})"
-        ) from error
+    if images.size == 0:
+        raise ValueError(f"{name} holds no image, but an array of {images.shape}")
+    if images.dtype == np.uint8:
+        return np.ascontiguousarray(images)
+    if images.dtype == bool:
+        raise ValueError(f"{name} must hold pixels, got truth values")
+    if not np.isfinite([images.min(), images.max()]).all():
+        raise ValueError(f"{name} holds pixels that are not finite")
+    if not (images.min() >= 0 and images.max() <= 255):
+        raise ValueError(f"{name} must lie in [0, 1] or [0, 255]; these look standardized")
+    scale = 255 if images.dtype.kind == "f" and images.max() <= 1 else 1
+    pixels = np.empty(images.shape, np.uint8)
+    for place, image in zip(pixels, images, strict=True):  # one by one: no second set of floats
+        place[:] = np.rint(image * scale)
+    return pixels
 
 
 def _load(path: Path) -> Any:
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there; the set is incomplete without it")
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file")
     with path.open("rb") as file:
         return restricted_load(file, name=str(path))
-
-
-class _RefusedError(Exception):
-    """A pickle wants what it may not have."""
-
-
-class _RestrictedUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return _ALLOWED[module, name]
-        except KeyError:
-            raise _RefusedError(
-                f"refused {module}.{name}: only NumPy arrays, torch tensors and PIL images are read"
-            ) from None
-
-    def persistent_load(self, pid: Any) -> Any:
-        raise _RefusedError("refused a persistent id: only self-contained pickles are read")
-
-
-class _Call:
-    """A function that a pickle may call but not change."""
-
-    __slots__ = ("_function",)
-    _function: Callable[..., Any]
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        object.__setattr__(self, "_function", function)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        raise _RefusedError(f"refused to set {name}")
-
-    def __call__(self, *args: Any) -> Any:
-        return self._function(*args)
-
-
-class _Dtype:
-    """A plain number type.  A pickle gives its code first, and its byte order as a state."""
-
-    def __init__(self, code: str | bytes) -> None:
-        code = code.decode("ascii") if isinstance(code, bytes) else code
-        if not re.fullmatch(r"[<>|=]?[biuf?]\d{0,2}", code):
-            raise _RefusedError(f"refused an array of {code[:40]!r}: only plain numbers are read")
-        self.dtype = np.dtype(code)
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        order, subarray, names, fields = state[1:5]
-        if (subarray, names, fields) != (None, None, None):
-            raise _RefusedError("refused an array of records: only plain numbers are read")
-        self.dtype = self.dtype.newbyteorder(">" if order in (">", b">") else "<")
-
-
-class _Array(np.ndarray):
-    """An array that a pickle fills in."""
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        version, shape, dtype, fortran, data = state
-        super().__setstate__((version, shape, dtype.dtype, fortran, data))
-
-
-class _Image:
-    """A PIL image's pixels, without PIL: it would believe any size a pickle claims."""
-
-    pixels = np.empty((0, 0, 1), np.uint8)
-
-    def __setstate__(self, state: list[Any]) -> None:
-        _, mode, (width, height), _, data = state[:5]
-        if mode not in ("L", "RGB"):
-            raise _RefusedError(f"refused an image of mode {mode!r}: only L and RGB are read")
-        self.pixels = np.frombuffer(data, np.uint8).reshape(height, width, len(mode))
-
-
-def _reconstruct(kind: Any, shape: Any, code: Any) -> np.ndarray:
-    return np.empty(0, np.int8).view(_Array)
-
-
-def _scalar(dtype: _Dtype, data: bytes | str) -> Any:
-    data = data.encode("latin1") if isinstance(data, str) else data
-    return np.frombuffer(data, dtype.dtype, count=1)[0]
-
-
-def _frombuffer(data: bytes, dtype: _Dtype, shape: Any, order: Any) -> np.ndarray:
-    return np.frombuffer(data, dtype.dtype).reshape(shape, order=order)
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    if encoding != "latin1":
-        raise _RefusedError(f"refused the encoding {encoding[:40]!r}")
-    return text.encode("latin1")
-
-
-def _reconstructor(kind: type, base: Any, state: Any) -> "_Image":
-    if kind is not _Image:
-        raise _RefusedError("refused copyreg._reconstructor of anything but an image")
-    return _Image()
-
-
-class _Storage:
-    """A torch storage as a flat array; without a `__dict__`, so that it stays what it is."""
-
-    __slots__ = ("flat",)
-
-    def __init__(self, data: bytes) -> None:
-        storage = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
-        if not isinstance(storage, torch.storage.TypedStorage):
-            raise _RefusedError("refused what should be a tensor's storage and is not")
-        self.flat = torch.empty(0, dtype=storage.dtype).set_(storage).numpy()
-
-
-def _tensor(storage: _Storage, offset: int, size: Any, stride: Any, *_: Any) -> np.ndarray:
-    flat = storage.flat
-    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    if min([offset, *size, *stride]) < 0 or (0 not in size and last >= len(flat)):
-        raise _RefusedError(f"refused a tensor of {tuple(size)} that its storage does not hold")
-    if 0 in size:
-        return np.empty(tuple(size), flat.dtype).view(_Array)
-    steps = [step * flat.itemsize for step in stride]
-    return as_strided(flat[offset:], tuple(size), steps).copy().view(_Array)
-
-
-def _allowed() -> dict[tuple[str, str], Any]:
-    calls: dict[tuple[str, str], Callable[..., Any]] = {
-        ("numpy", "dtype"): lambda code, *_: _Dtype(code),
-        ("_codecs", "encode"): _encode,
-        ("torch._utils", "_rebuild_tensor_v2"): _tensor,
-        ("torch.storage", "_load_from_bytes"): _Storage,
-        ("collections", "OrderedDict"): dict,  # a tensor's hooks, always empty
-    }
-    for core in ("numpy.core", "numpy._core"):  # before and since NumPy 2
-        calls[f"{core}.multiarray", "_reconstruct"] = _reconstruct
-        calls[f"{core}.multiarray", "scalar"] = _scalar
-        calls[f"{core}.numeric", "_frombuffer"] = _frombuffer
-    for module in ("copyreg", "copy_reg"):
-        calls[module, "_reconstructor"] = _reconstructor
-    # Names that are only ever passed on as arguments.
-    names = [("numpy", "ndarray"), ("builtins", "object"), ("__builtin__", "object")]
-    return (
-        {key: _Call(function) for key, function in calls.items()}
-        | {key: _Call(_refuse) for key in names}
-        | {("PIL.Image", "Image"): _Image}
-    )
-
-
-def _refuse(*_: Any) -> None:
-    raise _RefusedError("refused to make a bare object")
-
-
-_ALLOWED = _allowed()
