@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import http.client
 import io
+import math
 import os
+import re
 import tarfile
 import urllib.request
+import warnings
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from tqdm import tqdm
+
+from subsel.defense.allowance import Allowance
+from subsel.defense.fields import check_one_size, whole_numbers
+from subsel.defense.unpickling import restricted_load
 
 __all__ = ["ImageData", "load"]
 
@@ -61,6 +69,10 @@ CIFAR_BATCHES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
 CIFAR_BATCH_SIZE = 10_000
 CIFAR_IMAGE = (3, 32, 32)
 TINY_FOLDER, TINY_SIDE = "tiny-imagenet-200", 64
+
+LARGEST_DOWNLOAD = 1 << 30
+LARGEST_TEXT = 16 << 20
+LARGEST_ARCHIVE = 100  # members; CIFAR-10's have nine
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +129,8 @@ def load(
         The data are not there (and could not be downloaded); the message says where was looked
         and how to get them.
     ValueError
-        The name is unknown, or a file is corrupt, truncated or of another kind.
+        The name is unknown; or a file is corrupt, truncated, of another kind, or unfolds to far
+        more than its size explains; or the images are none, or of different sizes.
     ImportError
         ``digits`` without scikit-learn, ``tiny-imagenet`` without Pillow.
 
@@ -126,7 +139,7 @@ def load(
     The training images of ``tiny-imagenet`` come in the order of their classes' WordNet numbers and
     within each of the files' names; its validation images, which have labels, are the test set.
     """
-    if name not in _READERS:
+    if not isinstance(name, str) or name not in _READERS:
         raise ValueError(f"name must be one of {', '.join(sorted(_READERS))}; got {name!r}")
     return _READERS[name](None if data_dir is None else Path(data_dir), download)
 
@@ -147,7 +160,7 @@ def _load_fashion_mnist(data_dir: Path | None, download: bool) -> ImageData:
         (train_images, train_labels, found[1]),
         (test_images, test_labels, found[3]),
     ):
-        if images.ndim != 3 or labels.shape != (len(images),):
+        if images.ndim != 3 or labels.shape != images.shape[:1]:
             raise ValueError(f"{path}: {labels.shape} labels do not fit {images.shape} images")
         _check_labels(labels, len(FASHION_CLASSES), path)
     return _image_data(
@@ -187,7 +200,11 @@ def _load_tiny_imagenet(data_dir: Path | None, download: bool) -> ImageData:
     if root is None:
         cure = "unpack tiny-imagenet-200.zip, and say where it is (data_dir, --data-dir)"
         raise _missing("Tiny ImageNet", folders, cure)
-    numbers = sorted((root / "wnids.txt").read_text().split())
+    numbers = sorted(_read_text(root / "wnids.txt").split())
+    if len(set(numbers)) != len(numbers) or not all(re.fullmatch(r"n\d+", n) for n in numbers):
+        raise ValueError(
+            f"{root / 'wnids.txt'} must hold distinct WordNet numbers, such as n01443537"
+        )
     classes = {number: label for label, number in enumerate(numbers)}
     train = [
         (path, label)
@@ -195,11 +212,37 @@ def _load_tiny_imagenet(data_dir: Path | None, download: bool) -> ImageData:
         for path in sorted((root / "train" / number / "images").glob("*.JPEG"))
     ]
     annotations = root / "val" / "val_annotations.txt"
-    lines = [line.split("\t") for line in annotations.read_text().splitlines()]
-    test = [(root / "val" / "images" / line[0], classes[line[1]]) for line in lines]
-    words = dict(line.split("\t") for line in (root / "words.txt").read_text().splitlines())
+    test = []
+    for file, number, *_ in _read_table(annotations):
+        if number not in classes or Path(file).name != file:
+            raise ValueError(f"{annotations}: {file!r} of {number!r} is no image of a known class")
+        test.append((root / "val" / "images" / file, classes[number]))
+    if len({path for path, _ in test}) != len(test):
+        raise ValueError(f"{annotations} lists an image twice")
+    words = {number: names for number, names, *_ in _read_table(root / "words.txt")}
+    if absent := [number for number in numbers if number not in words]:
+        raise ValueError(f"{root / 'words.txt'} lacks {', '.join(absent[:5])}")
     names = tuple(words[number].split(",")[0] for number in numbers)
     return _image_data("tiny-imagenet", *_decoded(train), *_decoded(test), names)
+
+
+def _read_text(path: Path) -> str:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there; the set is incomplete without it")
+    if path.stat().st_size > LARGEST_TEXT:
+        raise ValueError(f"{path} is larger than {LARGEST_TEXT} bytes; the set's own is smaller")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text in UTF-8") from error
+
+
+def _read_table(path: Path) -> list[list[str]]:
+    """Lines of two or more columns, which tabs separate."""
+    lines = [line.split("\t") for line in _read_text(path).splitlines()]
+    if short := [number for number, line in enumerate(lines, 1) if len(line) < 2]:
+        raise ValueError(f"{path}, line {short[0]}: two columns with a tab between are wanted")
+    return lines
 
 
 def _decoded(files: list[tuple[Path, int]]) -> tuple[np.ndarray, np.ndarray]:
@@ -208,13 +251,20 @@ def _decoded(files: list[tuple[Path, int]]) -> tuple[np.ndarray, np.ndarray]:
         from PIL import Image
     except ImportError as error:
         raise ImportError("tiny-imagenet is read by Pillow: pip install pillow") from error
+    for path, _ in files:  # before room is made for as many
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is not there; the set is incomplete without it")
     images = np.empty((len(files), 3, TINY_SIDE, TINY_SIDE), np.uint8)
     for place, (path, _) in zip(images, tqdm(files, desc="decode", unit="image"), strict=True):
         try:
-            with Image.open(path) as image:
+            # JPEG alone: by default Pillow tries every format it has, and runs Ghostscript for one.
+            with Image.open(path, "r", ["JPEG"]) as image:
+                if image.size != (TINY_SIDE, TINY_SIDE):
+                    raise ValueError(f"it is a JPEG of {image.size[0]} x {image.size[1]}")
                 place[:] = np.moveaxis(np.asarray(image.convert("RGB")), -1, 0)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{path} is not an image of 64 x 64: {error}") from error
+        except Exception as error:  # a damaged image fails in any way there is
+            why = str(error) if isinstance(error, ValueError) else "it is damaged, or no JPEG"
+            raise ValueError(f"{path} is not an image of 64 x 64: {why}") from error
     return images, np.array([label for _, label in files], np.int64)
 
 
@@ -253,6 +303,7 @@ def _image_data(
     test_labels: np.ndarray,
     classes: tuple[str, ...],
 ) -> ImageData:
+    check_one_size(train_images, test_images, "training images", "test images")
     # Moments from counts of the 256 levels: exact, and no float copy of the set.
     levels = np.arange(256) / 255
     counts = np.stack(
@@ -298,16 +349,21 @@ def _download(base: str, filename: str, md5: str, folder: Path, cure: str) -> Pa
             urllib.request.urlopen(base + filename, timeout=30) as response,
             part.open("wb") as out,
         ):
-            size = int(response.headers.get("Content-Length") or 0) or None
+            length = response.headers.get("Content-Length") or ""
+            size = int(length) if re.fullmatch(r"[1-9]\d{0,18}", length) else None
+            received = 0
             with tqdm(total=size, desc=filename, unit="B", unit_scale=True) as bar:
                 while chunk := response.read(1 << 16):
+                    received += len(chunk)
+                    if received > LARGEST_DOWNLOAD:
+                        raise OSError(f"it is larger than {LARGEST_DOWNLOAD} bytes")
                     out.write(chunk)
                     digest.update(chunk)
                     bar.update(len(chunk))
         if digest.hexdigest() != md5:
             raise OSError(f"its MD5 sum is {digest.hexdigest()}, not the published {md5}")
         os.replace(part, path)
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         raise FileNotFoundError(f"{base}{filename} could not be had ({error}): {cure}.") from error
     finally:
         part.unlink(missing_ok=True)
@@ -330,22 +386,31 @@ def _idx_files(folder: Path) -> list[Path] | None:
 
 def _read_idx(path: Path) -> np.ndarray:
     """Read an IDX file of unsigned bytes: 0, 0, 8, ndim, big-endian sizes, then the values."""
-    raw = path.read_bytes()
-    if path.suffix == ".gz":
-        try:
-            raw = gzip.decompress(raw)
-        except (OSError, EOFError, zlib.error) as error:
-            raise ValueError(f"{path} is corrupt or truncated: {error}") from error
-    if len(raw) < 4 or raw[:3] != b"\0\0\x08" or len(raw) < 4 + 4 * raw[3]:
-        raise ValueError(f"{path} is not an IDX file of unsigned bytes")
-    header = 4 + 4 * raw[3]
-    shape = tuple(int(size) for size in np.frombuffer(raw[4:header], dtype=">u4"))
-    if len(raw) - header != np.prod(shape, dtype=object):
+    allowance = Allowance(path.stat().st_size, str(path))
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            return _idx_values(file, allowance)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is corrupt or truncated") from error
+
+
+def _idx_values(file: BinaryIO, allowance: Allowance) -> np.ndarray:
+    start = file.read(4)
+    n_sizes = start[3] if len(start) == 4 else 0
+    sizes = file.read(4 * n_sizes)
+    if start[:3] != b"\0\0\x08" or not 0 < len(sizes) == 4 * n_sizes or n_sizes > 3:
+        raise ValueError(f"{allowance.name} is not an IDX file of unsigned bytes")
+    shape = tuple(int(size) for size in np.frombuffer(sizes, dtype=">u4"))
+    n_values = math.prod(shape)
+    allowance.take(n_values)
+    raw = file.read(n_values + 1)  # one more, to see whether anything is left over
+    if len(raw) != n_values:
+        more = "more" if len(raw) > n_values else len(raw)
         raise ValueError(
-            f"{path} is corrupt or truncated: its header says {shape}, "
-            f"but {len(raw) - header} values follow"
+            f"{allowance.name} is corrupt or truncated: its header says {shape}, "
+            f"but {more} values follow"
         )
-    return np.frombuffer(raw, dtype=np.uint8, offset=header).reshape(shape)
+    return np.frombuffer(raw, dtype=np.uint8).reshape(shape)
 
 
 def _check_labels(labels: np.ndarray, n_classes: int, path: Path | str) -> None:
@@ -374,33 +439,69 @@ def _holds_batches(folder: Path) -> bool:
 
 def _cifar_files(source: Path) -> list[tuple[str, bytes]]:
     """Name and content of the six batches; those of an archive are never written to disk."""
+    names = {f"{stem}{suffix}" for stem in CIFAR_BATCHES for suffix in (".bin", "")}
     if source.is_dir():
-        files = {path.name: path.read_bytes for path in source.iterdir() if path.is_file()}
-        return _batches_of(files, source)
+        paths = {path.name: path for path in source.iterdir() if path.name in names}
+        chosen = _batches_of({name for name, path in paths.items() if path.is_file()}, source)
+        for name in chosen:
+            _check_batch_size(paths[name].stat().st_size, str(paths[name]))
+        return [(str(paths[name]), paths[name].read_bytes()) for name in chosen]
     try:
-        with tarfile.open(source) as archive:
-            files = {
-                Path(member.name).name: partial(_extract, archive, member)
-                for member in archive
-                if member.isfile()
-            }
-            return _batches_of(files, source)
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise ValueError(f"{source} is corrupt or truncated: {error}") from error
+        with source.open("rb") as packed:
+            files = _unpacked(packed, names, Allowance(source.stat().st_size, str(source)))
+    except (
+        tarfile.TarError,
+        EOFError,
+        OSError,
+        zlib.error,
+        OverflowError,
+        RecursionError,
+    ) as error:
+        raise ValueError(f"{source} is corrupt or truncated") from error
+    return [(str(source / name), files[name]) for name in _batches_of(set(files), source)]
 
 
-def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    stream = archive.extractfile(member)
-    assert stream is not None
-    return stream.read()
+def _unpacked(packed: BinaryIO, names: set[str], allowance: Allowance) -> dict[str, bytes]:
+    """The files of these names in an archive, which is read once from front to back."""
+    plain = _Counted(gzip.open(packed) if packed.peek(2)[:2] == b"\x1f\x8b" else packed, allowance)
+    files = {}
+    with tarfile.open(fileobj=plain, mode="r|") as archive:
+        for number, member in enumerate(archive):
+            if number == LARGEST_ARCHIVE:
+                raise ValueError(f"{allowance.name} has more than {LARGEST_ARCHIVE} members")
+            name = Path(member.name).name
+            if member.isfile() and not member.issparse() and name in names:
+                _check_batch_size(member.size, f"{allowance.name}, {name}")
+                stream = archive.extractfile(member)
+                assert stream is not None
+                files[name] = stream.read()
+    return files
 
 
-def _batches_of(files: dict[str, Callable[[], bytes]], source: Path) -> list[tuple[str, bytes]]:
-    suffix = ".bin" if f"{CIFAR_BATCHES[0]}.bin" in files else ""
-    names = [f"{stem}{suffix}" for stem in CIFAR_BATCHES]
-    if absent := [name for name in names if name not in files]:
+class _Counted(io.RawIOBase):
+    """A stream whose every byte is counted, also those of members that are passed over."""
+
+    def __init__(self, stream: BinaryIO, allowance: Allowance) -> None:
+        self.stream, self.allowance = stream, allowance
+
+    def read(self, n: int = -1) -> bytes:
+        chunk = self.stream.read(n)
+        self.allowance.take(len(chunk))
+        return chunk
+
+
+def _batches_of(names: set[str], source: Path) -> list[str]:
+    suffix = ".bin" if f"{CIFAR_BATCHES[0]}.bin" in names else ""
+    wanted = [f"{stem}{suffix}" for stem in CIFAR_BATCHES]
+    if absent := [name for name in wanted if name not in names]:
         raise ValueError(f"{source} lacks {', '.join(absent)}")
-    return [(str(source / name), files[name]()) for name in names]
+    return wanted
+
+
+def _check_batch_size(size: int, name: str) -> None:
+    """Before a batch is read: a pickled one has its labels and names beside the pixels."""
+    if size > 2 * CIFAR_BATCH_SIZE * (1 + math.prod(CIFAR_IMAGE)) + (1 << 20):
+        raise ValueError(f"{name} is corrupt: {size} bytes are far more than a batch has")
 
 
 def _read_cifar_batch(name: str, raw: bytes) -> tuple[np.ndarray, np.ndarray]:
@@ -414,14 +515,14 @@ def _read_cifar_batch(name: str, raw: bytes) -> tuple[np.ndarray, np.ndarray]:
         records = np.frombuffer(raw, dtype=np.uint8).reshape(CIFAR_BATCH_SIZE, 1 + size)
         labels, pixels = records[:, 0], records[:, 1:]
     else:
-        from subsel.defense.unpickling import restricted_load
-
         batch = restricted_load(io.BytesIO(raw), name=name, encoding="bytes")
         if not isinstance(batch, dict) or not {b"data", b"labels"} <= batch.keys():
             raise ValueError(
                 f"{name} is not a CIFAR-10 batch: a dict with data and labels is wanted"
             )
-        pixels, labels = np.asarray(batch[b"data"]), np.asarray(batch[b"labels"])
+        pixels, labels = batch[b"data"], whole_numbers(batch[b"labels"], f"{name}: labels")
+        if not isinstance(pixels, np.ndarray):
+            raise ValueError(f"{name}: data is {type(pixels).__name__}, an array is wanted")
         if pixels.dtype != np.uint8 or pixels.shape != (CIFAR_BATCH_SIZE, size):
             raise ValueError(
                 f"{name}: data is {pixels.dtype} {pixels.shape}, "

@@ -451,7 +451,7 @@ def _array(
             f"{math.prod(sizes) * kind.itemsize} are needed"
         )
     machine.allowance.take(len(data))
-    return _clean(np.ndarray(sizes, kind, data, order=order).copy(order))
+    return _clean(np.ndarray(sizes, kind, data, order=order).astype(kind.newbyteorder("="), order))
 
 
 def _clean(array: np.ndarray) -> np.ndarray:
