@@ -16,12 +16,11 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from tqdm import tqdm
 
-from subsel.defense.allowance import Allowance
+from subsel.defense.allowance import Allowance, TooLargeError
 from subsel.defense.fields import check_one_size, whole_numbers
 from subsel.defense.unpickling import restricted_load
 
@@ -258,7 +257,7 @@ def _decoded(files: list[tuple[Path, int]]) -> tuple[np.ndarray, np.ndarray]:
     for place, (path, _) in zip(images, tqdm(files, desc="decode", unit="image"), strict=True):
         try:
             # JPEG alone: by default Pillow tries every format it has, and runs Ghostscript for one.
-            with Image.open(path, "r", ["JPEG"]) as image:
+            with warnings.catch_warnings(action="ignore"), Image.open(path, "r", ["JPEG"]) as image:
                 if image.size != (TINY_SIDE, TINY_SIDE):
                     raise ValueError(f"it is a JPEG of {image.size[0]} x {image.size[1]}")
                 place[:] = np.moveaxis(np.asarray(image.convert("RGB")), -1, 0)
@@ -390,11 +389,11 @@ def _read_idx(path: Path) -> np.ndarray:
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             return _idx_values(file, allowance)
-    except (OSError, EOFError, zlib.error) as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(f"{path} is corrupt or truncated") from error
 
 
-def _idx_values(file: BinaryIO, allowance: Allowance) -> np.ndarray:
+def _idx_values(file: io.BufferedIOBase, allowance: Allowance) -> np.ndarray:
     start = file.read(4)
     n_sizes = start[3] if len(start) == 4 else 0
     sizes = file.read(4 * n_sizes)
@@ -449,26 +448,22 @@ def _cifar_files(source: Path) -> list[tuple[str, bytes]]:
     try:
         with source.open("rb") as packed:
             files = _unpacked(packed, names, Allowance(source.stat().st_size, str(source)))
-    except (
-        tarfile.TarError,
-        EOFError,
-        OSError,
-        zlib.error,
-        OverflowError,
-        RecursionError,
-    ) as error:
+    except TooLargeError:
+        raise
+    except Exception as error:  # tarfile fails in many ways, not only in its own
         raise ValueError(f"{source} is corrupt or truncated") from error
     return [(str(source / name), files[name]) for name in _batches_of(set(files), source)]
 
 
-def _unpacked(packed: BinaryIO, names: set[str], allowance: Allowance) -> dict[str, bytes]:
+def _unpacked(packed: io.BufferedReader, names: set[str], allowance: Allowance) -> dict[str, bytes]:
     """The files of these names in an archive, which is read once from front to back."""
-    plain = _Counted(gzip.open(packed) if packed.peek(2)[:2] == b"\x1f\x8b" else packed, allowance)
+    is_gzip = packed.peek(2)[:2] == b"\x1f\x8b"
+    plain = _Counted(gzip.GzipFile(fileobj=packed) if is_gzip else packed, allowance)
     files = {}
     with tarfile.open(fileobj=plain, mode="r|") as archive:
         for number, member in enumerate(archive):
             if number == LARGEST_ARCHIVE:
-                raise ValueError(f"{allowance.name} has more than {LARGEST_ARCHIVE} members")
+                raise TooLargeError(f"{allowance.name} has more than {LARGEST_ARCHIVE} members")
             name = Path(member.name).name
             if member.isfile() and not member.issparse() and name in names:
                 _check_batch_size(member.size, f"{allowance.name}, {name}")
@@ -481,7 +476,7 @@ def _unpacked(packed: BinaryIO, names: set[str], allowance: Allowance) -> dict[s
 class _Counted(io.RawIOBase):
     """A stream whose every byte is counted, also those of members that are passed over."""
 
-    def __init__(self, stream: BinaryIO, allowance: Allowance) -> None:
+    def __init__(self, stream: io.BufferedIOBase, allowance: Allowance) -> None:
         self.stream, self.allowance = stream, allowance
 
     def read(self, n: int = -1) -> bytes:
@@ -501,7 +496,7 @@ def _batches_of(names: set[str], source: Path) -> list[str]:
 def _check_batch_size(size: int, name: str) -> None:
     """Before a batch is read: a pickled one has its labels and names beside the pixels."""
     if size > 2 * CIFAR_BATCH_SIZE * (1 + math.prod(CIFAR_IMAGE)) + (1 << 20):
-        raise ValueError(f"{name} is corrupt: {size} bytes are far more than a batch has")
+        raise TooLargeError(f"{name} is corrupt: {size} bytes are far more than a batch has")
 
 
 def _read_cifar_batch(name: str, raw: bytes) -> tuple[np.ndarray, np.ndarray]:
