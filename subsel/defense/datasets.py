@@ -13,7 +13,7 @@ import tarfile
 import urllib.request
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,8 +69,10 @@ CIFAR_BATCH_SIZE = 10_000
 CIFAR_IMAGE = (3, 32, 32)
 TINY_FOLDER, TINY_SIDE = "tiny-imagenet-200", 64
 
+_WORDNET, _FILE_NAME = re.compile("n[0-9]{1,12}"), re.compile(r"[A-Za-z0-9_-]{1,64}\.JPEG")
+
 LARGEST_DOWNLOAD = 1 << 30
-LARGEST_TEXT = 16 << 20
+LARGEST_TEXT = 4 << 20
 LARGEST_ARCHIVE = 100  # members; CIFAR-10's have nine
 
 
@@ -140,7 +142,11 @@ def load(
     """
     if not isinstance(name, str) or name not in _READERS:
         raise ValueError(f"name must be one of {', '.join(sorted(_READERS))}; got {name!r}")
-    return _READERS[name](None if data_dir is None else Path(data_dir), download)
+    try:
+        return _READERS[name](None if data_dir is None else Path(data_dir), download)
+    except ValueError as error:
+        where = name if data_dir is None else os.fspath(data_dir)
+        raise ValueError(str(error) if where in str(error) else f"{where}: {error}") from error
 
 
 def _load_fashion_mnist(data_dir: Path | None, download: bool) -> ImageData:
@@ -200,7 +206,7 @@ def _load_tiny_imagenet(data_dir: Path | None, download: bool) -> ImageData:
         cure = "unpack tiny-imagenet-200.zip, and say where it is (data_dir, --data-dir)"
         raise _missing("Tiny ImageNet", folders, cure)
     numbers = sorted(_read_text(root / "wnids.txt").split())
-    if len(set(numbers)) != len(numbers) or not all(re.fullmatch(r"n\d+", n) for n in numbers):
+    if len(set(numbers)) != len(numbers) or not all(map(_WORDNET.fullmatch, numbers)):
         raise ValueError(
             f"{root / 'wnids.txt'} must hold distinct WordNet numbers, such as n01443537"
         )
@@ -211,18 +217,16 @@ def _load_tiny_imagenet(data_dir: Path | None, download: bool) -> ImageData:
         for path in sorted((root / "train" / number / "images").glob("*.JPEG"))
     ]
     annotations = root / "val" / "val_annotations.txt"
-    test = []
-    for file, number, *_ in _read_table(annotations):
-        if number not in classes or Path(file).name != file:
-            raise ValueError(f"{annotations}: {file!r} of {number!r} is no image of a known class")
-        test.append((root / "val" / "images" / file, classes[number]))
-    if len({path for path, _ in test}) != len(test):
-        raise ValueError(f"{annotations} lists an image twice")
-    words = {number: names for number, names, *_ in _read_table(root / "words.txt")}
+    test = {}
+    for file, number in _read_table(annotations):
+        if number not in classes or not _FILE_NAME.fullmatch(file) or file in test:
+            raise ValueError(f"{annotations} must name distinct files and known WordNet numbers")
+        test[file] = (root / "val" / "images" / file, classes[number])
+    words = {n: names for n, names in _read_table(root / "words.txt") if n in classes}
     if absent := [number for number in numbers if number not in words]:
         raise ValueError(f"{root / 'words.txt'} lacks {', '.join(absent[:5])}")
     names = tuple(words[number].split(",")[0] for number in numbers)
-    return _image_data("tiny-imagenet", *_decoded(train), *_decoded(test), names)
+    return _image_data("tiny-imagenet", *_decoded(train), *_decoded(list(test.values())), names)
 
 
 def _read_text(path: Path) -> str:
@@ -236,12 +240,13 @@ def _read_text(path: Path) -> str:
         raise ValueError(f"{path} is not text in UTF-8") from error
 
 
-def _read_table(path: Path) -> list[list[str]]:
-    """Lines of two or more columns, which tabs separate."""
-    lines = [line.split("\t") for line in _read_text(path).splitlines()]
-    if short := [number for number, line in enumerate(lines, 1) if len(line) < 2]:
-        raise ValueError(f"{path}, line {short[0]}: two columns with a tab between are wanted")
-    return lines
+def _read_table(path: Path) -> Iterator[list[str]]:
+    """The first two columns of each line; tabs separate them."""
+    for number, line in enumerate(_read_text(path).splitlines(), 1):
+        columns = line.split("\t", 2)[:2]
+        if len(columns) < 2:
+            raise ValueError(f"{path}, line {number}: two columns with a tab between are wanted")
+        yield columns
 
 
 def _decoded(files: list[tuple[Path, int]]) -> tuple[np.ndarray, np.ndarray]:

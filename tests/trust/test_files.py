@@ -1,0 +1,140 @@
+"""Files that nobody should trust: each attack is refused, each valid set read, mutations survived.
+
+What counts as a failure is said in tests/trust/files.py, which also runs longer.
+"""
+
+import os
+import re
+import signal
+import sys
+
+import pytest
+
+from tests.trust.corpus import attacks, valid
+
+if sys.platform != "linux":
+    pytest.skip("limits of memory are Linux's", allow_module_level=True)
+
+from tests.trust.files import PLANTED, examine, mutated, mutations
+
+# What the sentences say of those near misses that users bring, beside the file's name.
+CURES = {
+    "near misses: torch.save": r"zip archive, .*torch\.load\(path, weights_only=True\)",
+    "near misses: torch.save of old": r"torch\.save\. .*torch\.load\(path, weights_only=True\)",
+    "near misses: numpy.save": r"numpy\.save\. Load it with numpy\.load",
+    "near misses: gzip": r"compressed by gzip\. Unpack it",
+    "near misses: a web page": r"a web page",
+    "near misses: Git LFS": r"git lfs pull",
+    "near misses: nothing": r"it is empty",
+    "near misses: bfloat16": r"BFloat16Storage: .*tensor\.float\(\)",
+    "near misses: a parameter": r"_rebuild_parameter: .*tensor\.detach\(\)\.cpu\(\)\.numpy\(\)",
+    "near misses: Image.open of JPEG": r"JpegImageFile: .*image\.convert\(\"RGB\"\)",
+    "near misses: Image.open of PNG": r"PngImageFile: .*image\.convert\(\"RGB\"\)",
+    "near misses: mode RGBA": r"mode 'RGBA': .*image\.convert\(\"RGB\"\)",
+    "near misses: a file of the folder": r"give its folder",
+    "near misses: setups as poisons": r"setups is for read_setups",
+    "image formats: PostScript": r"no JPEG",
+    "image formats: one pixel": r"JPEG of 1 x 1",
+    "amplified: one image ten thousand times": r"stored once, in full",
+    "endless: a list that contains itself": r"contains itself",
+    "freed memory: an array with a second state": r"second state",
+    "freed memory: an image with a second state": r"second state",
+    "freed memory: frombuffer of an array with a second state": r"not bytes",
+    "beyond the end: sizes that wrap round": r"does not hold",
+    "values: label nan": r"integers, got float64",
+    "values: CIFAR label 1.7": r"integers, got float64",
+}
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return examine({"corpus": name} for name in [*valid(), *attacks()])
+
+
+def test_nothing_in_the_corpus_is_a_failure(corpus):
+    assert corpus.failures == []
+
+
+def test_valid_sets_are_read(corpus):
+    assert {name: corpus.texts[name][0] for name in valid()} == dict.fromkeys(valid(), "read")
+
+
+def test_attacks_are_refused(corpus):
+    assert [name for name in attacks() if corpus.texts[name][0] != "refused"] == []
+
+
+@pytest.mark.parametrize("name", CURES)
+def test_the_sentence_says_what_it_is_and_what_to_do(corpus, name):
+    assert re.search(CURES[name], corpus.texts[name][1])
+
+
+def test_mutations():
+    outcome = examine(mutations(seed=0, seconds=10))
+    assert outcome.failures == []
+    assert min(outcome.counts["read"], outcome.counts["refused"]) > 0
+
+
+def test_a_mutation_can_be_repeated():
+    assert mutated(0, 17).files == mutated(0, 17).files
+    assert mutated(0, 17).files != mutated(0, 18).files
+
+
+@pytest.mark.parametrize(
+    ("planted", "kind"),
+    [
+        ("planted crash", f"the process ended with -{int(signal.SIGABRT)}"),
+        ("planted exit", "the process ended with 0"),
+        ("planted sleep", "endless"),
+        ("planted deafness", "endless"),
+        ("planted work", "slow"),
+        ("planted memory", "MemoryError"),
+        ("planted memory, swallowed", "memory"),
+        ("planted error", "KeyError"),
+        ("planted message", "no plain sentence"),
+        ("planted chance", "two readings differ"),
+        ("planted nonsense", "nonsense"),
+    ],
+)
+def test_faults_are_found(found, planted, kind):
+    assert found[planted][0] == f"failure: {kind}"
+
+
+@pytest.fixture(scope="module")
+def found():
+    return examine(({"corpus": name} for name in PLANTED), patience=1.0).texts
+
+
+def test_deafness_is_told_from_sleep(found):
+    assert found["planted sleep"][1] == "Ctrl-C ended it"
+    assert "deaf" in found["planted deafness"][1]
+
+
+def test_ctrl_c_ends_a_long_pickle(tmp_path):
+    """The interrupt comes while a pickle of nine hundred thousand instructions is read."""
+    from subsel.defense.unpickling import restricted_load
+
+    path = tmp_path / "long.pickle"
+    path.write_bytes(b"\x80\x02" + b"N0" * 450_000 + b"N.")
+    with path.open("rb") as file:
+        assert restricted_load(file) is None
+
+    class Interrupting:
+        """A file that sends this process a Ctrl-C when half is read."""
+
+        def __init__(self, file):
+            self.file, self.reads = file, 0
+
+        def read(self, n):
+            self.reads += 1
+            if self.reads == 450_000:
+                os.kill(os.getpid(), signal.SIGINT)
+            return self.file.read(n)
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+    with path.open("rb") as file:
+        interrupting = Interrupting(file)
+        with pytest.raises(KeyboardInterrupt):
+            restricted_load(interrupting)
+        assert interrupting.reads < 460_000
