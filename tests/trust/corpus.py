@@ -10,6 +10,7 @@ import io
 import pickle
 import struct
 import tarfile
+import zlib
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -491,12 +492,12 @@ def _amplified():
     one = torch.zeros(1, dtype=torch.uint8)
     images = "train_images"
     zero_header = bytes([0, 0, 8, 3]) + struct.pack(">III", 1000, 1000, 500)
-    bomb = gzip.compress(zero_header + bytes(300_000_000), 1)
-    hidden = gzip.compress(idx(arrays()["fashion"][:6]) + bytes(300_000_000), 1)
+    bomb = inflating(zero_header)
+    hidden = inflating(idx(arrays()["fashion"][:6]))
     short = {"cifar-10-binary.tar.gz": b""}
 
-    def tar(*parts):
-        content = gzip.compress(b"".join(parts) + bytes(1024), 1)
+    def tar(*parts, zeros=1024):
+        content = inflating(b"".join(parts), zeros)
         return Case("cifar10", short | {"cifar-10-binary.tar.gz": content})
 
     member = "cifar-10-batches-bin/data_batch_1.bin"
@@ -526,8 +527,8 @@ def _amplified():
         "an IDX file of four billion": fashion(
             train_images=bytes([0, 0, 8, 3]) + b"\xff" * 12 + b"abc"
         ),
-        "a member that inflates": tar(header("other", 300_000_000), bytes(300_000_000)),
-        "a batch that inflates": tar(header(member, 300_000_000), bytes(300_000_000)),
+        "a member that inflates": tar(header("other", 300_000_000), zeros=300_000_000),
+        "a batch that inflates": tar(header(member, 300_000_000), zeros=300_000_000),
         "a batch of eight gigabytes": tar(header(member, (1 << 33) - 1), padded),
         "a batch of ten to the eighteen": tar(
             header(member, b"\x80\0\0\0" + struct.pack(">q", 10**18)), padded
@@ -541,6 +542,14 @@ def _amplified():
         "a long name of gigabytes": tar(header("other", (1 << 33) - 1, b"L"), padded),
     }
     return cases
+
+
+def inflating(start, zeros=300_000_000):
+    """A gzip file of `start` and of zeros."""
+    packer = zlib.compressobj(1, zlib.DEFLATED, 31)
+    parts = [packer.compress(start)]
+    parts += [packer.compress(bytes(1 << 20)) for _ in range(zeros >> 20)]
+    return b"".join([*parts, packer.compress(bytes(zeros % (1 << 20))), packer.flush()])
 
 
 def _gz(name, content):

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+from itertools import chain
 
 import pytest
 
@@ -15,7 +16,7 @@ from tests.trust.corpus import attacks, valid
 if sys.platform != "linux":
     pytest.skip("limits of memory are Linux's", allow_module_level=True)
 
-from tests.trust.files import PLANTED, examine, mutated, mutations
+from tests.trust.files import PLANTED, corpus, examine, mutated, mutations
 
 # What the sentences say of those near misses that users bring, beside the file's name.
 CURES = {
@@ -47,31 +48,26 @@ CURES = {
 
 
 @pytest.fixture(scope="module")
-def corpus():
-    return examine({"corpus": name} for name in [*valid(), *attacks()])
+def outcome():
+    return examine(chain(({"corpus": name} for name in corpus()), mutations(seed=0, seconds=8)))
 
 
-def test_nothing_in_the_corpus_is_a_failure(corpus):
-    assert corpus.failures == []
+def test_nothing_is_a_failure(outcome):
+    assert outcome.failures == []
+    assert sum(outcome.counts.values()) > len(corpus())  # some mutations as well
 
 
-def test_valid_sets_are_read(corpus):
-    assert {name: corpus.texts[name][0] for name in valid()} == dict.fromkeys(valid(), "read")
+def test_valid_sets_are_read(outcome):
+    assert {name: outcome.texts[name][0] for name in valid()} == dict.fromkeys(valid(), "read")
 
 
-def test_attacks_are_refused(corpus):
-    assert [name for name in attacks() if corpus.texts[name][0] != "refused"] == []
+def test_attacks_are_refused(outcome):
+    assert [name for name in attacks() if outcome.texts[name][0] != "refused"] == []
 
 
 @pytest.mark.parametrize("name", CURES)
-def test_the_sentence_says_what_it_is_and_what_to_do(corpus, name):
-    assert re.search(CURES[name], corpus.texts[name][1])
-
-
-def test_mutations():
-    outcome = examine(mutations(seed=0, seconds=10))
-    assert outcome.failures == []
-    assert min(outcome.counts["read"], outcome.counts["refused"]) > 0
+def test_the_sentence_says_what_it_is_and_what_to_do(outcome, name):
+    assert re.search(CURES[name], outcome.texts[name][1])
 
 
 def test_a_mutation_can_be_repeated():
@@ -83,7 +79,6 @@ def test_a_mutation_can_be_repeated():
     ("planted", "kind"),
     [
         ("planted crash", f"the process ended with -{int(signal.SIGABRT)}"),
-        ("planted exit", "the process ended with 0"),
         ("planted sleep", "endless"),
         ("planted deafness", "endless"),
         ("planted work", "slow"),
@@ -101,7 +96,7 @@ def test_faults_are_found(found, planted, kind):
 
 @pytest.fixture(scope="module")
 def found():
-    return examine(({"corpus": name} for name in PLANTED), patience=1.0).texts
+    return examine({"planted": name} for name in PLANTED).texts
 
 
 def test_deafness_is_told_from_sleep(found):
