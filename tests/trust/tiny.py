@@ -1,0 +1,61 @@
+"""The smallest trainings that have everything in them: drops of data, BatchNorm, dropout."""
+
+import hashlib
+
+import torch
+from torch import nn
+
+from subsel.defense import EPIC, train, train_afresh
+
+N, C, EPOCHS = 48, 3, 3
+
+
+def make_data(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.arange(N) % C
+    return torch.randn(N, 6, generator=generator) + 2.0 * y[:, None], y
+
+
+def make_net(seed=0, inputs=6):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Linear(inputs, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, C)
+        )
+
+
+def make_epic(**changes):
+    return EPIC(**{"subset_size": 0.3, "warmup": 1, "interval": 1, "stop": 3, **changes})
+
+
+def trained(net=None, data=None, **changes):
+    settings = {"epochs": EPOCHS, "lr": 0.05, "batch_size": 16, "progress": False}
+    if "defense" not in changes:
+        settings["defense"] = make_epic()
+    return train(net or make_net(), data or make_data(), **settings | changes)
+
+
+def trained_afresh(**changes):
+    settings = {"epochs": EPOCHS, "lr": 0.05, "batch_size": 16, "progress": False}
+    return train_afresh(make_net(), make_data(), defense=make_epic(), **settings | changes)
+
+
+def continued(path):
+    """The run of `trained` with the checkpoint `path`, from where it stopped."""
+    resume = path if path.exists() else None
+    return trained(make_net(9 if resume else 0), checkpoint=path, resume=resume)
+
+
+def continued_afresh(path):
+    """The run of `trained_afresh` with the checkpoint `path`, from where it stopped."""
+    return trained_afresh(checkpoint=path, resume=True)
+
+
+def fingerprint(result):
+    """A hash of everything that two equal runs have the same: all but times."""
+    found = hashlib.sha256(result.kept.tobytes())
+    for name, value in result.model.state_dict().items():
+        found.update(name.encode() + value.numpy().tobytes())
+    for record in result.history:
+        found.update(repr([v for k, v in record.items() if not k.endswith("seconds")]).encode())
+    return found.hexdigest()
