@@ -53,26 +53,23 @@ def main():
     while kills < args.kills:
         name = draw.choice(list(RUNS))
         folder = Path(tempfile.mkdtemp())
-        try:
-            while True:
-                limit = draw.random() if draw.random() < 0.5 else None
-                at = draw.randrange(1, steps[name])
-                status = attempt(name, folder, wanted[name], limit and limit * lasted[name], at)
-                if status == 0:
-                    break
-                if status != -signal.SIGKILL:
-                    print(f"{name}: wrong, after {kills} kills (seed {args.seed}); see {folder}")
-                    return 1
-                kills += 1
-            left = {path.name for path in folder.iterdir()}
-            if left - {"run.pt", "run-core.pt", "run-judge.pt"}:
-                print(f"{name}: files are left over: {sorted(left)}")
-                return 1
-            runs += 1
-        finally:
-            if sys.exc_info()[0] is None:
-                shutil.rmtree(folder, ignore_errors=True)
-    print(f"{kills} kills, {runs} runs that went on to the end, all bit for bit as without")
+        status = -signal.SIGKILL
+        while status == -signal.SIGKILL:
+            limit = draw.random() * lasted[name] if draw.random() < 0.5 else None
+            status = attempt(name, folder, wanted[name], limit, draw.randrange(1, steps[name]))
+            kills += status == -signal.SIGKILL
+        left = {path.name for path in folder.iterdir()} - {"run.pt", "run-core.pt", "run-judge.pt"}
+        if status != 0 or left:
+            sys.stdout.write(
+                f"{name} went wrong after {kills} kills (seed {args.seed}): status {status}, "
+                f"left over {sorted(left)}; see {folder}\n"
+            )
+            return 1
+        runs += 1
+        shutil.rmtree(folder)
+    sys.stdout.write(
+        f"{kills} kills, {runs} runs that went on to the end, all bit for bit as without\n"
+    )
     return 0
 
 

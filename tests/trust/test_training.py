@@ -6,13 +6,11 @@ in one sentence.
 """
 
 import errno
-import json
 import multiprocessing
 import os
 import pickle
 import random
 import shutil
-import struct
 import subprocess
 import sys
 import zipfile
@@ -23,8 +21,8 @@ import pytest
 import torch
 from faults import Faults, disk_broken, disk_full
 from tiny import (
-    C,
     EPOCHS,
+    C,
     continued,
     continued_afresh,
     fingerprint,
@@ -237,7 +235,7 @@ def test_other_data_is_refused(saved):
     }
     for data in refused_data.values():
         for form in (data, TensorDataset(*data), Pairs(*data)):
-            with pytest.raises(CheckpointError, match="run.pt was made with other training data"):
+            with pytest.raises(CheckpointError, match=r"run\.pt was made with other training data"):
                 trained(make_net(), form, resume=saved, epochs=EPOCHS + 1)
     again = [
         fingerprint(trained(make_net(9), form, resume=saved, epochs=EPOCHS + 1))
@@ -364,8 +362,9 @@ def test_threads_do_not_share_a_lock(tmp_path):
 
     path = tmp_path / "run.pt"
     with locked(path), ThreadPoolExecutor(1) as pool:
+        other = pool.submit(trained, checkpoint=path)
         with pytest.raises(BlockingIOError, match="another run is writing"):
-            pool.submit(trained, checkpoint=path).result()
+            other.result()
 
 
 # Faults while files are written
