@@ -17,7 +17,13 @@ from torch import nn
 from tqdm import tqdm
 
 from subsel.defense import parallel
-from subsel.defense.checkpoint import Checkpoint, retire
+from subsel.defense.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    read_checkpoint,
+    retire,
+    weights_digest,
+)
 from subsel.defense.data import Examples, check_labels
 from subsel.defense.epic import EPIC, checked_arrays
 from subsel.defense.gradients import last_layer_gradients
@@ -128,7 +134,7 @@ def train_afresh(
         with "-core" and "-judge" in their names.
     resume : bool, default False
         Go on from these checkpoints, as far as there are any.  The model has to come with the
-        weights that it had at first.
+        weights that it had at first, which is checked.
     progress, callback
         As in `train`; `kept` in the callback's result counts in the whole dataset.
     **training
@@ -215,6 +221,10 @@ def train_afresh(
         return result.kept
 
     with Checkpoint(checkpoint, None, ranks).held():
+        with ranks.together():
+            first = paths["core"]
+            if resume and ranks.rank == 0 and first is not None and first.is_file():
+                _check_start(first, initial)
         core = run("core", None, epochs=min(defense.stop, epochs), defense=defense, cutmix=False)
         run("judge", core, **_paced(schedule, judge_epochs))
         found = last_layer_gradients(
@@ -230,6 +240,15 @@ def _paced(schedule: dict[str, Any], epochs: int) -> dict[str, Any]:
     share = epochs / schedule["epochs"]
     drops = [max(min(1, drop), round(share * drop)) for drop in schedule["drops"]]
     return {"epochs": epochs, "drops": drops}
+
+
+def _check_start(first: Path, initial: dict[str, Any]) -> None:
+    """Refuse weights that are not those which the run began with: its later phases begin anew."""
+    if read_checkpoint(first, torch.device("cpu"))["start"] != weights_digest(initial):
+        raise CheckpointError(
+            f"resume: {first} is of a run that began with other weights: give the model as it was "
+            "then"
+        )
 
 
 def _check_threshold(threshold: float) -> None:

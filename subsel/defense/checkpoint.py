@@ -5,6 +5,7 @@ zip archive may end with.  So ``torch.load(path, weights_only=True)`` reads it l
 what is damaged is found before PyTorch sees it.
 """
 
+import copy
 import hashlib
 import io
 import logging
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from subsel.defense.data import Examples, batches
-from subsel.defense.gradients import EpochLogits, device_of
+from subsel.defense.gradients import EpochLogits
 from subsel.defense.parallel import Ranks, digest
 from subsel.defense.result import TrainResult
 from subsel.files import locked, remove_parts, write_whole, written_whole
@@ -30,16 +31,17 @@ __all__ = [
     "Checkpoint",
     "CheckpointError",
     "check_fit",
-    "data_digest",
     "packed",
+    "read_checkpoint",
     "read_weights",
     "retire",
+    "weights_digest",
 ]
 
 _LOG = logging.getLogger("subsel")
 _MARK = b"subsel checkpoint, SHA-256 "
 _COMMENT = len(_MARK) + 64
-_KEYS = ("settings", "data", "model", "optimizer", "defense", "history", "logits")
+_KEYS = ("settings", "start", "data", "model", "optimizer", "defense", "history", "logits")
 
 
 class CheckpointError(ValueError):
@@ -49,6 +51,9 @@ class CheckpointError(ValueError):
 class Checkpoint:
     """The file that a run writes its state to, and the one that it takes its state from.
 
+    The methods come in this order: `held` around all others, `read` and `compare` before anything
+    is changed, `restore` once model and optimizer are made, and then `save` after each epoch.
+
     Parameters
     ----------
     path : path or None
@@ -57,11 +62,8 @@ class Checkpoint:
         None: the run starts from the beginning.
     ranks : Ranks
         Of them the first writes, and all read.
-
-    Attributes
-    ----------
-    used : bool
-        Whether any rank writes or reads a file.
+    settings : dict, optional
+        As `checked_settings` returns them.
 
     Raises
     ------
@@ -74,12 +76,15 @@ class Checkpoint:
         path: str | os.PathLike[str] | None,
         resume: str | os.PathLike[str] | None,
         ranks: Ranks,
+        settings: dict[str, Any] | None = None,
     ) -> None:
         self.path = None if path is None else Path(path)
         self.resume = None if resume is None else Path(resume)
-        self.ranks = ranks
+        self.ranks, self.settings = ranks, settings
         self.ours = False  # whether the file at `path` is of this run
-        self.used = any(ranks.gather(path is not None or resume is not None))
+        self.start: str | None = None
+        self.data: str | None = None
+        self._state: dict[str, Any] | None = None
         if self.path is not None and not self.path.parent.is_dir():
             raise FileNotFoundError(f"checkpoint {path} is in a folder that does not exist")
 
@@ -93,20 +98,89 @@ class Checkpoint:
                     remove_parts(self.path)
             yield
 
+    def read(self, epochs: int, result: TrainResult, device: torch.device) -> None:
+        """Read the file to resume from, if there is one, and refuse what does not fit the run.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no such file.
+        CheckpointError
+            It is damaged, something else, or of another run.
+        """
+        with self.ranks.together():
+            if self.resume is None:
+                return
+            state, name = read_checkpoint(self.resume, device), f"resume: {self.resume}"
+            assert self.settings is not None
+            changed = [
+                f"{setting}={state['settings'].get(setting)!r}, now {value!r}"
+                for setting, value in self.settings.items()
+                if value != state["settings"].get(setting)
+            ]
+            if (state["defense"] is None) != (result.defense is None):
+                changed.append(f"{'no' if state['defense'] is None else 'a'} defense")
+            if changed:
+                raise CheckpointError(f"{name} was made with {'; '.join(changed)}")
+            done = len(state["history"])
+            if epochs < done:
+                raise CheckpointError(
+                    f"{name} has {done} epochs done already: epochs must be at least {done}, "
+                    f"not {epochs}"
+                )
+            check_fit(result.model, state["model"], f"{name} is of another model")
+            if result.defense is not None:
+                try:
+                    copy.deepcopy(result.defense).load_state_dict(state["defense"])
+                except ValueError as error:
+                    raise CheckpointError(f"{name} has another defense: {error}") from None
+            self._state = state
+
+    def compare(self, model: nn.Module, data: Examples) -> None:
+        """Take hashes of what the run begins with, and refuse other data than were resumed from."""
+        if not any(self.ranks.gather(self.path is not None or self.resume is not None)):
+            return
+        self.start, self.data = weights_digest(model.state_dict()), _data_digest(data, self.ranks)
+        with self.ranks.together():
+            if self._state is None:
+                return
+            if self._state["data"] != self.data:
+                raise CheckpointError(
+                    f"resume: {self.resume} was made with other training data: inputs, labels, "
+                    "poisons or their order differ (a dataset must give the same examples each "
+                    "time)"
+                )
+            self.start = self._state["start"]
+
+    def restore(
+        self, result: TrainResult, optimizer: torch.optim.Optimizer, seen: EpochLogits
+    ) -> None:
+        """Go on from the state that was read, if one was."""
+        if self._state is None:
+            return
+        state, self._state = self._state, None
+        result.model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        result.history = state["history"]
+        if result.defense is not None:
+            result.defense.load_state_dict(state["defense"])
+            result.kept = result.defense.kept
+        if state["logits"] is not None:
+            seen.logits, seen.labels = state["logits"]
+        assert self.resume is not None
+        self.ours = self.path is not None and self.path.resolve() == self.resume.resolve()
+
     def save(
-        self,
-        settings: dict[str, Any],
-        data: str | None,
-        result: TrainResult,
-        optimizer: torch.optim.Optimizer,
-        seen: EpochLogits,
+        self, result: TrainResult, optimizer: torch.optim.Optimizer, seen: EpochLogits
     ) -> None:
         """Write the state after the epochs in ``result.history``, unless there is no `path`."""
         if self.path is None:
             return
         state = {
-            "settings": settings,
-            "data": data,
+            "settings": self.settings,
+            # Hashes of the weights that the model came with, and of the training data.
+            "start": self.start,
+            "data": self.data,
             "model": result.model.state_dict(),
             "optimizer": optimizer.state_dict(),
             "defense": None if result.defense is None else result.defense.state_dict(),
@@ -132,54 +206,6 @@ class Checkpoint:
             explained = type(error)(f"{error}; {self.how_to_resume()}")
             explained.errno = error.errno
             raise explained from error
-
-    def restore(
-        self,
-        epochs: int,
-        settings: dict[str, Any],
-        data: str | None,
-        result: TrainResult,
-        optimizer: torch.optim.Optimizer,
-        seen: EpochLogits,
-    ) -> None:
-        """Take the state from the file to resume from, if there is one to resume from.
-
-        Nothing is changed unless the whole file fits.
-
-        Raises
-        ------
-        FileNotFoundError
-            There is no such file.
-        CheckpointError
-            It is damaged, something else, or of another run.
-        """
-        with self.ranks.together():
-            if self.resume is None:
-                return
-            name = f"resume: {self.resume}"
-            if not self.resume.is_file():
-                raise FileNotFoundError(f"resume: there is no checkpoint {self.resume}")
-            state = unpacked(_content(self.resume, name), name, device_of(result.model))
-            lacking = [key for key in _KEYS if key not in state]
-            if lacking:
-                raise CheckpointError(
-                    f"{name} is not a checkpoint of subsel.defense.train: it lacks "
-                    + ", ".join(lacking)
-                )
-            _check_same_run(state, name, epochs, settings, data, result)
-            check_fit(result.model, state["model"], f"{name} is of another model")
-            if result.defense is not None:
-                try:
-                    result.defense.load_state_dict(state["defense"])
-                except ValueError as error:
-                    raise CheckpointError(f"{name} has another defense: {error}") from None
-                result.kept = result.defense.kept
-            result.model.load_state_dict(state["model"])
-            optimizer.load_state_dict(state["optimizer"])
-            result.history = state["history"]
-            if state["logits"] is not None:
-                seen.logits, seen.labels = state["logits"]
-            self.ours = self.path is not None and self.path.resolve() == self.resume.resolve()
 
     def how_to_resume(self) -> str:
         """What a person can do after the run has stopped."""
@@ -218,6 +244,25 @@ def unpacked(content: bytes, name: str, device: torch.device) -> dict[str, Any]:
             "the model, the optimizer and the defense must be tensors and plain values"
         )
     return state
+
+
+def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
+    """The state in a file to resume from, which has all that it must have."""
+    name = f"resume: {path}"
+    if not path.is_file():
+        raise FileNotFoundError(f"resume: there is no checkpoint {path}")
+    state = unpacked(_content(path, name), name, device)
+    lacking = [key for key in _KEYS if key not in state]
+    if lacking:
+        raise CheckpointError(
+            f"{name} is not a checkpoint of subsel.defense.train: it lacks {', '.join(lacking)}"
+        )
+    return state
+
+
+def weights_digest(state: Mapping[str, Any]) -> str:
+    """A hash of the tensors in a state dict."""
+    return digest(*(value for value in state.values() if isinstance(value, Tensor)))
 
 
 def read_weights(path: Path, name: str) -> dict[str, Tensor]:
@@ -267,7 +312,7 @@ def check_fit(model: nn.Module, state: Any, problem: str) -> None:
         raise CheckpointError(f"{problem}: {'; '.join(differences)}")
 
 
-def data_digest(data: Examples, ranks: Ranks) -> str:
+def _data_digest(data: Examples, ranks: Ranks) -> str:
     """A hash of all inputs and labels, of which the ranks read their shares."""
     parts: list[str] = []
     with ranks.together():
@@ -296,35 +341,6 @@ def retire(path: Path) -> None:
     """Set a file aside and take its name away, so that nobody goes on with it."""
     set_aside(path)
     path.unlink(missing_ok=True)
-
-
-def _check_same_run(
-    state: dict[str, Any],
-    name: str,
-    epochs: int,
-    settings: dict[str, Any],
-    data: str | None,
-    result: TrainResult,
-) -> None:
-    changed = [
-        f"{setting}={state['settings'].get(setting)!r}, now {value!r}"
-        for setting, value in settings.items()
-        if value != state["settings"].get(setting)
-    ]
-    if (state["defense"] is None) != (result.defense is None):
-        changed.append(f"{'no' if state['defense'] is None else 'a'} defense")
-    if changed:
-        raise CheckpointError(f"{name} was made with {'; '.join(changed)}")
-    if state["data"] != data:
-        raise CheckpointError(
-            f"{name} was made with other training data: inputs, labels, poisons or their order "
-            "differ (a dataset must give the same examples each time)"
-        )
-    done = len(state["history"])
-    if epochs < done:
-        raise CheckpointError(
-            f"{name} has {done} epochs done already: epochs must be at least {done}, not {epochs}"
-        )
 
 
 def _content(path: Path, name: str) -> bytes:

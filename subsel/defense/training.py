@@ -4,7 +4,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from subsel.defense import parallel
-from subsel.defense.checkpoint import Checkpoint, data_digest
+from subsel.defense.checkpoint import Checkpoint
 from subsel.defense.data import Examples, batches
 from subsel.defense.epic import EPIC
 from subsel.defense.epochs import Trainee, accuracy, backbone_fixed, features, prepared_head
@@ -118,11 +118,13 @@ def train(
     workers : int
         Worker processes that read a dataset which is not tensors.
     checkpoint : path, optional
-        Written before the first and after every epoch, whole or not at all, by rank 0.
+        Written before the first and after every epoch, whole or not at all, by rank 0.  No other
+        run may write it meanwhile.  A file that is there already and is not resumed from is kept
+        as ``<name>-before.<suffix>``.
     resume : path, optional
         A checkpoint to go on from.  Model, data and settings must be those it was made with;
-        only `epochs` may differ.  On a CPU with as many threads and ranks the result is bit for
-        bit that of a run without interruption.
+        only `epochs` may differ, and be no fewer than are done.  On a CPU with as many threads
+        and ranks the result is bit for bit that of a run without interruption.
     progress : bool
         Whether to show a progress bar.
     callback : callable, optional
@@ -136,10 +138,19 @@ def train(
     ------
     TypeError, ValueError
         Arguments, data or a model that do not fit, or differ between ranks, before any training.
+        A checkpoint that is damaged or of another run is refused before anything is changed.
+    OSError
+        A file cannot be read or written; the message names it and says why, such as "disk full".
+        If another run is writing `checkpoint`, it is a BlockingIOError.
     FloatingPointError
         The loss is not finite; the checkpoint is that of the epoch before.
     KeyboardInterrupt
         On Ctrl-C, with a message on how to resume.
+
+    Notes
+    -----
+    With a `checkpoint` or `resume` the data are read once more, at the start, for a hash that
+    tells them from others.  What checkpoints promise: docs/reliability.md.
     """
     settings = checked_settings(
         preset,
@@ -167,19 +178,23 @@ def train(
         check_defense(defense, settings)
         defense.start(len(data))
     ranks = parallel.all_ranks()
-    file = Checkpoint(checkpoint, resume, ranks)
+    file = Checkpoint(checkpoint, resume, ranks, settings)
     ranks.agree(lambda: _description(model, data, held_out, defense, settings | {"epochs": epochs}))
-
-    model.to(where)
-    ranks.copy_first([*model.parameters(), *model.buffers()])
-    by_input = defense is not None and wrt == "input"
-    head = prepared_head(model, data, settings, layer, wrt_input=by_input)
     result = TrainResult(model, np.arange(len(data)), defense=defense)
     seen = EpochLogits(len(data))
     transfer = settings["scenario"] == "transfer"
-    with file.held(), backbone_fixed(model, head) if transfer else nullcontext():
-        digest = data_digest(data, ranks) if file.used else None
+
+    with ExitStack() as until_the_end:
+        until_the_end.enter_context(file.held())
+        file.read(epochs, result, where)
+        file.compare(model, data)
+        model.to(where)
+        ranks.copy_first([*model.parameters(), *model.buffers()])
+        by_input = defense is not None and wrt == "input"
+        head = prepared_head(model, data, settings, layer, wrt_input=by_input)
         net = model
+        if transfer:
+            until_the_end.enter_context(backbone_fixed(model, head))
         if transfer and augment is False and not cutmix:
             # The backbone puts out the same each time: once is enough, and the head remains.
             data = features(model, layer, data, ranks)
@@ -187,13 +202,13 @@ def train(
             net, layer = head, None
         optimizer = _sgd(net, settings)
         trainee = Trainee(net, data, optimizer, settings, augment, ranks)
-        file.restore(epochs, settings, digest, result, optimizer, seen)
+        file.restore(result, optimizer, seen)
         first = len(result.history)
         ranks.agree(lambda: {"epochs done": first, "kept": parallel.digest(result.kept)})
         trainee.start()
         bar = tqdm(disable=not progress or ranks.rank > 0, unit="examples", bar_format=_BAR)
         try:
-            file.save(settings, digest, result, optimizer, seen)
+            file.save(result, optimizer, seen)
             for epoch in range(first, epochs):
                 began = known = time.perf_counter()
                 dropped = 0
@@ -231,7 +246,7 @@ def train(
                     "seconds": time.perf_counter() - began,
                 }
                 result.history.append(ranks.first(record))
-                file.save(settings, digest, result, optimizer, seen)
+                file.save(result, optimizer, seen)
                 bar.set_postfix_str(_summary(result.history[-1]))
                 with ranks.together():
                     if callback is not None and ranks.rank == 0:

@@ -105,8 +105,8 @@ def test_on_mixtures_the_core_is_still_that_of_the_examples_themselves():
         ({"cutmix": True}, r"cutmix needs images .* got \(n, 8\)"),
         ({"cutmix": "yes"}, "cutmix must be True or False"),
         ({"judge_epochs": 0}, "judge_epochs must be at least 1, not 0"),
-        ({"final_epochs": 2.5}, "final_epochs must be a count, not 2.5"),
-        ({"final_epochs": True}, "final_epochs must be a count, not True"),
+        ({"final_epochs": 2.5}, "final_epochs must be a count at least 1, not 2.5"),
+        ({"final_epochs": True}, "final_epochs must be a count at least 1, not True"),
     ],
 )
 def test_objects_before_the_first_training(change, message):
@@ -217,7 +217,7 @@ def test_a_dataset_and_a_head_on_fixed_features():
         ({"threshold": 1}, "threshold must be a fraction"),
         ({"resume": True}, "resume needs the checkpoint"),
         ({"epochs": None}, "epochs must be given"),
-        ({"epochs": "6"}, "epochs must be a count, not '6'"),
+        ({"epochs": "6"}, "epochs must be a count at least 1, not '6'"),
         ({"epochs": None, "preset": "paper"}, "preset must be one of"),
     ],
 )

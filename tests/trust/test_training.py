@@ -82,10 +82,15 @@ def files_in(folder):
 
 def refused(path, match, error=CheckpointError, **changes):
     """Resuming fails in one sentence that names the file, and changes nothing."""
+    for scenario in ("scratch", "finetune") if not changes else ("scratch",):
+        refused_in(scenario, path, match, error, changes)
+
+
+def refused_in(scenario, path, match, error, changes):
     net, epic = make_net(5), make_epic()
     before = {name: value.clone() for name, value in net.state_dict().items()}
     with pytest.raises(error, match=match) as caught:
-        trained(net, resume=path, **{"defense": epic, **changes})
+        trained(net, resume=path, **{"defense": epic, "scenario": scenario, **changes})
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert not epic.history
     text = str(caught.value)
@@ -206,10 +211,13 @@ def test_a_checkpoint_of_another_model_is_refused(saved):
     state["model"]["5.weight"] = weight
     state["model"]["0.bias"] = torch.zeros(9)
     saved.write_bytes(packed(state))
-    refused(
+    refused_in(
+        "scratch",
         saved,
         r"of another model: it lacks 4\.weight; it has also 5\.weight; "
         r"its 0\.bias has the shape \(9,\), not \(8,\)$",
+        CheckpointError,
+        {},
     )
 
 
@@ -320,6 +328,15 @@ def test_a_fresh_start_does_not_go_on_with_an_earlier_runs_judge(tmp_path):
     assert not (tmp_path / "run-judge.pt").exists()
     assert epochs_in(tmp_path / "run-judge-before.pt") == EPOCHS
     assert fingerprint(trained_afresh(checkpoint=path, seed=2, resume=True)) == wanted
+
+
+def test_a_fresh_start_goes_on_only_from_the_weights_that_it_began_with(tmp_path):
+    path = tmp_path / "run.pt"
+    whole = trained_afresh(checkpoint=path)
+    settings = {"checkpoint": path, "resume": True}
+    with pytest.raises(CheckpointError, match=r"run-core\.pt is of a run that began with other"):
+        trained_afresh(make_net(9), **settings)
+    assert fingerprint(trained_afresh(**settings)) == fingerprint(whole)
 
 
 # Two runs at once

@@ -35,9 +35,9 @@ def trained(net=None, data=None, **changes):
     return train(net or make_net(), data or make_data(), **settings | changes)
 
 
-def trained_afresh(**changes):
+def trained_afresh(net=None, **changes):
     settings = {"epochs": EPOCHS, "lr": 0.05, "batch_size": 16, "progress": False}
-    return train_afresh(make_net(), make_data(), defense=make_epic(), **settings | changes)
+    return train_afresh(net or make_net(), make_data(), defense=make_epic(), **settings | changes)
 
 
 def continued(path):
