@@ -49,7 +49,7 @@ class Trainee:
         self._augmented = augmentation(augment)
 
     def start(self) -> None:
-        """Call this once the weights are those to start from: from then on only steps change them."""
+        """Call this once the weights are those to start from: after it only steps change them."""
         self._trained = self.ranks.data_parallel(self.net)
 
     def set_rate(self, epoch: int) -> float:
