@@ -150,8 +150,11 @@ def load(
 
 
 def _load_fashion_mnist(data_dir: Path | None, download: bool) -> ImageData:
-    folders = [data_dir] if data_dir else [DEBIAN_FOLDER, _cache("fashion-mnist")]
-    found = next(filter(None, map(_idx_files, folders)), None)
+    folders = [data_dir or DEBIAN_FOLDER]
+    found = _idx_files(folders[0])
+    if found is None and not data_dir:
+        folders.append(_cache("fashion-mnist"))
+        found = _idx_files(folders[1])
     if found is None:
         cure = "install it (Debian, Ubuntu: apt-get install dataset-fashion-mnist), " + _CURE
         if not download:
@@ -335,7 +338,12 @@ _CURE = "say where it is (data_dir, --data-dir), or allow the download (download
 
 
 def _cache(name: str) -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    try:
+        root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError as error:
+        raise FileNotFoundError(
+            f"There is no home folder in which {name} could be: {_CURE}, or set XDG_CACHE_HOME."
+        ) from error
     return Path(root) / "subsel" / name
 
 

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import http.client
 import io
 import pickle
 import tarfile
@@ -76,6 +77,18 @@ def test_the_system_package_comes_before_the_cache(tmp_path, fashion):
     assert datasets.load("fashion-mnist").train_labels[0] == 5
 
 
+def test_a_machine_without_a_home(tmp_path, fashion, monkeypatch):
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(datasets.Path, "home", home)
+    with pytest.raises(FileNotFoundError, match=r"no home folder.*data_dir"):
+        datasets.load("cifar10")
+    write_fashion(tmp_path / "debian", fashion)
+    assert datasets.load("fashion-mnist").train_labels[0] == 0
+
+
 def test_a_given_folder_is_the_only_one_looked_in(tmp_path, fashion):
     write_fashion(tmp_path / "debian", fashion)
     with pytest.raises(FileNotFoundError, match=r"elsewhere: .*apt-get install"):
@@ -146,6 +159,34 @@ def test_a_download_with_a_wrong_checksum_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: Response(b"a login page"))
     with pytest.raises(FileNotFoundError, match=r"MD5.*apt-get install"):
         datasets.load("fashion-mnist", tmp_path / "here", download=True)
+    assert list((tmp_path / "here").iterdir()) == []
+
+
+class Endless(Response):
+    """A server that never stops sending."""
+
+    def __init__(self):
+        super().__init__(b"")
+        self.headers = {"Content-Length": "some"}
+
+    def read(self, n):
+        return bytes(n)
+
+
+class Broken(Response):
+    def read(self, n):
+        raise http.client.IncompleteRead(b"")
+
+
+@pytest.mark.parametrize(
+    ("response", "message"),
+    [(Endless(), "larger than 1000000 bytes"), (Broken(b"x"), "IncompleteRead")],
+)
+def test_a_download_that_does_not_end_well(tmp_path, monkeypatch, response, message):
+    monkeypatch.setattr(datasets, "LARGEST_DOWNLOAD", 1_000_000)
+    monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: response)
+    with pytest.raises(FileNotFoundError, match=message):
+        datasets.load("cifar10", tmp_path / "here", download=True)
     assert list((tmp_path / "here").iterdir()) == []
 
 
@@ -275,6 +316,8 @@ def test_digits_are_split_once_and_for_all():
 
 
 def test_unknown_name():
+    with pytest.raises(ValueError, match=r"name must be one of .*got \['digits'\]"):
+        datasets.load(["digits"])
     with pytest.raises(ValueError, match="digits, fashion-mnist, tiny-imagenet; got 'mnist'"):
         datasets.load("mnist")
 

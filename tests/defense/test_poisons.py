@@ -170,6 +170,28 @@ class TestApply:
         with pytest.raises(ValueError, match=r"2 of 5 poisons lie outside .* of 20 examples, .*40"):
             poisoned.apply(np.zeros((20, 3, 32, 32), np.uint8), np.zeros(20, int))
 
+    @pytest.mark.parametrize(
+        "labels", [np.zeros(50), np.zeros((50, 1), int), np.full(50, "a"), np.zeros(50, bool)]
+    )
+    def test_labels_that_are_not_integers(self, tmp_path, labels):
+        poisoned = read_poisons(make_folder(tmp_path))
+        with pytest.raises(ValueError, match="labels must be integers"):
+            poisoned.apply(np.zeros((50, 3, 32, 32), np.uint8), labels)
+
+    def test_a_label_for_which_the_type_has_no_room(self, tmp_path):
+        poisons = [(Image.fromarray(image), 300) for image in POISONS]
+        poisoned = read_poisons(make_folder(tmp_path, poisons=poisons))
+        with pytest.raises(ValueError, match="no room for a poison's 300"):
+            poisoned.apply(np.zeros((50, 3, 32, 32), np.uint8), np.zeros(50, np.uint8))
+
+    @pytest.mark.parametrize(
+        "images", [np.zeros((50, 1, 1, 1), np.uint8), np.zeros((50, 3, 32, 32), np.float32)]
+    )
+    def test_perturbation_from_images_of_another_shape_or_type(self, tmp_path, images):
+        poisoned = read_poisons(make_folder(tmp_path))
+        with pytest.raises(ValueError, match="images must be uint8"):
+            poisoned.perturbation(images)
+
     def test_images_of_another_shape_or_type(self, tmp_path):
         poisoned = read_poisons(make_folder(tmp_path))
         with pytest.raises(ValueError, match="images must be uint8"):
@@ -205,6 +227,13 @@ class TestDamaged:
     def test_contents(self, tmp_path, files, message):
         with pytest.raises(ValueError, match=message):
             read_poisons(make_folder(tmp_path, **files))
+
+    def test_what_is_no_file(self, tmp_path):
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(ValueError, match="is not a file"):
+            read_poisons(tmp_path / "pipe")
+        with pytest.raises(ValueError, match="is not a file"):
+            read_setups(tmp_path)
 
     def test_images_of_different_sizes(self, tmp_path):
         poisons = [(Image.new("RGB", (n, n)), 6) for n in (4, 4, 4, 4, 5)]
