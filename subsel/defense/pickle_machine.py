@@ -13,7 +13,7 @@ from subsel.defense.allowance import Allowance
 
 __all__ = ["MAX_STEPS", "ONLY", "Fillable", "Machine", "Name", "RefusedError", "Source"]
 
-MAX_STEPS = 1_000_000  # instructions in one file: a second or less
+MAX_STEPS = 500_000  # instructions in one file: about a second, and 100 MB of containers
 MAX_KEYS = 1000  # entries of a dict: more could be chosen to collide
 
 ONLY = "only NumPy arrays, torch tensors and PIL images are read"

@@ -124,14 +124,17 @@ def _other_format(head: bytes) -> str | None:
     return next((what for start, what in _OTHER_FORMATS.items() if head.startswith(start)), None)
 
 
+_PLAIN = frozenset([type(None), bool, int, float, str, bytes])
+
+
 def _unfold(value: Any, allowance: Allowance, depth: int = 0) -> Any:
     """Plain data from what a pickle made, each thing as often as it is listed.
 
     A list that contains itself is infinitely deep, and one whose parts are listed again and again
     is large; so both end here.
     """
-    allowance.take(8)
     kind = type(value)
+    allowance.take(8 if kind in _PLAIN else 72)  # a place in a list, and what an empty list takes
     if kind is _Array or kind is _Image:
         if not value.filled:
             raise RefusedError("refused an array or image without its content")
@@ -145,7 +148,7 @@ def _unfold(value: Any, allowance: Allowance, depth: int = 0) -> Any:
         if kind is dict:
             return {key: _unfold(item, allowance, depth + 1) for key, item in value.items()}
         return kind([_unfold(item, allowance, depth + 1) for item in value])
-    if value is None or kind in (bool, int, float, str, bytes) or isinstance(value, np.generic):
+    if kind in _PLAIN or isinstance(value, np.generic):
         return value
     raise RefusedError(f"refused a part that is no data: {ONLY}")
 

@@ -518,6 +518,9 @@ def _amplified():
         "one storage twenty thousand times": folder(
             2, base_indices=[one.expand(30_000)] * 1 + [tensor((30_000,), (0,), 0, one)] * 20_000
         ),
+        "one empty list a million times": indices(
+            b"]", put(1), b"0(", b"(" + get(1) * 1000 + b"l" + put(2), b"0(", get(2) * 1000, b"l"
+        ),
         "one long text beside short ones": folder(base_indices=text),
         "one long text as a label": folder(
             poisons=[(np.zeros((3, 4, 4), np.uint8), t) for t in text]

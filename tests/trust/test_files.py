@@ -105,11 +105,11 @@ def test_deafness_is_told_from_sleep(found):
 
 
 def test_ctrl_c_ends_a_long_pickle(tmp_path):
-    """The interrupt comes while a pickle of nine hundred thousand instructions is read."""
+    """The interrupt comes while a pickle of four hundred thousand instructions is read."""
     from subsel.defense.unpickling import restricted_load
 
     path = tmp_path / "long.pickle"
-    path.write_bytes(b"\x80\x02" + b"N0" * 450_000 + b"N.")
+    path.write_bytes(b"\x80\x02" + b"N0" * 200_000 + b"N.")
     with path.open("rb") as file:
         assert restricted_load(file) is None
 
@@ -121,7 +121,7 @@ def test_ctrl_c_ends_a_long_pickle(tmp_path):
 
         def read(self, n):
             self.reads += 1
-            if self.reads == 450_000:
+            if self.reads == 200_000:
                 os.kill(os.getpid(), signal.SIGINT)
             return self.file.read(n)
 
@@ -132,4 +132,4 @@ def test_ctrl_c_ends_a_long_pickle(tmp_path):
         interrupting = Interrupting(file)
         with pytest.raises(KeyboardInterrupt):
             restricted_load(interrupting)
-        assert interrupting.reads < 460_000
+        assert interrupting.reads < 210_000
