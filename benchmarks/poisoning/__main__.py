@@ -15,21 +15,15 @@ from tqdm import tqdm
 
 from benchmarks.poisoning.attacks import ATTACKS
 from benchmarks.poisoning.defenses import known, possible
-from benchmarks.poisoning.experiment import (
-    BASE_CLASSES,
-    DIGITS,
-    Lab,
-    Settings,
-    claim,
-    read_records,
-    run,
-    write_text,
-)
+from benchmarks.poisoning.experiment import run
 from benchmarks.poisoning.figures import FIGURES, success_and_time
+from benchmarks.poisoning.lab import Lab
 from benchmarks.poisoning.measure import study
 from benchmarks.poisoning.plots import draw_all, save
 from benchmarks.poisoning.published import PublishedLab
+from benchmarks.poisoning.records import claim, read_records
 from benchmarks.poisoning.report import by_defense, markdown, results_table, targets_table
+from benchmarks.poisoning.settings import BASE_CLASSES, DIGITS, Settings
 from benchmarks.poisoning.tables import (
     BEYOND,
     SCALES,
@@ -41,6 +35,7 @@ from benchmarks.poisoning.tables import (
 )
 from subsel.defense import PRESETS, datasets
 from subsel.defense.train import MODELS
+from subsel.files import write_whole
 
 PACKAGE = "dataset-fashion-mnist"
 DEMO = {"subset_sizes": (0.2, 0.3), "ground_sets": ("active",)}
@@ -247,7 +242,7 @@ def table_command(args: argparse.Namespace) -> None:
         targets = args.targets or SCALES[args.scale].targets
         run(lab, out, range(targets), defenses)
         parts.append(f"### {title}\n\n{table_of(entry, out)}")
-        write_text(folder / "table.md", "\n".join(parts))
+        write_whole(folder / "table.md", "\n".join(parts))
     print("\n" + "\n".join(parts))
 
 
@@ -348,7 +343,7 @@ def report_on(out: Path) -> None:
         f"{results_table(records)}\n{LEGEND}"
     )
     detail = targets_table(records, ["none", *epics[:3], *restarted])
-    write_text(out / "results.md", f"{summary}\n{detail}")
+    write_whole(out / "results.md", f"{summary}\n{detail}")
     traces = [np.load(path) for path in sorted((out / "traces").glob("target-*.npz"))]
     plots = draw_all(records, traces, out)
     print(f"\n{summary}")

@@ -10,7 +10,8 @@ from torch import nn
 from tqdm import tqdm
 
 from benchmarks.poisoning.defenses import Trial
-from benchmarks.poisoning.experiment import Lab, Target, cluster_sizes
+from benchmarks.poisoning.lab import Lab, Target
+from benchmarks.poisoning.traces import cluster_sizes
 from benchmarks.poisoning.training import outputs
 from subsel.defense import EPIC, last_layer_gradients
 from subsel.files import written_whole

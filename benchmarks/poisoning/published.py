@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from benchmarks.poisoning.defenses import Trial
-from benchmarks.poisoning.experiment import Lab, Settings, Target
+from benchmarks.poisoning.lab import Lab, Target
+from benchmarks.poisoning.settings import Settings
 from subsel.defense import PoisonedSet, read_poisons
 from subsel.defense.datasets import ImageData
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.poisoning import paper
-from benchmarks.poisoning.experiment import Settings, read_records
 from benchmarks.poisoning.paper import Quoted
+from benchmarks.poisoning.records import read_records
 from benchmarks.poisoning.report import by_defense, markdown, success
+from benchmarks.poisoning.settings import Settings
 
 # Of later work, and controls; run when asked for.
 BEYOND = (

@@ -20,13 +20,10 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from benchmarks.poisoning.experiment import (
-    Lab,
-    Settings,
-    read_records,
-    write_records,
-)
+from benchmarks.poisoning.lab import Lab
+from benchmarks.poisoning.records import read_records, write_records
 from benchmarks.poisoning.report import markdown, results_table
+from benchmarks.poisoning.settings import Settings
 from subsel.defense import EPIC, PRESETS, datasets, train
 from subsel.defense.checkpoint import packed
 from subsel.defense.models import small_cnn

@@ -7,7 +7,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("sklearn")
 
-from benchmarks.poisoning.experiment import Settings  # noqa: E402
+from benchmarks.poisoning.settings import Settings  # noqa: E402
 from benchmarks.training import __main__ as benchmark  # noqa: E402
 from benchmarks.training import ranks  # noqa: E402
 from subsel.defense import PRESETS, datasets, train  # noqa: E402

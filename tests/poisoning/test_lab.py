@@ -1,0 +1,89 @@
+"""Targets, and the poisons that are kept for them."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from toys import TOY, TRANSFER
+
+from benchmarks.poisoning import training
+from benchmarks.poisoning.experiment import run
+from benchmarks.poisoning.lab import Lab
+
+
+def test_targets_follow_the_rule(lab):
+    targets = [lab.target(number) for number in range(30)]
+    for target in targets:
+        assert lab.correct[target.index]
+        assert target.label == lab.data.test_labels[target.index] != target.base
+        assert (lab.labels[target.bases] == target.base).all()
+        assert len(np.unique(target.bases)) == TRANSFER.poisons
+    assert len({target.index for target in targets}) > 25
+    assert len({target.base for target in targets}) > 5
+
+
+def test_the_backbone_has_not_seen_the_victims_images(lab, data):
+    order = np.random.default_rng(TRANSFER.seed).permutation(len(data.train_images))
+    assert not np.intersect1d(order[: TRANSFER.pretrain], lab.victim).size
+    assert len(lab.victim) == TRANSFER.victim
+
+
+def test_poisons_are_crafted_once(lab, finished, monkeypatch):
+    target = lab.target(1)
+    monkeypatch.setattr("benchmarks.poisoning.lab.ATTACKS", {})
+    poisons = lab.poisons(target)
+    change = np.abs(poisons.astype(int) - lab.images[target.bases].astype(int))
+    assert 0 < change.max() <= TRANSFER.epsilon
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [({"victim": 1000}, "at most 1397.*400 \\+ 1000"), ({"poisons": 100}, "smallest class")],
+)
+def test_settings_that_do_not_fit(data, cache, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        Lab(replace(TRANSFER, **wrong), data, cache)
+
+
+def test_poisons_for_transfer_serve_fine_tuning_too(labs):
+    assert labs["transfer"].poison_folder == labs["finetune"].poison_folder
+    assert labs["scratch"].poison_folder != labs["transfer"].poison_folder
+
+
+def test_a_target_can_be_aimed_at_the_class_that_comes_second(data, cache):
+    lab = Lab(replace(TOY, preset="paper-40", base_class="runner-up"), data, cache)
+    usual = Lab(replace(TOY, preset="paper-40"), data, cache)
+    for number in range(4):
+        target = lab.target(number)
+        row = training.outputs(lab.clean, lab.test_inputs[target.index][None])[0]
+        assert row.argsort(descending=True).tolist()[:2] == [target.label, target.base]
+        assert (lab.labels[target.bases] == target.base).all()
+        assert target.index == usual.target(number).index
+    with pytest.raises(ValueError, match="base_class must be one of random, runner-up; got 'any'"):
+        replace(TOY, base_class="any")
+
+
+def test_a_published_set_is_attacked_as_it_is(data, cache, tmp_path):
+    from pickle import dumps
+
+    from PIL import Image
+
+    from benchmarks.poisoning.published import PublishedLab
+
+    folder = tmp_path / "sets" / "0"
+    folder.mkdir(parents=True)
+    bases = np.flatnonzero(data.train_labels == 4)[:5]
+    poisons = [(Image.fromarray(255 - data.train_images[i][0]), 4) for i in bases]
+    target = (Image.fromarray(data.test_images[0][0]), int(data.test_labels[0]))
+    for name, value in (("poisons", poisons), ("base_indices", bases), ("target", target)):
+        (folder / f"{name}.pickle").write_bytes(dumps(value))
+    settings = replace(TOY, preset="paper-40", attack="gradient-matching", epochs=1)
+    lab = PublishedLab(settings, data, cache, "cpu", tmp_path / "sets")
+    trial = lab.trial(lab.target(0))
+    np.testing.assert_array_equal(trial.victim.images[bases], 255 - data.train_images[bases])
+    assert trial.budget == trial.poisoned.sum() == 5
+    records = run(lab, tmp_path / "out", [0], ["none"])
+    assert records[0]["kept"] == len(data.train_images)
+    assert records[0]["base"] == "4"
+    with pytest.raises(ValueError, match="there are 1 published sets"):
+        lab.target(1)

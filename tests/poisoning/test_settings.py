@@ -1,0 +1,48 @@
+"""What is refused and told of the settings."""
+
+from dataclasses import replace
+
+import pytest
+from toys import TRANSFER
+
+from benchmarks.poisoning import victim
+from benchmarks.poisoning.settings import LATER, Settings
+from subsel.defense import PRESETS
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"poisons": 0},
+        {"steps": 0},
+        {"epsilon": 256},
+        {"subset_size": (1.5,)},
+        {"ground_set": ("half",)},
+    ],
+)
+def test_settings_out_of_range_are_refused_at_once(wrong):
+    ((name, value),) = wrong.items()
+    field = {"subset_size": "subset_sizes", "ground_set": "ground_sets"}.get(name, name)
+    with pytest.raises(ValueError, match=name):
+        replace(TRANSFER, **{field: value})
+
+
+def test_later_settings_are_told_only_where_they_differ():
+    old = Settings()
+    assert not set(LATER) & old.told().keys()
+    assert replace(old, model="resnet18").told()["model"] == "resnet18"
+
+
+@pytest.mark.parametrize(
+    ("preset", "size", "epochs", "schedule"),
+    [
+        ("paper-transfer", 0.2, 40, (1, 1, 10)),
+        ("paper-40", 0.2, 40, (20, 2, 36)),
+        ("paper-40", 0.1, 4, (1, 1, 4)),
+        ("paper-200", 0.1, 100, (5, 5, 76)),
+    ],
+)
+def test_epics_schedule_is_the_published_one_stretched(preset, size, epochs, schedule):
+    factor = epochs / PRESETS[preset].training["epochs"]
+    got = victim.stretched(PRESETS[preset].epic(size), factor)
+    assert tuple(got.values()) == schedule
