@@ -2,6 +2,7 @@
 
 import errno
 import glob
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -9,8 +10,10 @@ from pathlib import Path
 
 __all__ = ["locked", "remove_parts", "write_whole", "written_whole"]
 
+_LOG = logging.getLogger("subsel")
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _NO_SUCH_SYNC = {errno.EINVAL, errno.ENOTSUP}
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
@@ -74,7 +77,8 @@ def locked(path: Path) -> Iterator[None]:
     """Hold a file for one run, so that a second run that wants to write it is refused.
 
     The lock ends with the process, however the process ends.  The thread that holds it may take
-    it again.  The file itself need not exist; its folder must.
+    it again.  The file itself need not exist; its folder must.  On a file system without locks a
+    warning in the log takes the lock's place.
 
     Raises
     ------
@@ -91,12 +95,14 @@ def locked(path: Path) -> Iterator[None]:
         raise BlockingIOError(
             f"another run is writing {path}: wait until it has ended, or choose another place"
         ) from None
-    except OSError as error:
-        raise _explained(error, path) from error
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+            raise _explained(error, path) from error
+        _LOG.warning("%s cannot be locked here: see to it that one run at a time writes it", path)
     try:
         yield
     finally:
-        if lock.lock_counter == 1 and os.name != "nt":
+        if lock.lock_counter < 2 and os.name != "nt":
             # While it is held: who opened the file meanwhile sees that it is gone, and opens anew.
             with suppress(OSError):
                 name.unlink(missing_ok=True)

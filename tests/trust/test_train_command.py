@@ -3,29 +3,25 @@
 An error is one line, and after it the same command with --resume comes to the same files.
 """
 
-import json
 import os
 import random
 import subprocess
 import sys
 
-import numpy as np
 import pytest
+import tiny
 import torch
 from faults import Faults
+from tiny import COMMAND, ROUNDS
 from torch import nn
 
 pytest.importorskip("sklearn")
 
 import subsel.defense.train as command
 from subsel.defense.checkpoint import packed
-from subsel.defense.datasets import load
 from subsel.defense.train import main
 
 needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs Linux's /proc")
-TINY = ["--dataset", "digits", "--no-augment", "--device", "cpu", "--batch-size", "32"]
-TINY += ["--model", "tiny-cnn", "--epochs", "2"]
-ROUNDS = ["--warmup", "1", "--interval", "1"]
 WRITTEN = ["checkpoint.pt", "dropped.png", "kept.npy", "metrics.jsonl", "result.json"]
 
 
@@ -34,16 +30,7 @@ def few_digits(monkeypatch):
     """64 images, one thread, and a plot that costs nothing."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    data = load("digits")
-    few = type(data)(
-        **{
-            **vars(data),
-            "train_images": data.train_images[:64],
-            "train_labels": data.train_labels[:64],
-            "test_images": data.test_images[:20],
-            "test_labels": data.test_labels[:20],
-        }
-    )
+    few = tiny.few_digits()
     monkeypatch.setattr(command, "load", lambda *args, **settings: few)
     monkeypatch.setattr(command, "plot_dropped", lambda *args: b"a plot")
     yield few
@@ -52,16 +39,6 @@ def few_digits(monkeypatch):
 
 def files_in(folder):
     return sorted(path.name for path in folder.iterdir())
-
-
-def outcome(out):
-    """What a run has written, without times."""
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    metrics = [{k: v for k, v in line.items() if not k.endswith("seconds")} for line in lines]
-    model = torch.load(out / "checkpoint.pt", weights_only=True)["model"]
-    weights = [value.numpy().tobytes() for value in model.values()]
-    kept = np.load(out / "kept.npy").tolist()
-    return metrics, weights, kept, (out / "result.json").read_text()
 
 
 def status_and_line(arguments, capsys):
@@ -82,7 +59,7 @@ def status_and_line(arguments, capsys):
 @needs_proc
 @pytest.mark.parametrize("more", [[], ["--afresh", "--stop", "2"]])
 def test_a_fault_at_any_file_operation_loses_no_epoch(tmp_path, capsys, more):
-    run = [*TINY, *ROUNDS, *more]
+    run = [*COMMAND, *ROUNDS, *more]
     whole = tmp_path / "whole"
     assert main([*run, "--out", str(whole)]) == 0
     with Faults(tmp_path / "count").injected() as counted:
@@ -103,7 +80,7 @@ def test_a_fault_at_any_file_operation_loses_no_epoch(tmp_path, capsys, more):
         left = {"checkpoint-core.pt", "checkpoint-judge.pt", *WRITTEN}
         assert not set(files_in(out)) - left
         assert main([*run, "--out", str(out), *(["--resume"] if again else [])]) == 0
-        assert outcome(out) == outcome(whole)
+        assert tiny.command_files(out) == tiny.command_files(whole)
         assert not set(files_in(out)) - left
 
 
@@ -113,13 +90,13 @@ def test_left_over_parts_are_removed(tmp_path):
     for name in WRITTEN:
         suffix = name[name.index(".") :]
         (out / f".{name}.77.part{suffix}").write_bytes(b"half")
-    assert main([*TINY, "--out", str(out)]) == 0
+    assert main([*COMMAND, "--out", str(out)]) == 0
     assert files_in(out) == WRITTEN
 
 
 def test_a_damaged_checkpoint_is_one_line(tmp_path, capsys):
     out = tmp_path / "run"
-    run = [*TINY, *ROUNDS, "--out", str(out), "--resume"]
+    run = [*COMMAND, *ROUNDS, "--out", str(out), "--resume"]
     assert main(run[:-1]) == 0
     file = out / "checkpoint.pt"
     content = file.read_bytes()
@@ -139,8 +116,8 @@ def test_a_damaged_checkpoint_is_one_line(tmp_path, capsys):
 
 def test_fewer_epochs_than_are_done(tmp_path, capsys):
     out = tmp_path / "run"
-    assert main([*TINY, "--out", str(out)]) == 0
-    fewer = [*TINY, "--epochs", "1", "--out", str(out), "--resume"]
+    assert main([*COMMAND, "--out", str(out)]) == 0
+    fewer = [*COMMAND, "--epochs", "1", "--out", str(out), "--resume"]
     status, line = status_and_line(fewer, capsys)
     assert status == 2
     assert line.endswith("has 2 epochs done already: epochs must be at least 2, not 1")
@@ -149,12 +126,12 @@ def test_fewer_epochs_than_are_done(tmp_path, capsys):
 def test_other_poisons(tmp_path, capsys, few_digits, monkeypatch):
     """Only a pixel of one training image differs, as poisons make it."""
     out = tmp_path / "run"
-    assert main([*TINY, "--out", str(out)]) == 0
+    assert main([*COMMAND, "--out", str(out)]) == 0
     poisoned = few_digits.train_images.copy()
     poisoned[7, 0, 3, 3] ^= 1
     changed = type(few_digits)(**{**vars(few_digits), "train_images": poisoned})
     monkeypatch.setattr(command, "load", lambda *args, **settings: changed)
-    status, line = status_and_line([*TINY, "--out", str(out), "--resume"], capsys)
+    status, line = status_and_line([*COMMAND, "--out", str(out), "--resume"], capsys)
     assert status == 2
     assert "was made with other training data: inputs, labels, poisons" in line
 
@@ -163,7 +140,7 @@ def test_an_interrupted_fresh_start_is_not_overwritten(tmp_path, capsys):
     out = tmp_path / "run"
     out.mkdir()
     (out / "checkpoint-core.pt").write_bytes(b"hours of work")
-    status, line = status_and_line([*TINY, "--out", str(out)], capsys)
+    status, line = status_and_line([*COMMAND, "--out", str(out)], capsys)
     assert status == 2
     assert "holds a run already" in line
 
@@ -181,12 +158,12 @@ def test_a_run_that_is_going_on_is_left_alone(tmp_path, capsys):
     )
     with holder:
         assert holder.stdout.readline() == b"held\n"
-        status, line = status_and_line([*TINY, "--out", str(out)], capsys)
+        status, line = status_and_line([*COMMAND, "--out", str(out)], capsys)
         holder.kill()
     assert status == 1
     assert "another run is writing" in line
     assert files_in(out) == [".checkpoint.pt.lock"]
-    assert main([*TINY, "--out", str(out)]) == 0
+    assert main([*COMMAND, "--out", str(out)]) == 0
     assert files_in(out) == WRITTEN
 
 
@@ -195,7 +172,7 @@ def test_a_folder_that_is_deleted_during_the_run(tmp_path, capsys, monkeypatch):
 
     out = tmp_path / "run"
     monkeypatch.setattr(command, "_write", lambda *args: shutil.rmtree(out))
-    status, line = status_and_line([*TINY, "--out", str(out)], capsys)
+    status, line = status_and_line([*COMMAND, "--out", str(out)], capsys)
     assert status == 1
     assert f"the folder {out} does not exist (any more)" in line
     assert "--resume" not in line
@@ -216,7 +193,7 @@ def saved(path, value):
 def test_weights_that_are_none(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     out = tmp_path / "run"
-    assert main([*TINY, "--out", str(out)]) == 0
+    assert main([*COMMAND, "--out", str(out)]) == 0
     content = (out / "checkpoint.pt").read_bytes()
     model = torch.load(out / "checkpoint.pt", weights_only=True)["model"]
     renamed = {("x" + name if name.startswith("0") else name): v for name, v in model.items()}
@@ -243,7 +220,9 @@ def test_weights_that_are_none(tmp_path, capsys, monkeypatch):
         other: "does not fit tiny-cnn: it lacks 0.mean, 0.std; it has also x0.mean, x0.std",
     }.items():
         new = tmp_path / "new"
-        status, line = status_and_line([*TINY, "--weights", str(path), "--out", str(new)], capsys)
+        status, line = status_and_line(
+            [*COMMAND, "--weights", str(path), "--out", str(new)], capsys
+        )
         assert status == 2
         assert str(path) in line
         assert said in line
@@ -251,7 +230,7 @@ def test_weights_that_are_none(tmp_path, capsys, monkeypatch):
     assert not (tmp_path / "harm").exists()
     for good in (out / "checkpoint.pt", saved(tmp_path / "good.pt", model)):
         new = tmp_path / f"from-{good.stem}"
-        assert main([*TINY, "--weights", str(good), "--out", str(new)]) == 0
+        assert main([*COMMAND, "--weights", str(good), "--out", str(new)]) == 0
 
 
 @pytest.mark.parametrize(
@@ -270,7 +249,7 @@ def test_weights_that_are_none(tmp_path, capsys, monkeypatch):
 )
 def test_what_a_user_can_get_wrong(tmp_path, capsys, arguments, said):
     out = tmp_path / "run"
-    status, line = status_and_line([*TINY, *arguments, "--out", str(out)], capsys)
+    status, line = status_and_line([*COMMAND, *arguments, "--out", str(out)], capsys)
     assert status == 2
     assert said in line
     assert not out.exists()
@@ -278,7 +257,7 @@ def test_what_a_user_can_get_wrong(tmp_path, capsys, arguments, said):
 
 def test_without_cuda(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    arguments = [*TINY, "--device", "cuda", "--out", str(tmp_path / "run")]
+    arguments = [*COMMAND, "--device", "cuda", "--out", str(tmp_path / "run")]
     status, line = status_and_line(arguments, capsys)
     assert status == 2
     assert "--device 'cuda' is not there: " in line
@@ -286,7 +265,7 @@ def test_without_cuda(tmp_path, capsys, monkeypatch):
 
 def test_an_out_that_is_a_file(tmp_path, capsys):
     (tmp_path / "run").write_text("a file")
-    status, line = status_and_line([*TINY, "--out", str(tmp_path / "run")], capsys)
+    status, line = status_and_line([*COMMAND, "--out", str(tmp_path / "run")], capsys)
     assert status == 2
     assert "is a file, not a folder" in line
 
@@ -296,7 +275,7 @@ def test_out_of_memory_is_one_line(tmp_path, capsys, monkeypatch):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate ...")
 
     monkeypatch.setattr(command, "train", full)
-    status, line = status_and_line([*TINY, "--out", str(tmp_path / "run")], capsys)
+    status, line = status_and_line([*COMMAND, "--out", str(tmp_path / "run")], capsys)
     assert status == 1
     assert "out of memory; a smaller --batch-size needs less" in line
 
@@ -307,4 +286,4 @@ def test_a_fault_of_ours_is_not_hidden(tmp_path, monkeypatch):
 
     monkeypatch.setattr(command, "train", broken)
     with pytest.raises(KeyError, match="a bug"):
-        main([*TINY, "--out", str(tmp_path / "run")])
+        main([*COMMAND, "--out", str(tmp_path / "run")])

@@ -384,6 +384,19 @@ def test_threads_do_not_share_a_lock(tmp_path):
             other.result()
 
 
+def test_a_file_system_without_locks_is_used_with_a_warning(tmp_path, monkeypatch, caplog):
+    fcntl = pytest.importorskip("fcntl")
+
+    def no_locks(*args):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    trained(checkpoint=tmp_path / "run.pt")
+    assert "run.pt cannot be locked here" in caplog.text
+    assert files_in(tmp_path) == ["run.pt"]
+    assert epochs_in(tmp_path / "run.pt") == EPOCHS
+
+
 # Faults while files are written
 
 
@@ -491,6 +504,7 @@ def test_a_file_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
 
 def test_killed_at_random_moments_a_run_comes_to_the_same_bits():
     """More kills: python tests/trust/killed.py --kills 1000."""
+    pytest.importorskip("sklearn")
     if not hasattr(os, "fork"):
         pytest.skip("needs os.fork")
     finished = subprocess.run(

@@ -1,11 +1,15 @@
 """The smallest trainings that have everything in them: drops of data, BatchNorm, dropout."""
 
 import hashlib
+import json
+from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import nn
 
 from subsel.defense import EPIC, train, train_afresh
+from subsel.defense.datasets import load
 
 N, C, EPOCHS = 48, 3, 3
 
@@ -49,6 +53,32 @@ def continued(path):
 def continued_afresh(path):
     """The run of `trained_afresh` with the checkpoint `path`, from where it stopped."""
     return trained_afresh(checkpoint=path, resume=True)
+
+
+def few_digits():
+    """64 images to train on and 20 to test on."""
+    data = load("digits")
+    few = {
+        f"{part}_{what}": getattr(data, f"{part}_{what}")[:n]
+        for part, n in (("train", 64), ("test", 20))
+        for what in ("images", "labels")
+    }
+    return replace(data, **few)
+
+
+COMMAND = ["--dataset", "digits", "--no-augment", "--device", "cpu", "--batch-size", "32"]
+COMMAND += ["--model", "tiny-cnn", "--epochs", "2"]
+ROUNDS = ["--warmup", "1", "--interval", "1"]
+
+
+def command_files(out):
+    """What the command has written, without times."""
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    metrics = [{k: v for k, v in line.items() if not k.endswith("seconds")} for line in lines]
+    model = torch.load(out / "checkpoint.pt", weights_only=True)["model"]
+    weights = [value.numpy().tobytes() for value in model.values()]
+    kept = np.load(out / "kept.npy").tolist()
+    return metrics, weights, kept, (out / "result.json").read_text()
 
 
 def fingerprint(result):
