@@ -29,7 +29,8 @@ def write_whole(path: Path, content: bytes | str) -> None:
     ------
     OSError
         The message names the file and the reason, such as "disk full".  The file is then as it
-        was before.
+        was before; or it is the new one, where only the last step failed, which brings its name
+        to the disk.
 
     Notes
     -----

@@ -26,9 +26,9 @@ from subsel.defense.checkpoint import (
 )
 from subsel.defense.data import Examples, check_labels
 from subsel.defense.epic import EPIC, checked_arrays
-from subsel.defense.gradients import last_layer_gradients
+from subsel.defense.gradients import check_device, last_layer_gradients
 from subsel.defense.result import TrainResult
-from subsel.defense.settings import check_cutmix, check_device, from_preset
+from subsel.defense.settings import check_cutmix, from_preset
 from subsel.defense.training import train
 from subsel.validation import check_count, check_indices
 

@@ -75,10 +75,10 @@ def last_layer_gradients(
     TypeError
         An iterable-style or unsized dataset; labels that are not integers.
     ValueError
-        An empty dataset; outputs that are not (n, C) with C > 1; a label outside 0..C-1 or a
-        non-finite logit (the message says for which examples); a dataset that reads differently
-        the second time; no linear layer, or no layer of the given name.  With a group, on all
-        ranks if on one.
+        A device that is not there; an empty dataset; outputs that are not (n, C) with C > 1; a
+        label outside 0..C-1 or a non-finite logit (the message says for which examples); a
+        dataset that reads differently the second time; no linear layer, or no layer of the given
+        name.  With a group, on all ranks if on one.
 
     Notes
     -----
@@ -87,7 +87,7 @@ def last_layer_gradients(
     section 3.5).
     """
     check_choice(wrt, ("logits", "input"), "wrt")
-    device = torch.device(device) if device is not None else device_of(model)
+    device = check_device(device, model)
     where = device if tensors else torch.device("cpu")
     ranks = Ranks(group)
     if isinstance(model, DistributedDataParallel):
@@ -254,6 +254,31 @@ def softmax_residual(logits: Tensor, labels: Tensor) -> Tensor:
 def device_of(model: nn.Module) -> torch.device:
     """The device of the model's first parameter, or the CPU."""
     return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+def check_device(device: torch.device | str | None, model: nn.Module) -> torch.device:
+    """Where to compute, by default where the model lies; refused if that cannot be done there."""
+    if device is None:
+        return device_of(model)
+    try:
+        where = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ValueError(
+            f'device must be "cpu", "cuda", "cuda:1" or such, not {device!r}'
+        ) from None
+    if where.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"device {str(where)!r} is not there: "
+            + ("no GPU was found" if torch.version.cuda else "this PyTorch is built without CUDA")
+        )
+    if where.type == "cuda" and (where.index or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count()
+        raise ValueError(f"device {str(where)!r} is not there: the number of GPUs is {found}")
+    try:
+        torch.ones((), device=where).item()
+    except (RuntimeError, AssertionError, ImportError):
+        raise ValueError(f"device {str(where)!r} cannot be used here") from None
+    return where
 
 
 @contextmanager

@@ -4,16 +4,13 @@ import math
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 
 from subsel.defense.data import Examples, batches
 from subsel.defense.epic import EPIC
-from subsel.defense.gradients import device_of
 from subsel.defense.presets import PRESETS
 from subsel.validation import check_choice, check_count
 
-__all__ = ["check_cutmix", "check_defense", "check_device", "checked_settings", "from_preset"]
+__all__ = ["check_cutmix", "check_defense", "checked_settings", "from_preset"]
 
 CHOICES = {
     "scenario": ("scratch", "transfer", "finetune"),
@@ -33,14 +30,8 @@ def checked_settings(preset: str | None, given: dict[str, Any], **settings: Any)
         check_choice(settings[name], choices, name)
     settings["batch_size"] = check_count(settings["batch_size"], "batch_size", 1)
     settings["seed"] = check_count(settings["seed"], "seed", 0)
-    for name in ("lr", "drop_factor"):
-        settings[name] = _number(settings[name], name)
-        if not settings[name] > 0:
-            raise ValueError(f"{name} must be positive, not {settings[name]!r}")
-    for name in ("momentum", "weight_decay"):
-        settings[name] = _number(settings[name], name)
-        if settings[name] < 0:
-            raise ValueError(f"{name} must be 0 or greater, not {settings[name]!r}")
+    for name in ("lr", "drop_factor", "momentum", "weight_decay"):
+        settings[name] = _number(settings[name], name, zero=name in ("momentum", "weight_decay"))
     for name in ("nesterov", "fresh_head"):
         settings[name] = bool(settings[name])
     return settings
@@ -85,34 +76,11 @@ def check_defense(defense: EPIC, settings: dict[str, Any]) -> None:
         raise ValueError('cutmix needs gradients="fresh": it trains on no example as it is')
 
 
-def check_device(device: torch.device | str | None, model: nn.Module | None = None) -> torch.device:
-    """Where to train, by default where the model lies; refused if nothing can be computed there."""
-    if device is None:
-        return torch.device("cpu") if model is None else device_of(model)
-    try:
-        where = torch.device(device)
-    except (RuntimeError, TypeError):
-        raise ValueError(
-            f'device must be "cpu", "cuda", "cuda:1" or such, not {device!r}'
-        ) from None
-    if where.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            f"device {str(where)!r} is not there: "
-            + ("no GPU was found" if torch.version.cuda else "this PyTorch is built without CUDA")
-        )
-    if where.type == "cuda" and (where.index or 0) >= torch.cuda.device_count():
-        found = torch.cuda.device_count()
-        raise ValueError(f"device {str(where)!r} is not there: the number of GPUs is {found}")
-    try:
-        torch.ones((), device=where).item()
-    except (RuntimeError, AssertionError, ImportError):
-        raise ValueError(f"device {str(where)!r} cannot be used here") from None
-    return where
-
-
-def _number(value: Any, name: str) -> float:
+def _number(value: Any, name: str, *, zero: bool) -> float:
+    """A finite number above 0, or, if so wanted, of at least 0."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise TypeError(f"{name} must be a number, not {value!r}")
-    if not math.isfinite(value):
-        raise ValueError(f"{name} must be positive and finite, not {value!r}")
+    if not (value > 0 or (zero and value == 0)) or value == math.inf:
+        wanted = "0 or greater, and finite" if zero else "positive and finite"
+        raise ValueError(f"{name} must be {wanted}, not {value!r}")
     return float(value)

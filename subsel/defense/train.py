@@ -18,11 +18,11 @@ from subsel.defense.afresh import AfreshResult, train_afresh
 from subsel.defense.checkpoint import Checkpoint, CheckpointError, check_fit, read_weights
 from subsel.defense.datasets import ImageData, load
 from subsel.defense.epic import EPIC
+from subsel.defense.gradients import check_device
 from subsel.defense.poisons import PoisonedSet, read_poisons
 from subsel.defense.presets import PRESETS, Preset
 from subsel.defense.randomness import seeded
 from subsel.defense.result import TrainResult
-from subsel.defense.settings import check_device
 from subsel.defense.training import train
 from subsel.files import remove_parts, write_whole
 from subsel.sources import METRICS
@@ -84,7 +84,7 @@ def _check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
     if args.weights is not None and not args.weights.is_file():
         parser.error(f"--weights: there is no file {args.weights}")
     try:
-        check_device(args.device)
+        check_device(args.device, nn.Module())
     except ValueError as error:
         parser.error(f"--{error}")
     out = args.out

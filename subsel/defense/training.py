@@ -18,10 +18,15 @@ from subsel.defense.checkpoint import Checkpoint
 from subsel.defense.data import Examples, batches
 from subsel.defense.epic import EPIC
 from subsel.defense.epochs import Trainee, accuracy, backbone_fixed, features, prepared_head
-from subsel.defense.gradients import EpochLogits, last_layer_gradients, linear_weight
+from subsel.defense.gradients import (
+    EpochLogits,
+    check_device,
+    last_layer_gradients,
+    linear_weight,
+)
 from subsel.defense.randomness import Augment, seeded
 from subsel.defense.result import TrainResult
-from subsel.defense.settings import check_cutmix, check_defense, check_device, checked_settings
+from subsel.defense.settings import check_cutmix, check_defense, checked_settings
 
 __all__ = ["TrainResult", "seeded", "train"]
 

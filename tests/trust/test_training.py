@@ -36,6 +36,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from subsel.defense import checkpoint as checkpoints
+from subsel.defense import last_layer_gradients
 from subsel.defense.checkpoint import CheckpointError, packed, unpacked
 from subsel.files import locked, remove_parts, write_whole
 
@@ -75,6 +76,38 @@ def epochs_in(path):
 
 def files_in(folder):
     return sorted(path.name for path in folder.iterdir())
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        ({"lr": "fast"}, TypeError, "lr must be a number, not 'fast'"),
+        ({"momentum": -1}, ValueError, "momentum must be 0 or greater, not -1"),
+        (
+            {"weight_decay": float("nan")},
+            ValueError,
+            "weight_decay must be 0 or greater, and finite",
+        ),
+        ({"drops": [2, -1]}, ValueError, "drops: each epoch must be at least 0, not -1"),
+        ({"drops": [2.5]}, TypeError, "drops: each epoch must be a count"),
+        ({"seed": None}, TypeError, "seed must be a count"),
+        ({"device": "gpu"}, ValueError, 'device must be "cpu", "cuda", "cuda:1" or such'),
+        ({"device": "cuda:99"}, ValueError, "device 'cuda:99' is not there: "),
+        ({"device": 1.5}, ValueError, 'device must be "cpu"'),
+    ],
+)
+def test_settings_are_checked_before_anything_is_written(tmp_path, changes, error, said):
+    with pytest.raises(error, match=said):
+        trained(checkpoint=tmp_path / "run.pt", **changes)
+    assert files_in(tmp_path) == []
+
+
+def test_gradients_on_a_device_that_is_not_there():
+    with pytest.raises(ValueError, match="device 'cuda:99' is not there"):
+        last_layer_gradients(make_net(), make_data(), device="cuda:99")
 
 
 # Damage
