@@ -85,7 +85,7 @@ def files_in(folder):
     ("changes", "error", "said"),
     [
         ({"lr": "fast"}, TypeError, "lr must be a number, not 'fast'"),
-        ({"momentum": -1}, ValueError, "momentum must be 0 or greater, not -1"),
+        ({"momentum": -1}, ValueError, "momentum must be 0 or greater, and finite, not -1"),
         (
             {"weight_decay": float("nan")},
             ValueError,
