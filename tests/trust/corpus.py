@@ -334,12 +334,30 @@ def attacks() -> dict[str, Case]:
     }
 
 
+# Each attack stands where the rest of the set is whole, so that a reader that takes it goes on.
+
+
 def indices(*parts):
-    return folder(base_indices=whole(*parts))
+    """Setups whose base indices are what raw instructions push."""
+    setup = [value("target class"), value(3), value("target index"), value(17)]
+    setup += [value("base class"), value(5), value("base indices"), *parts]
+    return Case("setups", {"setups.pickle": whole(b"](}(", *setup, b"ue")})
 
 
-def poisons(*values):
-    return folder(poisons=list(values))
+def indices_of(thing):
+    """Setups whose base indices are an object."""
+    return setups(**{"base indices": thing})
+
+
+def poisons(*pairs):
+    """A folder with these pairs as poisons, and the first as the target."""
+    return folder(poisons=list(pairs), base_indices=list(range(len(pairs))), target=pairs[0])
+
+
+def poison(*parts, side=2):
+    """A folder with one poison, a list of one pair that raw instructions push."""
+    target = (Image.new("L", (side, side)), 2)
+    return folder(poisons=whole(*parts), base_indices=[0], target=target)
 
 
 def _freed():
@@ -350,17 +368,24 @@ def _freed():
     image_of_array = name("PIL.Image", "Image") + b")\x81" + put(2)
     state = b"(" + value({}) + value("L") + value((64, 64)) + b"N" + get(1) + b"lb"
     filled = b"(" + value({}) + value("L") + value((2, 2)) + b"N" + value(b"abcd") + b"lb"
-    as_poisons = [b"]((", image_of_array, state, value(6), b"t"]
     return {
         "frombuffer of an array with a second state": indices(
-            array(old), b"0", from_array, put(3), second_state(new), b"0" * 0, get(3)
+            array(old), b"0", from_array, put(3), second_state(new)
         ),
-        "an array with a second state": indices(array(old), second_state(new), get(1)),
-        "an image of an array with a second state": folder(
-            poisons=whole(array(old), b"0", *as_poisons, second_state(new), b"e")
+        "an array with a second state": indices(array(old), second_state(new)),
+        "an image of an array with a second state": poison(
+            array(old),
+            b"0](",
+            image_of_array,
+            state,
+            value(6),
+            b"\x86",
+            second_state(new),
+            b"e",
+            side=64,
         ),
-        "an image with a second state": folder(
-            poisons=whole(b"](", image_of_array, filled, get(2), filled, b"0", value(6), b"\x86e")
+        "an image with a second state": poison(
+            b"](", image_of_array, filled, filled, value(6), b"\x86e"
         ),
         "an array without its state": indices(
             call(of(RECONSTRUCT), name("numpy", "ndarray"), value((0,)), value(b"b"))
@@ -372,23 +397,20 @@ def _beyond():
     u8, forged = np.uint8, np.int64
     meta = dumped(metapoison())  # an object that is not known: refused by name
     return {
-        "sizes that wrap round": folder(2, base_indices=tensor((u8(200),), (u8(2),))),
-        "an offset that wraps round": folder(2, base_indices=tensor((2,), (1,), forged(2**63 - 1))),
-        "strides that wrap round": folder(
-            2, base_indices=tensor((forged(3), 2), (forged(2**62), 1))
+        "sizes that wrap round": indices_of(tensor((u8(200),), (u8(2),))),
+        "an offset that wraps round": indices_of(tensor((2,), (1,), forged(2**63 - 1))),
+        "strides that wrap round": indices_of(tensor((forged(3), 2), (forged(2**62), 1))),
+        "a negative stride": indices_of(tensor((2,), (-1,), 1)),
+        "a float as a size": indices_of(tensor((2.0,), (1,))),
+        "an array as a size": indices_of(tensor((np.array([2]),), (1,))),
+        "a storage shorter than it says": indices_of(
+            Call(torch.storage._load_from_bytes, legacy_storage(10**9, b"\0" * 8)),
         ),
-        "a negative stride": folder(2, base_indices=tensor((2,), (-1,), 1)),
-        "a float as a size": folder(2, base_indices=tensor((2.0,), (1,))),
-        "an array as a size": folder(2, base_indices=tensor((np.array([2]),), (1,))),
-        "a storage shorter than it says": folder(
-            2,
-            base_indices=Call(torch.storage._load_from_bytes, legacy_storage(10**9, b"\0" * 8)),
+        "a storage of a negative count": indices_of(
+            Call(torch.storage._load_from_bytes, legacy_storage(-1, b"\0" * 8))
         ),
-        "a storage of a negative count": folder(
-            2, base_indices=Call(torch.storage._load_from_bytes, legacy_storage(-1, b"\0" * 8))
-        ),
-        "an array shorter than it says": folder(
-            base_indices=Call(
+        "an array shorter than it says": indices_of(
+            Call(
                 RECONSTRUCT,
                 np.ndarray,
                 (0,),
@@ -412,35 +434,41 @@ def _endless():
     storage = name("torch.storage", "_load_from_bytes")
     deep_tuple = doubled(b")", b"\x86")
     other = doubled(b")", b"\x86")
-    key = b"K\1" + put(90)
     big = b"\x8b" + struct.pack("<i", 3_000_000) + b"\x7f" * 3_000_000
     return {
         "a list that contains itself": indices(b"]", put(0), get(0), b"a"),
-        "a list that contains itself as poisons": folder(poisons=whole(b"]", put(0), get(0), b"a")),
+        "a list that contains itself as an image": poison(
+            b"](]", put(0), get(0), b"a", value(6), b"\x86e"
+        ),
+        "a list that contains itself twice": indices(b"]", put(0), b"(", get(0), get(0), b"e"),
+        "a list that contains itself twice as an image": poison(
+            b"](]", put(0), b"(", get(0), get(0), b"e", value(6), b"\x86e"
+        ),
+        "a list that contains itself as poisons": poison(b"]", put(0), get(0), b"a"),
         "a dict that contains itself": indices(b"}", put(0), value("a"), get(0), b"s"),
         "lists a hundred thousand deep": indices(b"]" * 100_000, b"a" * 99_999),
         "tuples a hundred thousand deep": indices(b")", b"\x85" * 100_000),
         "dicts a thousand deep": indices(b"}K\1" * 1000, b"}", b"s" * 1000),
         "two to the power of sixty": indices(doubled(b"]", b"\x86")),
-        "two to the power of sixty as poisons": folder(poisons=whole(doubled(b"]", b"\x86"))),
+        "two to the power of sixty as an image": poison(
+            b"](", doubled(b"]", b"\x86"), value(6), b"\x86e"
+        ),
         "a key that is hashed for ever": indices(b"}", deep_tuple, b"Ns"),
         "a name that is hashed for ever": indices(deep_tuple, value("a"), b"\x93"),
-        "a mode that is printed for ever": folder(
-            poisons=whole(
-                b"](",
-                name("PIL.Image", "Image"),
-                b")\x81(N",
-                deep_tuple,
-                value((2, 2)),
-                b"N",
-                value(b"abcd"),
-                b"tb",
-                value(6),
-                b"\x86e",
-            )
+        "a mode that is printed for ever": poison(
+            b"](",
+            name("PIL.Image", "Image"),
+            b")\x81(N",
+            deep_tuple,
+            value((2, 2)),
+            b"N",
+            value(b"abcd"),
+            b"tb",
+            value(6),
+            b"\x86e",
         ),
-        "a label that is printed for ever": folder(
-            poisons=whole(b"](", value(np.zeros((3, 4, 4))), deep_tuple, b"\x86e")
+        "a label that is printed for ever": poison(
+            b"](", value(np.zeros((1, 2, 2))), deep_tuple, b"\x86e"
         ),
         "a storage's key that is compared for ever": indices(
             call(
@@ -467,12 +495,15 @@ def _endless():
                 ),
             )
         ),
-        "sizes of millions of digits": folder(
-            2,
-            base_indices=whole(key, call(of(RECONSTRUCT), b"N", b"N", b"N"), b"(K\1", b"(", big)
-            + b"".join(
-                [put(5), get(5) * 6, b"t", value(np.dtype("u1")), b"\x89", value(b"a"), b"tb."]
-            ),
+        "sizes of millions of digits": indices(
+            call(of(RECONSTRUCT), name("numpy", "ndarray"), value((0,)), value(b"b")),
+            b"(K\1(",
+            big + put(5) + get(5) * 6,
+            b"t",
+            value(np.dtype("u1")),
+            b"\x89",
+            value(b"a"),
+            b"tb",
         ),
         "keys that collide": indices(b"}(", *(value(k << 40) + b"N" for k in range(20_000)), b"u"),
         "a million instructions": indices(b"N0" * 600_000, b"]"),
@@ -483,6 +514,7 @@ def _endless():
 
 def _amplified():
     big = image("L", (64, 64), bytes(4096))
+    pixel = np.zeros((1, 1, 1), np.uint8)
     zeros = torch.zeros(1, dtype=torch.uint8)
     text = ["x" * 100_000] + ["y"] * 20_000
     data = value(bytes(65536)) + put(1) + b"0"
@@ -503,10 +535,15 @@ def _amplified():
     member = "cifar-10-batches-bin/data_batch_1.bin"
     batch = next(cifar_members("bin"))[1]
     padded = batch + bytes(-len(batch) % 512)
-    sparse = struct.pack("12s12s", b"00000000000\0", b"00000000001\0")
+    rest = b"".join(
+        header(name, len(content)) + content + bytes(-len(content) % 512)
+        for name, content in list(cifar_members("bin"))[1:]
+    )
+    # GNU's fields of a sparse member: one piece of the batch's length, and the size it stands for.
+    fields = struct.pack("41x12s12s73x12s", b"0" * 11, b"%011o" % len(batch), b"7" * 11)
     cases = {
-        "a tensor without strides": folder(2, base_indices=tensor((1 << 40,), (0,))),
-        "images without strides": folder(2, poisons=[(tensor((3, 20_000, 20_000), (0,) * 3), 6)]),
+        "a tensor without strides": indices_of(tensor((1 << 40,), (0,))),
+        "images without strides": poisons((tensor((3, 20_000, 20_000), (0,) * 3), 6)),
         "one small tensor as ten thousand": poisons(
             *[(tensor((3, 64, 64), (0, 0, 0), 0, zeros), 6)] * 10_000
         ),
@@ -515,16 +552,14 @@ def _amplified():
         "one text encoded ten thousand times": indices(
             value("a" * 65536), put(1), b"0(", encode * 10_000, b"l"
         ),
-        "one storage twenty thousand times": folder(
-            2, base_indices=[one.expand(30_000)] * 1 + [tensor((30_000,), (0,), 0, one)] * 20_000
+        "one storage twenty thousand times": indices_of(
+            [one.expand(30_000)] * 1 + [tensor((30_000,), (0,), 0, one)] * 20_000
         ),
         "one empty list a million times": indices(
-            b"]", put(1), b"0(", b"(" + get(1) * 1000 + b"l" + put(2), b"0(", get(2) * 1000, b"l"
+            b"]", put(1), b"0(", get(1) * 1000, b"l", put(2), b"0(", get(2) * 1000, b"l"
         ),
-        "one long text beside short ones": folder(base_indices=text),
-        "one long text as a label": folder(
-            poisons=[(np.zeros((3, 4, 4), np.uint8), t) for t in text]
-        ),
+        "one long text beside short ones": indices_of(text),
+        "one long text as a label": poisons(*[(pixel, t) for t in text]),
         "an IDX file that inflates": _gz(images, bomb),
         "an IDX file that goes on": _gz(images, hidden),
         "an IDX file of four billion": fashion(
@@ -539,7 +574,7 @@ def _amplified():
         "a batch of a negative size": tar(
             header(member, b"\xff\xff\xff\xff" + struct.pack(">q", -512)), padded
         ),
-        "a sparse batch": tar(header(member, len(batch), b"S", bytes(41) + sparse), padded),
+        "a sparse batch": tar(header(member, len(batch), b"S", fields), padded, rest),
         "ten thousand members": tar(*[header("other", 0)] * 10_000),
         "extended headers in a row": tar(*[header("other", 0, b"x")] * 3000),
         "a long name of gigabytes": tar(header("other", (1 << 33) - 1, b"L"), padded),
@@ -625,7 +660,7 @@ def _values():
         "a grey target": folder(target=(grey, 2)),
         "images of no size": poisons((image("RGB", (0, 0), b""), 6)),
         "arrays of no size": poisons((np.empty((3, 0, 0)), 6)),
-        "no poisons": poisons(),
+        "no poisons": folder(poisons=[]),
         "no sources": folder(target=None, source=[]),
         "pixels that are not finite": poisons((np.full((3, 4, 4), np.nan), 6)),
         "pixels that are infinite": poisons((np.full((3, 4, 4), np.inf), 6)),
