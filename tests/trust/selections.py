@@ -54,9 +54,8 @@ def budget(random, n, rows):
 
 def numbers(random, size):
     """Numbers of at least 0, and whether they are small whole numbers, whose sums are exact."""
-    kind = random.choice(
-        ["levels", "uniform", "heavy", "tiny", "few"], p=[0.4, 0.2, 0.15, 0.15, 0.1]
-    )
+    kinds = ["levels", "uniform", "heavy", "tiny", "wild", "few"]
+    kind = random.choice(kinds, p=[0.4, 0.2, 0.15, 0.1, 0.05, 0.1])
     if kind == "levels":
         return random.integers(0, random.choice([2, 3, 9, 120]), size).astype(float), True
     if kind == "uniform":
@@ -65,6 +64,8 @@ def numbers(random, size):
         return abs(random.standard_cauchy(size)), False
     if kind == "tiny":
         return 10.0 ** random.uniform(-14, 0, size), False
+    if kind == "wild":
+        return 10.0 ** random.uniform(-300, 0, size), False
     return random.random(size) * (random.random(size) < 0.1), False
 
 
@@ -78,14 +79,21 @@ def repeated(random, array, axis):
 
 
 def typed(random, values, exact, *, low=-300, high=300):
-    """Values in a random number type, scaled to a random magnitude; in float64 the same numbers.
+    """Values in a random number type, scaled to a random magnitude; the same numbers in float64.
 
-    The power of ten is within `low` and `high`, and what the type holds.
+    The power of ten is within `low` and `high`, and what the type holds. Now and then whole numbers
+    from all that their type holds take the place of the values. Last, whether sums are exact.
     """
     whole = exact and random.random() < 0.5
     choices = IN_FLOAT32 + IN_FLOAT64 if whole else ["f4", ">f4", "f2", "f8", "f8", ">f8", "g"]
     dtype = np.dtype(random.choice(choices))
-    if dtype.kind == "b":
+    if dtype.kind in "iu" and random.random() < 0.2:
+        limits = np.iinfo(dtype)
+        least = limits.min if values.min() < 0 else 0
+        native = dtype.newbyteorder("=")
+        values = random.integers(least, limits.max, values.shape, native, endpoint=True)
+        exact = False
+    elif dtype.kind == "b":
         values = values != 0
     elif dtype.kind == "u":
         values = abs(values)
@@ -96,7 +104,7 @@ def typed(random, values, exact, *, low=-300, high=300):
         twos = int(tens / math.log10(2)) - math.frexp(largest)[1] * (not exact)
         values = np.ldexp(values, twos)
     array = values.astype(dtype)
-    return array, array.astype(np.float64)
+    return array, array.astype(np.float64), exact
 
 
 def clean(array):
@@ -220,7 +228,7 @@ def matrix_trial(random, folder):
     rows, columns = shape(random)
     values, exact = numbers(random, (rows, columns))
     values = repeated(random, repeated(random, values, 0), 1)
-    array, S = typed(random, values, exact)
+    array, S, exact = typed(random, values, exact)
     plain = clean(array)
     k = budget(random, columns, rows)
     f = unless_extreme(lambda: subsel.FacilityLocation(plain), *([len(S) * S.max()] * 2))
@@ -238,6 +246,7 @@ def matrix_trial(random, folder):
     search = subsel.lazy_greedy if random.random() < 0.5 else subsel.greedy
     given = disguised(random, array, folder)
     same(on_threads(random, lambda: search(given, k)), wanted, "dense")
+    np.testing.assert_array_equal(np.asarray(given, array.dtype), array, err_msg="it was changed")
     fmt = random.choice(FORMATS if plain.size < 10**4 else FORMATS[:4])
     of = array if array.dtype.isnative and array.dtype.char not in "eg" else plain
     sparse = in_format(of, fmt, random.choice(["array", "matrix"]))
@@ -271,7 +280,7 @@ def check_own(S, selection, slack):
 def features(random, metric):
     """Features, in some number type and as clean float64, and if similarities are exact."""
     n, _ = shape(random, square=True)
-    d = int(random.choice([1, 2, 3, 8, 33, 70], p=[0.25, 0.2, 0.2, 0.15, 0.15, 0.05]))
+    d = int(random.choice([1, 2, 3, 8, 33, 70, 400], p=[0.25, 0.2, 0.2, 0.15, 0.15, 0.04, 0.01]))
     exact = metric != "rbf" and random.random() < 0.4
     if not exact:
         values, _ = numbers(random, (n, d))
@@ -287,7 +296,7 @@ def features(random, metric):
         values[np.arange(n), random.integers(0, d, n)] = random.integers(-2, 3, n)
     values = repeated(random, values, 0)
     low, high = (-140, 140) if metric == "dot" else (-280, 280)
-    array, X = typed(random, values, exact, low=low, high=high)
+    array, X, exact = typed(random, values, exact, low=low, high=high)
     return array, X, exact
 
 
@@ -340,6 +349,7 @@ def features_trial(random, folder):
     if gamma is None:
         same(chosen, wanted, f"select, {method}, memory {memory}")
         np.testing.assert_array_equal(chosen.assignment, f.assignment)
+    np.testing.assert_array_equal(np.asarray(given, array.dtype), array, err_msg="it was changed")
     matrix = subsel.FacilityLocation.from_features(given, metric, gamma=gamma, memory=1e9)
     same(on_threads(random, lambda: subsel.lazy_greedy(matrix, k)), wanted, matrix.path)
     part = random.permutation(n)[: int(random.integers(1, n + 1))]

@@ -196,8 +196,9 @@ def _tiled_sweep(store, block, points, low, high, m, sign, gains):
     quad = np.empty(4 * LANES, tile.dtype)
     total = np.zeros(LANES)
     base = 0.0
-    # What fills up the last four adds nothing.
-    points[m : m + 3], low[m : m + 3], high[m : m + 3] = points[0], low[0], low[0]
+    # What fills up the last four adds nothing: not to a partial sum either, which might then need
+    # a digit more than a float64 has.
+    points[m : m + 3], low[m : m + 3], high[m : m + 3] = points[0], 0.0, 0.0
     for a in range(0, m, 4):
         picked = (points[a], points[a + 1], points[a + 2], points[a + 3])
         similarities(tile, store.point_rows, picked, metric, gamma, store.up, store.down, quad)
