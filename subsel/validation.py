@@ -403,7 +403,8 @@ def check_labels(labels: ArrayLike, n: int) -> np.ndarray:
     if array.ndim != 1 or len(array) != n:
         raise ValueError(f"labels must have one entry per row of X: ({n},), not {array.shape}")
     if array.dtype.kind not in "iubUS":
-        raise TypeError(f"labels must be integers, booleans or strings, not {array.dtype}")
+        cure = " (for whole numbers, pass labels.astype(int))" if array.dtype.kind == "f" else ""
+        raise TypeError(f"labels must be integers, booleans or strings, not {array.dtype}{cure}")
     return array
 
 

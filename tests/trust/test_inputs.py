@@ -591,7 +591,7 @@ WRONG_LABELS = {
     "two axes": (CLASSES[:, None], "one entry per row"),
     "one": (3, "one entry per row"),
     "a word": ("a" * N, "one entry per row"),
-    "floats": (CLASSES.astype(float), "integers, booleans or strings"),
+    "floats": (CLASSES.astype(float), r"strings, not float64 \(.*astype\(int\)\)"),
     "complex": (CLASSES.astype(complex), "integers, booleans or strings"),
     "dates": (CLASSES.astype("M8[D]"), "integers, booleans or strings"),
     "durations": (CLASSES.astype("m8[D]"), "integers, booleans or strings"),
