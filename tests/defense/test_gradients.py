@@ -5,6 +5,7 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import torch
+from pairs import Pairs
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import (
@@ -47,19 +48,6 @@ def data():
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(N, 1, 6, 6, generator=generator)
     return x, torch.randint(0, C, (N,), generator=generator)
-
-
-class Plain(Dataset):
-    """A map-style dataset that is not a TensorDataset."""
-
-    def __init__(self, x, y):
-        self.x, self.y = x, y
-
-    def __len__(self):
-        return len(self.y)
-
-    def __getitem__(self, i):
-        return self.x[i], int(self.y[i])
 
 
 def autograd(net, x, y, wrt):
@@ -107,12 +95,12 @@ def test_dataset_order_whatever_the_loader_does(net, data):
     sampler = WeightedRandomSampler(torch.ones(N), N)
     for source in (
         TensorDataset(*data),
-        Plain(*data),
-        list(Plain(*data)),
+        Pairs(*data),
+        list(Pairs(*data)),
         DataLoader(TensorDataset(*data), batch_size=5, shuffle=True),
-        DataLoader(Plain(*data), batch_size=5, shuffle=True, drop_last=True),
-        DataLoader(Plain(*data), batch_size=None),
-        DataLoader(Plain(*data), batch_size=7, sampler=sampler),
+        DataLoader(Pairs(*data), batch_size=5, shuffle=True, drop_last=True),
+        DataLoader(Pairs(*data), batch_size=None),
+        DataLoader(Pairs(*data), batch_size=7, sampler=sampler),
     ):
         gradients, labels = last_layer_gradients(net, source)
         np.testing.assert_allclose(gradients, expected[0], rtol=1e-5, atol=1e-7)
@@ -124,14 +112,14 @@ def test_a_loaders_collate_fn_and_workers_are_used(net, data):
         x, y = zip(*batch, strict=True)
         return torch.stack(x) / 2, torch.tensor(y)
 
-    loader = DataLoader(Plain(*data), batch_size=5, collate_fn=halve)
+    loader = DataLoader(Pairs(*data), batch_size=5, collate_fn=halve)
     expected = last_layer_gradients(net, (data[0] / 2, data[1]))[0]
     np.testing.assert_allclose(last_layer_gradients(net, loader)[0], expected, atol=1e-6)
 
 
 def test_subset_in_its_own_order(net, data):
     index = [5, 3, 30]
-    gradients, labels = last_layer_gradients(net, Subset(Plain(*data), index))
+    gradients, labels = last_layer_gradients(net, Subset(Pairs(*data), index))
     np.testing.assert_allclose(gradients, last_layer_gradients(net, data)[0][index], atol=1e-6)
     np.testing.assert_array_equal(labels, data[1][index])
 
@@ -142,13 +130,13 @@ def test_leaves_the_model_and_the_random_state_as_they_were(net, data):
     modes = [module.training for module in net.modules()]
     weights = {name: value.clone() for name, value in net.state_dict().items()}
     state = torch.get_rng_state()
-    first = last_layer_gradients(net, Plain(*data))[0]
+    first = last_layer_gradients(net, Pairs(*data))[0]
     assert torch.equal(torch.get_rng_state(), state)
     assert [module.training for module in net.modules()] == modes
     assert all(torch.equal(value, weights[name]) for name, value in net.state_dict().items())
     assert all(not module._forward_hooks for module in net.modules())
     assert all(parameter.grad is None for parameter in net.parameters())
-    np.testing.assert_array_equal(first, last_layer_gradients(net, Plain(*data))[0])
+    np.testing.assert_array_equal(first, last_layer_gradients(net, Pairs(*data))[0])
 
 
 def test_modes_and_hooks_are_restored_after_an_error(net, data):
@@ -220,7 +208,7 @@ class TestRefuses:
             last_layer_gradients(net, data, batch_size=10)
 
     def test_an_empty_dataset(self, net, data):
-        for empty in ((data[0][:0], data[1][:0]), Subset(Plain(*data), []), []):
+        for empty in ((data[0][:0], data[1][:0]), Subset(Pairs(*data), []), []):
             with pytest.raises(ValueError, match="empty"):
                 last_layer_gradients(net, empty)
 
@@ -231,7 +219,7 @@ class TestRefuses:
     def test_an_iterable_dataset(self, net, data):
         class Stream(IterableDataset):
             def __iter__(self):
-                yield from Plain(*data)
+                yield from Pairs(*data)
 
         for stream in (Stream(), DataLoader(Stream())):
             with pytest.raises(TypeError, match="map-style"):
@@ -246,14 +234,14 @@ class TestRefuses:
             last_layer_gradients(net, Endless())
 
     def test_a_dataset_that_shuffles_or_augments(self, net, data):
-        class Restless(Plain):
+        class Restless(Pairs):
             reads = 0
 
             def __getitem__(self, i):
                 self.reads += 1
                 return super().__getitem__((i + self.reads // N) % N)
 
-        class Noisy(Plain):
+        class Noisy(Pairs):
             reads = 0
 
             def __getitem__(self, i):

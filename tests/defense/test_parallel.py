@@ -41,7 +41,7 @@ def environment():
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory, environment, one_thread):
+def ranks(tmp_path_factory, environment):
     """What two ranks came to, in each of the cases."""
     out = tmp_path_factory.mktemp("ranks")
     run(epochs=2, checkpoint=out / "one.pt")

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
+from pairs import Pairs
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset
+from torch.utils.data import DataLoader, DistributedSampler, Subset
 
 import subsel.defense.checkpoint as checkpoint
 from subsel.defense import EPIC, EpochLogits, last_layer_gradients, train
@@ -39,17 +40,6 @@ def make_net(seed=0, norm=nn.Identity):
         return nn.Sequential(
             nn.Flatten(), nn.Linear(64, 12), norm(12), nn.ReLU(), nn.Linear(12, C)
         ).double()
-
-
-class Plain(Dataset):
-    def __init__(self, x, y):
-        self.x, self.y = x, y
-
-    def __len__(self):
-        return len(self.y)
-
-    def __getitem__(self, i):
-        return self.x[i], int(self.y[i])
 
 
 def make_epic(**changes):
@@ -80,7 +70,7 @@ SAME_AS_ONE = {
     "fresh": lambda: run(augment=True, test=make_data(1, 600)),
     "input": lambda: run(wrt="input", defense=make_epic(ground_set="full")),
     "training": lambda: run(gradients="training", augment=True),
-    "dataset": lambda: run(data=Plain(*make_data()), test=Plain(*make_data(1, 300))),
+    "dataset": lambda: run(data=Pairs(*make_data()), test=Pairs(*make_data(1, 300))),
     "transfer": lambda: run(scenario="transfer", test=make_data(1, 300)),
     "tiny batches": lambda: run(data=make_data(n=60), batch_size=3, epochs=3),
     "undefended": lambda: run(defense=None),
@@ -109,14 +99,14 @@ def extracted(group):
     net = make_net()
     return [
         last_layer_gradients(net, data, batch_size=size, group=group)
-        for data in (make_data(), Plain(*make_data()), DataLoader(Plain(*make_data()), 7))
+        for data in (make_data(), Pairs(*make_data()), DataLoader(Pairs(*make_data()), 7))
         for size in (None, 10, 1000)
     ]
 
 
 def own_loop(rank):
     """What docs/epic.md shows."""
-    data, group = Plain(*make_data()), dist.group.WORLD
+    data, group = Pairs(*make_data()), dist.group.WORLD
     model = DistributedDataParallel(make_net(norm=nn.BatchNorm1d))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     epic = make_epic(n=len(data))

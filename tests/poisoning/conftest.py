@@ -14,21 +14,6 @@ from benchmarks.poisoning.lab import Lab  # noqa: E402
 from subsel.defense import datasets  # noqa: E402
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol():
-    """Run tests, and the fixtures that they make, with one thread of torch.
-
-    Small nets are faster so, twenty times where others use the processors too. A fixture could not
-    see to it: those of the session come before those that a directory could have for itself.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return (yield)
-    finally:
-        torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="session")
 def data():
     return datasets.load("digits")
