@@ -77,8 +77,18 @@ class Transfer:
         return nn.Sequential(self.extractor, model)
 
 
+class OnPixels:
+    """What scenarios have in common that train a whole net."""
+
+    def inputs(self, images: np.ndarray) -> Tensor:
+        return torch.from_numpy(images)
+
+    def whole(self, model: nn.Module) -> nn.Module:
+        return model
+
+
 @dataclass(frozen=True)
-class FineTuning:
+class FineTuning(OnPixels):
     """The whole of a trained net, with a new head."""
 
     extractor: nn.Sequential
@@ -87,35 +97,23 @@ class FineTuning:
     recipe: Recipe
     device: torch.device = CPU
 
-    def inputs(self, images: np.ndarray) -> Tensor:
-        return torch.from_numpy(images)
-
     def new_model(self, generator: torch.Generator) -> nn.Sequential:
         head = new_head(self.width, self.classes, generator)
         return nn.Sequential(*deepcopy(self.extractor), head)
 
-    def whole(self, model: nn.Module) -> nn.Module:
-        return model
-
 
 @dataclass(frozen=True)
-class FromScratch:
+class FromScratch(OnPixels):
     """A new net; `build` makes it from torch's global random state."""
 
     build: Callable[[], nn.Sequential]
     recipe: Recipe
     device: torch.device = CPU
 
-    def inputs(self, images: np.ndarray) -> Tensor:
-        return torch.from_numpy(images)
-
     def new_model(self, generator: torch.Generator) -> nn.Sequential:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(generator.initial_seed())
             return self.build()
-
-    def whole(self, model: nn.Module) -> nn.Module:
-        return model
 
 
 def new_head(width: int, classes: int, generator: torch.Generator) -> nn.Linear:

@@ -40,20 +40,21 @@ def environment():
     return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
 
 
+def ended_well(command, environment):
+    """What a command printed that has to end with status 0."""
+    finished = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory, environment):
     """What two ranks came to, in each of the cases."""
     out = tmp_path_factory.mktemp("ranks")
     run(epochs=2, checkpoint=out / "one.pt")
-    finished = subprocess.run(
-        [*TORCHRUN, two_ranks.__file__, str(out)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stderr
+    ended_well([*TORCHRUN, two_ranks.__file__, str(out)], environment)
     return [torch.load(out / f"rank{rank}.pt", weights_only=False) for rank in (0, 1)]
 
 
@@ -259,16 +260,8 @@ def test_a_killed_rank_ends_the_command_which_resumes(tmp_path, environment):
         launcher.kill()
         launcher.wait()
     done = len((out / "metrics.jsonl").read_text().splitlines())
-    finished = subprocess.run(
-        [*command, "--epochs", str(done + 3), "--resume"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stderr
-    assert finished.stdout.count("test accuracy: ") == 1
+    printed = ended_well([*command, "--epochs", str(done + 3), "--resume"], environment)
+    assert printed.count("test accuracy: ") == 1
     assert len((out / "metrics.jsonl").read_text().splitlines()) == done + 3
     assert (out / "dropped.png").exists()
     assert not list(out.glob(".*"))

@@ -1,5 +1,7 @@
 """Settings of experiments that take seconds."""
 
+from dataclasses import replace
+
 from benchmarks.poisoning.experiment import run
 from benchmarks.poisoning.settings import Settings
 
@@ -16,15 +18,8 @@ TOY = Settings(
 )
 """For every scenario, attack and defense."""
 
-TRANSFER = Settings(
-    "digits",
-    pretrain=400,
-    pretrain_epochs=4,
-    victim=500,
-    poisons=12,
-    epsilon=102,
-    steps=60,
-    subset_sizes=(0.2,),
+TRANSFER = replace(
+    TOY, pretrain=400, pretrain_epochs=4, victim=500, poisons=12, epsilon=102, steps=60, epochs=None
 )
 """Large enough for EPIC to find poisons, with the published schedule."""
 
