@@ -188,7 +188,7 @@ class Machine:
         if type(module) is not str or type(name) is not str:
             raise RefusedError("refused a name that is no text")
         if (module, name) not in self.names:
-            raise RefusedError(_why_refused(f"{module}.{name}"[:100]))
+            raise RefusedError(_why_refused(ascii(f"{module}.{name}"[:100])[1:-1]))
         self.push(self.names[module, name])
 
     def call(self, _: None) -> None:

@@ -33,7 +33,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.trust.corpus import CIFAR_BATCH_SIZE, Case, attacks, valid
+from tests.trust.attacks import attacks
+from tests.trust.corpus import CIFAR_BATCH_SIZE, Case, valid
 
 __all__ = ["MEMORY", "Outcome", "examine"]
 
