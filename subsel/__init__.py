@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
+    "Coverage": "subsel.objectives",
     "FacilityLocation": "subsel.objectives",
     "Objective": "subsel.objectives",
+    "SaturatedCoverage": "subsel.objectives",
     "Selection": "subsel.selection",
     "greedy": "subsel.optimizers",
     "lazy_greedy": "subsel.optimizers",
@@ -19,9 +21,12 @@ _HOME = {
     "select": "subsel.coreset",
     "greedi": "subsel.distributed",
 }
+_MODULES = ("constraints", "defense", "objectives", "optimizers", "testing")
 __all__ = [
+    "Coverage",
     "FacilityLocation",
     "Objective",
+    "SaturatedCoverage",
     "Selection",
     "greedi",
     "greedy",
@@ -33,7 +38,7 @@ __all__ = [
 if TYPE_CHECKING:
     from subsel.coreset import select
     from subsel.distributed.greedi import greedi
-    from subsel.objectives import FacilityLocation, Objective
+    from subsel.objectives import Coverage, FacilityLocation, Objective, SaturatedCoverage
     from subsel.optimizers.greedy import greedy
     from subsel.optimizers.lazy_greedy import lazy_greedy
     from subsel.optimizers.stochastic_greedy import stochastic_greedy
@@ -42,6 +47,8 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     # Numba and its compiled kernels are loaded on first use, not on import.
+    if name in _MODULES:
+        return import_module(f"subsel.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'subsel' has no attribute {name!r}")
     value = getattr(import_module(_HOME[name]), name)
@@ -50,4 +57,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_MODULES})

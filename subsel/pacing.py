@@ -3,16 +3,31 @@
 import time
 from collections.abc import Iterator
 
+_PORTION = 0.1
+"""Seconds that a portion should take."""
+
+
+class Pace:
+    """How much to do at a time, so that it takes about a tenth of a second."""
+
+    def __init__(self, first: int = 1) -> None:
+        self._size = first
+        self._began: float | None = None
+
+    def size(self) -> int:
+        """Of the portion that begins now; twice the last one, or half of it if that took long."""
+        now = time.perf_counter()
+        if self._began is not None:
+            soon = now - self._began < _PORTION
+            self._size = 2 * self._size if soon else max(1, self._size // 2)
+        self._began = now
+        return self._size
+
 
 def portions(count: int, first: int = 1) -> Iterator[slice]:
-    """Parts of ``range(count)`` in turn, the first of size `first`, that take some 0.1 s each.
-
-    Between them there is time for a progress bar and for Ctrl-C.
-    """
-    done, size = 0, first
+    """Parts of ``range(count)`` in turn, the first of size `first`."""
+    pace, done = Pace(first), 0
     while done < count:
-        began = time.perf_counter()
-        part = slice(done, min(done + size, count))
+        part = slice(done, min(done + pace.size(), count))
         yield part
         done = part.stop
-        size = 2 * size if time.perf_counter() - began < 0.1 else max(1, size // 2)

@@ -28,6 +28,11 @@ class Selection:
         where several are equally similar. With labels, always an element of the point's own class.
     sizes : ndarray of int64, shape (k,), or None
         Number of points assigned to each selected element; they sum to n (CRAIG's weights).
+    values : ndarray of float64, shape (k,)
+        F after each pick, what is given included; the last is `value`.
+    stopped : str
+        Why the search ended: ``"budget"`` (the constraint is full), ``"target"``, ``"coverage"``,
+        ``"min_gain"``, or ``"exhausted"`` (no candidate was left).
     path : str
         How the similarities were obtained: ``"features"`` (recomputed), ``"dense"`` or
         ``"sparse"`` (in memory), ``"cuda features"`` or ``"cuda dense"`` (the same on a GPU),
@@ -41,6 +46,8 @@ class Selection:
     assignment: np.ndarray | None = field(default=None, repr=False)
     sizes: np.ndarray | None = field(default=None, repr=False)
     path: str = ""
+    values: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False)
+    stopped: str = "budget"
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -87,4 +94,5 @@ def merged(parts: list[Selection], members: list[np.ndarray], n: int) -> Selecti
         assignment=assignment,
         sizes=np.bincount(assignment, minlength=len(indices)),
         path=parts[0].path if len({p.path for p in parts}) == 1 else "mixed",
+        values=np.cumsum(gains[ranking]),
     )

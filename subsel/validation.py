@@ -311,13 +311,16 @@ def whole_number(value: Any) -> int | None:
         return None
 
 
-def check_number(value: Any, name: str, low: float, high: float = math.inf) -> Any:
-    """A real number between `low` and `high`, neither of them included."""
+def check_number(
+    value: Any, name: str, low: float, high: float = math.inf, ends: str = "()"
+) -> Any:
+    """A real number between `low` and `high`; square `ends` say which of these is included."""
     value = as_scalar(value)
-    wanted = f"a number in ({low}, {high})"
+    wanted = f"a number in {ends[0]}{low}, {high}{ends[1]}"
     if isinstance(value, bool | np.bool_) or not _is_real(type(value)):
         raise TypeError(f"{name} must be {wanted}, not {reprlib.repr(value)}")
-    if not low < value < high:
+    at_end = (value == low and ends[0] == "[") or (value == high and ends[1] == "]")
+    if not (low < value < high or at_end):
         raise ValueError(f"{name} must be {wanted}, not {value}")
     return value
 

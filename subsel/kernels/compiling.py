@@ -17,6 +17,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import numba
@@ -84,7 +85,12 @@ def by_type(stub: Callable) -> Any:
         return bodies[type(first)](first, *rest)
 
     def of(kind: type) -> Callable:
-        return lambda body: bodies.setdefault(kind, body)
+        def register(body: Callable) -> Callable:
+            # Without annotations, for which Numba would compare it with the stub.
+            bodies[kind] = FunctionType(body.__code__, body.__globals__, body.__name__)
+            return body
+
+        return register
 
     def choose(first: Any, *_: Any) -> Callable:
         return bodies[first.instance_class]

@@ -1,6 +1,8 @@
 """Objectives: what makes a selection good."""
 
 from subsel.objectives.base import Objective
+from subsel.objectives.coverage import Coverage
 from subsel.objectives.facility_location import FacilityLocation
+from subsel.objectives.saturated_coverage import SaturatedCoverage
 
-__all__ = ["FacilityLocation", "Objective"]
+__all__ = ["Coverage", "FacilityLocation", "Objective", "SaturatedCoverage"]

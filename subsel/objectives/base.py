@@ -8,15 +8,23 @@ from subsel.validation import check_gains, read_only
 
 
 class Objective(ABC):
-    """A monotone set function F over the ground set 0..n-1, with a growing selection S.
+    """A set function F over the ground set 0..n-1, with a growing selection S, and F(empty) = 0.
 
     A subclass sets `n` and implements `reset`, `gains`, `add` and `value`; the optimizers then work
-    with it, on plain NumPy arrays.
+    with it, on plain NumPy arrays. `subsel.testing.check_objective` tries whether it keeps what it
+    promises.
 
     Attributes
     ----------
     n : int
         Size of the ground set (candidates).
+    submodular : bool, default True
+        Whether a gain never rises as elements are added. `lazy_greedy` relies on it.
+    monotone : bool, default True
+        Whether no gain is negative.
+    rounding : float or None, default None
+        By how much a computed gain may exceed an earlier one of the same candidate, though F is
+        submodular. None means 2**-44 of the largest first gain; 0 that gains are exact.
     n_evaluations : int
         Marginal gains evaluated since the last `reset`. Optimizers count for an objective that
         leaves it at None.
@@ -24,10 +32,13 @@ class Objective(ABC):
         Whether the gains of all candidates are kept up to date as elements are added, so that
         asking for one costs nothing and a lazy search has nothing to save.
     path : str
-        How similarities are had, for the record.
+        How the similarities are obtained; recorded in `Selection.path`.
     """
 
     n: int
+    submodular: bool = True
+    monotone: bool = True
+    rounding: float | None = None
     n_evaluations: int | None = None
     keeps_gains: bool = False
     path: str = ""
@@ -52,7 +63,9 @@ class Objective(ABC):
         """The same objective on a part of the ground set; its element j is ``candidates[j]``."""
         raise NotImplementedError(f"{type(self).__name__} cannot be restricted to candidates")
 
-    def extend(self, taken: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    def extend(
+        self, taken: np.ndarray, count: int, costs: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Add the candidate of largest gain, `count` times; this is greedy.
 
         Parameters
@@ -60,6 +73,8 @@ class Objective(ABC):
         taken : ndarray of bool, shape (n,)
             Candidates not to add, at most n - count; those added are marked in it.
         count : int
+        costs : ndarray of float64, shape (n,), optional
+            Positive numbers by which gains are divided before they are compared.
 
         Returns
         -------
@@ -71,7 +86,7 @@ class Objective(ABC):
         for step in range(count):
             candidates = np.flatnonzero(~taken)
             gains = self.checked_gains(candidates)
-            at = int(np.argmax(gains))
+            at = int(np.argmax(gains if costs is None else gains / costs[candidates]))
             elements[step], won[step] = candidates[at], gains[at]
             taken[elements[step]] = True
             self.add(int(elements[step]))

@@ -67,6 +67,7 @@ class FacilityLocation(Objective):
     """
 
     keeps_gains = True
+    rounding = 0.0
 
     def __init__(self, similarity: ArrayLike, *, backend: str = "auto") -> None:
         self._start(sources.matrix(similarity, backend))
@@ -197,8 +198,12 @@ class FacilityLocation(Objective):
         candidates = check_indices(candidates, self.n, "candidates")
         return self._source.gains(self._search, candidates) * self._similarity.unit
 
-    def extend(self, taken: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    def extend(
+        self, taken: np.ndarray, count: int, costs: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Add the best candidate that is not taken, `count` times; see `Objective.extend`."""
+        if costs is not None:
+            return super().extend(taken, count, costs)
         usable = isinstance(taken, np.ndarray) and taken.dtype.kind == "b"
         if not usable or taken.shape != (self.n,):
             raise ValueError(f"taken must be a bool array of shape ({self.n},), not {taken!r}")

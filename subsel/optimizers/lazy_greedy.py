@@ -1,14 +1,26 @@
 """Lazy greedy: the same selection as greedy, from fewer evaluations."""
 
+from typing import Any
+
 import numpy as np
 
 from subsel.objectives import Objective
-from subsel.optimizers.greedy import as_objective, greedy, result, steps
+from subsel.optimizers.run import Run
 from subsel.selection import Selection
-from subsel.validation import ArrayLike, check_budget
+from subsel.validation import ArrayLike
 
 
-def lazy_greedy(f: Objective | ArrayLike, budget: int, *, progress: bool = False) -> Selection:
+def lazy_greedy(
+    f: Objective | ArrayLike,
+    budget: Any = None,
+    *,
+    given: ArrayLike | None = None,
+    exclude: ArrayLike | None = None,
+    target: float | None = None,
+    coverage: float | None = None,
+    min_gain: float | None = None,
+    progress: bool = False,
+) -> Selection:
     """Select what `greedy` selects, evaluating only candidates that might be the best.
 
     Gains of a submodular function never rise, so a gain from an earlier step bounds today's from
@@ -19,11 +31,11 @@ def lazy_greedy(f: Objective | ArrayLike, budget: int, *, progress: bool = False
     ----------
     f : Objective, or array_like or sparse matrix of shape (n_points, n_candidates)
         What to maximize; a matrix means ``FacilityLocation(f)``. An objective is reset first. It
-        must be submodular; of one that is not, the selection may differ from greedy's.
-    budget : int
-        Number of elements, 1..n.
-    progress : bool, default False
-        Show a progress bar on standard error.
+        must be submodular.
+    budget : int, or a constraint of `subsel.constraints`, optional
+        As for `greedy`.
+    given, exclude, target, coverage, min_gain, progress
+        As for `greedy`.
 
     Returns
     -------
@@ -32,43 +44,57 @@ def lazy_greedy(f: Objective | ArrayLike, budget: int, *, progress: bool = False
 
     Raises
     ------
-    TypeError, ValueError
-        If the budget is not a count in 1..n, or the matrix does not fit `FacilityLocation`.
+    TypeError, ValueError, RuntimeError
+        As `greedy` does, and if the objective says that it is not submodular.
 
     Notes
     -----
     An objective that keeps all gains up to date (`FacilityLocation`) leaves nothing to be lazy
     about: updating them looks at fewer similarities than evaluating candidates anew, so it is
-    handed to `greedy`.
+    searched as by `greedy`.
+
+    A computed gain may be larger than an earlier one by rounding. Bounds are raised by as much
+    (`Objective.rounding`), so that rounding does not change the selection.
 
     References
     ----------
     Minoux (1978), "Accelerated greedy algorithms for maximizing submodular set functions".
     """
-    f = as_objective(f)
-    if f.keeps_gains:
-        return greedy(f, budget, progress=progress)
-    budget = check_budget(budget, f.n)
-    f.reset()
-    bounds = f.checked_gains(np.arange(f.n)).copy()
-    evaluations = f.n
-    indices, gains = np.empty(budget, np.int64), np.empty(budget)
-    fresh = np.ones(f.n, bool)
-    for step in steps(budget, progress):
-        batch = 1
-        while True:
-            best = int(np.argmax(bounds))
-            if fresh[best]:
-                break
-            stale = np.flatnonzero(~fresh)
-            if len(stale) > batch:
-                stale = np.sort(stale[np.argsort(-bounds[stale], kind="stable")[:batch]])
-            bounds[stale] = f.checked_gains(stale)
-            fresh[stale] = True
-            evaluations += len(stale)
-            batch *= 2
-        indices[step], gains[step] = best, bounds[best]
-        f.add(best)
-        bounds[best] = -np.inf
-        fresh[:] = bounds == -np.inf
-    return result(f, indices, gains, evaluations)
+    search = Run(
+        "lazy_greedy", f, budget, given=given, exclude=exclude, target=target, coverage=coverage,
+        min_gain=min_gain, progress=progress, submodular=True,
+    )  # fmt: skip
+    with search as run:
+        if run.f.keeps_gains:
+            while count := run.room():
+                run.extend(count)
+            return run.selection()
+
+        f, n = run.f, run.f.n
+        gains, fresh = np.full(n, -np.inf), np.zeros(n, bool)
+        bounds = np.full(n, -np.inf)  # of what greedy compares: gains, or gains by cost
+
+        def evaluate(candidates: np.ndarray) -> None:
+            gains[candidates] = f.checked_gains(candidates)
+            bounds[candidates] = run.worth(gains[candidates], candidates)
+            fresh[candidates] = True
+            run.evaluations += len(candidates)
+
+        if run.room():
+            evaluate(run.candidates())
+        slack = f.rounding
+        if slack is None:
+            slack = 2.0**-44 * float(np.abs(gains[fresh]).max(initial=0.0))
+        while run.room():
+            bounds[run.closed] = -np.inf
+            batch = 1
+            while not fresh[best := int(np.argmax(bounds))]:
+                stale = np.flatnonzero(~fresh & ~run.closed)
+                if len(stale) > batch:
+                    stale = np.sort(stale[np.argsort(-bounds[stale], kind="stable")[:batch]])
+                evaluate(stale)
+                batch *= 2
+            run.pick(best, float(gains[best]))
+            fresh[:] = False
+            bounds[:] = run.worth(gains + slack, slice(None))
+        return run.selection()

@@ -1,21 +1,27 @@
 """Stochastic greedy: at each step the best of a random sample."""
 
 import math
+from typing import Any
 
 import numpy as np
 
 from subsel.objectives import Objective
-from subsel.optimizers.greedy import as_objective, result, steps
+from subsel.optimizers.run import Run
 from subsel.selection import Selection
-from subsel.validation import ArrayLike, check_budget, check_number, check_random_state
+from subsel.validation import ArrayLike, check_number, check_random_state
 
 
 def stochastic_greedy(
     f: Objective | ArrayLike,
-    budget: int,
+    budget: Any,
     epsilon: float = 0.01,
     random_state: int | np.random.Generator | None = None,
     *,
+    given: ArrayLike | None = None,
+    exclude: ArrayLike | None = None,
+    target: float | None = None,
+    coverage: float | None = None,
+    min_gain: float | None = None,
     progress: bool = False,
 ) -> Selection:
     """Select `budget` elements, each the best of a fresh sample of those not selected yet.
@@ -24,20 +30,22 @@ def stochastic_greedy(
     ----------
     f : Objective, or array_like or sparse matrix of shape (n_points, n_candidates)
         What to maximize; a matrix means ``FacilityLocation(f)``. An objective is reset first.
-    budget : int
-        Number of elements k, 1..n.
+    budget : int, or a constraint of `subsel.constraints`
+        Number of elements k, 1..n, or which sets may be selected.
     epsilon : float, default 0.01
         In (0, 1). The sample has ceil(n / k * ln(1 / epsilon)) elements, drawn uniformly without
         replacement; all that are left where those are fewer.
     random_state : int, numpy.random.Generator or None, default None
         Seed: the same seed gives the same selection on every backend. None draws a fresh one.
-    progress : bool, default False
-        Show a progress bar on standard error.
+    given, exclude, target, coverage, min_gain, progress
+        As for `greedy`. Gains may rise from one sample to the next, so that `min_gain` may end the
+        search early.
 
     Returns
     -------
     Selection
-        Exactly `budget` distinct elements. Among equal gains of a sample the lowest index wins.
+        Distinct elements, as many as the budget says unless a stop came first. Among equal gains
+        of a sample the lowest index wins.
 
     Raises
     ------
@@ -56,24 +64,31 @@ def stochastic_greedy(
     Mirzasoleiman, Badanidiyuru, Karbasi, Vondrak, Krause (2015), "Lazier than lazy greedy",
     Algorithm 1.
     """
-    f = as_objective(f)
-    budget = check_budget(budget, f.n)
     epsilon = check_number(epsilon, "epsilon", 0, 1)
     random = check_random_state(random_state)
-    f.reset()
-    size = math.ceil(f.n / budget * -math.log(epsilon))
-    left = np.arange(f.n)
-    indices, gains = np.empty(budget, np.int64), np.empty(budget)
-    evaluations = 0
-    for step in steps(budget, progress):
-        count = min(size, len(left))
-        drawn = random.choice(len(left), count, replace=False, shuffle=False)
-        drawn = drawn[np.argsort(left[drawn])]
-        sample_gains = f.checked_gains(left[drawn])
-        evaluations += count
-        best = int(np.argmax(sample_gains))
-        indices[step], gains[step] = left[drawn[best]], sample_gains[best]
-        left[drawn[best]] = left[-1]
-        left = left[:-1]
-        f.add(int(indices[step]))
-    return result(f, indices, gains, evaluations)
+    search = Run(
+        "stochastic_greedy", f, budget, given=given, exclude=exclude, target=target,
+        coverage=coverage, min_gain=min_gain, progress=progress,
+    )  # fmt: skip
+    with search as run:
+        if run.most is None:
+            raise ValueError(
+                "budget must be a count, or a constraint that bounds the count: the size of "
+                "stochastic_greedy's samples depends on it"
+            )
+        size = math.ceil(run.f.n / run.most * -math.log(epsilon))
+        left = run.candidates()
+        while run.room():
+            count = min(size, len(left))
+            drawn = random.choice(len(left), count, replace=False, shuffle=False)
+            drawn = drawn[np.argsort(left[drawn])]
+            sample = left[drawn]
+            gains = run.f.checked_gains(sample)
+            run.evaluations += count
+            best = int(np.argmax(run.worth(gains, sample)))
+            run.pick(int(sample[best]), float(gains[best]))
+            left[drawn[best]] = left[-1]
+            left = left[:-1]
+            if run.closed[left].any():
+                left = left[~run.closed[left]]
+        return run.selection()

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from subsel.kernels import cpu
-from subsel.kernels.cpu import LANES, Search
+from subsel.kernels.cpu import LANES, Search, coverage, threads
+from subsel.sources.levels import CpuLevels
 
 _LOG = 3
 """Changes logged for each point before all blocks are settled and the log starts anew."""
@@ -47,7 +48,7 @@ class Similarity:
     def search(self, *, log: bool = True) -> Search:
         """Nothing selected; without a `log`, gains cannot be kept."""
         blocks = -(-self.n // self.width)
-        n_points = self._point_slots
+        n_points = self.point_slots
         entries = (_LOG if log else 1) * n_points
         best = np.full(n_points, -self.offset)
         best[self.n_points :] = np.inf
@@ -84,7 +85,7 @@ class Similarity:
     @property
     def _too_much(self) -> int:
         """Similarities from which on work is for several threads."""
-        return PARALLEL_WORK if cpu.threads() > 1 else 2**62
+        return PARALLEL_WORK if threads() > 1 else 2**62
 
     def make_room(self, search: Search) -> None:
         """See to it that the log takes another element's changes."""
@@ -148,7 +149,8 @@ class Similarity:
         return int(search.counts[cpu.SEEN])
 
     @property
-    def _point_slots(self) -> int:
+    def point_slots(self) -> int:
+        """Slots of points, padding included."""
         return self.n_points
 
     @cached_property
@@ -160,6 +162,21 @@ class Similarity:
         """Slots of candidates."""
         return candidates
 
+    def points_in_slots(self, values: np.ndarray) -> np.ndarray:
+        """Values in the order of the points, by slot."""
+        return values
+
     def of_points(self, by_slot: np.ndarray) -> np.ndarray:
         """Values by slot, in the order of the points."""
         return by_slot
+
+    def levels(self, rule: Any) -> CpuLevels:
+        """A search of these similarities by a rule of a coverage objective."""
+        return CpuLevels(self, rule)
+
+    def row_sums(self) -> np.ndarray:
+        """The sum of each point's similarities to all candidates, float64 (n_points,)."""
+        alone = threads() == 1 or self.n_points * self.n < PARALLEL_WORK
+        run = coverage.row_sums_serial if alone else coverage.row_sums_parallel
+        sums = self.of_points(run(self.store, self.point_slots))[: self.n_points]
+        return self.unit * (sums + self.n * self.offset)

@@ -174,12 +174,19 @@ class FeatureSimilarity(Similarity):
         return self.candidates.order
 
     @property
-    def _point_slots(self) -> int:
+    def point_slots(self) -> int:
+        """Slots of points, padding included."""
         return self.points.count * LANES
 
     def slots(self, candidates: Any) -> Any:
         """Slots of candidates."""
         return self.candidates.slot[candidates]
+
+    def points_in_slots(self, values: np.ndarray) -> np.ndarray:
+        """Values in the order of the points, by slot; padding has the last one's."""
+        by_slot = np.full(self.point_slots, values[self.points.order[-1]], values.dtype)
+        by_slot[self.points.slot] = values
+        return by_slot
 
     def of_points(self, by_slot: np.ndarray) -> np.ndarray:
         """Values by slot, in the order of the points."""

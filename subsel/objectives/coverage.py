@@ -1,0 +1,90 @@
+"""The coverage family: every point has a level that the selected elements raise.
+
+F(S) = sum over points i of worth_i(level_i), where adding j turns level_i into join(level_i, s_ij).
+A new member is a named tuple of parameters and two scalar functions (`subsel.kernels.rules`), and a
+subclass of `Coverage` that says where similarities come from; docs/extending.md shows one whole.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from subsel.objectives.base import Objective
+from subsel.validation import ArrayLike, check_count, check_indices
+
+
+class Coverage(Objective):
+    """A coverage objective of a source of similarities and a rule.
+
+    Parameters
+    ----------
+    source : object
+        What `subsel.sources.matrix` or ``subsel.sources.features(...).similarity(...)`` returns.
+    rule : NamedTuple
+        Parameters of the rule; its arrays have one entry for each point, (n_points,) float64.
+
+    Notes
+    -----
+    A gain costs one pass over the points (over the non-zeros of a column of a sparse matrix):
+    O(n_points) similarities, of O(d) each from features. `lazy_greedy` evaluates only gains that
+    might be the largest. Memory beside the source: 16 bytes for each point.
+    """
+
+    def __init__(self, source: Any, rule: Any) -> None:
+        self._start(source.levels(rule))
+
+    def _start(self, levels: Any) -> None:
+        self._levels = levels
+        self.n, self.n_points, self.path = levels.n, levels.n_points, levels.path
+        self.rounding = levels.rounding
+        self.reset()
+
+    def restrict(self, candidates: ArrayLike) -> "Coverage":
+        """The same points, covered only by some candidates; nothing selected.
+
+        Parameters
+        ----------
+        candidates : array_like of int, shape (m,)
+            Element j of the result is ``candidates[j]``.
+        """
+        candidates = check_indices(candidates, self.n, "candidates")
+        if not len(candidates):
+            raise ValueError("candidates must not be empty")
+        part = type(self).__new__(type(self))
+        part._start(self._levels.restrict(candidates))
+        return part
+
+    def reset(self) -> None:
+        """Make the selection empty."""
+        self._search = self._levels.search()
+
+    @property
+    def n_evaluations(self) -> int:  # type: ignore[override]
+        """Marginal gains evaluated since the last `reset`."""
+        return self._search.evaluations
+
+    def gains(self, candidates: ArrayLike) -> np.ndarray:
+        """Marginal gains of candidates with respect to what was added, float64 (m,).
+
+        Parameters
+        ----------
+        candidates : array_like of int, shape (m,)
+        """
+        return self._levels.gains(self._search, check_indices(candidates, self.n, "candidates"))
+
+    def add(self, element: int) -> None:
+        """Select an element: one pass over the points."""
+        self._levels.add(self._search, check_count(element, "element", 0, self.n - 1))
+
+    def value(self, indices: ArrayLike) -> float:
+        """F(indices), from scratch; does not touch what was added.
+
+        Parameters
+        ----------
+        indices : array_like of int, shape (k,)
+            May be empty (F = 0) and may repeat. Time O(n_points k) similarities.
+        """
+        search = self._levels.search()
+        indices = check_indices(indices, self.n)
+        return math.fsum(self._levels.add(search, int(element)) for element in indices)

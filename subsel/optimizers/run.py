@@ -1,0 +1,260 @@
+"""One search: what may be picked, what was picked, and when to stop.
+
+Every optimizer is a loop around a `Run`, which holds everything that they have in common: the
+elements that are given, excluded or closed by the constraint, the stops, the progress bar, and the
+selection at the end.
+"""
+
+import math
+import threading
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from subsel.constraints.base import Unlimited, as_constraint
+from subsel.objectives import FacilityLocation, Objective
+from subsel.pacing import Pace
+from subsel.selection import Selection
+from subsel.validation import ArrayLike, check_indices, check_number, whole_number
+
+STOPPED = ("budget", "target", "coverage", "min_gain", "exhausted")
+"""Why a search ended: see `Selection.stopped`."""
+
+_in_use: set[int] = set()
+_in_use_lock = threading.Lock()
+
+
+class Run:
+    """A search of an objective, from the arguments of an optimizer.
+
+    Use it as a context manager: an objective can be searched by one thread at a time.
+
+    Attributes
+    ----------
+    f : Objective
+    closed : ndarray of bool, shape (n,)
+        Which candidates may not be picked: given, excluded, picked, or closed by the constraint.
+    costs : ndarray of float64, shape (n,), or None
+        What gains are divided by before they are compared.
+    most : int or None
+        How many elements will be selected at most, where the constraint knows.
+    """
+
+    def __init__(
+        self,
+        optimizer: str,
+        f: Objective | ArrayLike,
+        budget: Any,
+        *,
+        given: ArrayLike | None = None,
+        exclude: ArrayLike | None = None,
+        target: float | None = None,
+        coverage: float | None = None,
+        min_gain: float | None = None,
+        progress: bool = False,
+        submodular: bool = False,
+    ) -> None:
+        self.f = as_objective(f)
+        if submodular and not self.f.submodular:
+            raise ValueError(
+                f"{optimizer} is for submodular objectives, which {type(self.f).__name__} says "
+                "that it is not: use subsel.greedy"
+            )
+        self._constraint = as_constraint(budget)
+        if isinstance(self._constraint, Unlimited) and (target, coverage, min_gain) == (None,) * 3:
+            raise ValueError(
+                f"budget must be a count in 1..{self.f.n} or a constraint; it can be left out only "
+                "where target, coverage or min_gain says when to stop"
+            )
+        n = self.f.n
+        self._given = _distinct(given, n, "given")
+        excluded = _distinct(exclude, n, "exclude")
+        if len(both := np.intersect1d(self._given, excluded)):
+            raise ValueError(f"{both[0]} is in given and in exclude")
+        self._min_gain = -math.inf
+        if min_gain is not None:
+            self._min_gain = float(check_number(min_gain, "min_gain", *_REAL))
+        self._target = None if target is None else float(check_number(target, "target", *_REAL))
+        self._stop_at_target = "target"
+        self._fraction = coverage
+        if coverage is not None:
+            if target is not None:
+                raise ValueError("target and coverage both say when to stop; give one of them")
+            check_number(coverage, "coverage", 0, 1, "(]")
+            if not self.f.monotone:
+                raise ValueError(
+                    f"coverage is a fraction of F(everything), the largest F of a monotone "
+                    f"objective; {type(self.f).__name__} is not monotone: give target, a value of F"
+                )
+        self.closed = np.zeros(n, bool)
+        self.closed[self._given] = self.closed[excluded] = True
+        self._state = self._constraint.start(self.closed, self._given)
+        self.costs = self._state.costs
+        self._elements: list[np.ndarray] = []
+        self._gains: list[np.ndarray] = []
+        self._stopped: str | None = None
+        self._counted: int | None = None
+        self.evaluations = 0
+        self._pace = Pace()
+        self.most = self._state.most
+        self._bar = tqdm(total=self.most, desc="select", unit="element", disable=not progress)
+
+    def __enter__(self) -> "Run":
+        with _in_use_lock:
+            if id(self.f) in _in_use:
+                raise RuntimeError(
+                    f"this {type(self.f).__name__} is being searched already, perhaps by another "
+                    "thread; make one objective for each search"
+                )
+            _in_use.add(id(self.f))
+        try:
+            self._begin()
+        except BaseException:
+            _in_use.discard(id(self.f))
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.close()
+        _in_use.discard(id(self.f))
+
+    def _begin(self) -> None:
+        if self._fraction is not None:
+            self._target = self._fraction * self.f.value(np.arange(self.f.n))
+            self._stop_at_target = "coverage"
+        self.f.reset()
+        for element in self._given:
+            self.f.add(int(element))
+        self._base = self.f.value(self._given) if len(self._given) else 0.0
+        self._reached = self._base
+        if self._target is not None and self._reached >= self._target:
+            self._stopped = self._stop_at_target
+        self._state.close(self.closed)
+
+    def room(self) -> int:
+        """How many elements may be picked now, whichever they are; 0 at the end of the search."""
+        if self._stopped:
+            return 0
+        safe = self._state.safe()
+        if safe == 0:
+            self._stopped = "budget"
+            return 0
+        left = len(self.closed) - int(np.count_nonzero(self.closed))
+        if left == 0:
+            self._stopped = "exhausted"
+            return 0
+        return min(safe, left, self._pace.size())
+
+    def candidates(self) -> np.ndarray:
+        """What may be picked, ascending."""
+        return np.flatnonzero(~self.closed)
+
+    def worth(self, gains: np.ndarray, candidates: Any) -> np.ndarray:
+        """What greedy compares: gains, or gains divided by costs."""
+        return gains if self.costs is None else gains / self.costs[candidates]
+
+    def extend(self, count: int) -> None:
+        """Pick the best candidate, `count` times: greedy, by the objective itself."""
+        left = len(self.closed) - int(np.count_nonzero(self.closed))
+        self.evaluations += count * left - count * (count - 1) // 2
+        self.took(*self.f.extend(self.closed, count, self.costs))
+
+    def pick(self, element: int, gain: float) -> None:
+        """Add one element to the objective and to the selection."""
+        if gain <= self._min_gain:
+            self._stopped = "min_gain"
+            return
+        self.f.add(element)
+        self.closed[element] = True
+        self.took(np.array([element]), np.array([gain]))
+
+    def took(self, elements: np.ndarray, gains: np.ndarray) -> None:
+        """Elements were picked, and added to the objective, in this order."""
+        count = self._until_stop(gains)
+        self._elements.append(elements[:count])
+        self._gains.append(gains[:count])
+        self._bar.update(count)
+        if count < len(elements):
+            self._rewind()
+        else:
+            self._state.add(elements)
+            self._state.close(self.closed)
+
+    def _until_stop(self, gains: np.ndarray) -> int:
+        """How many of the gains belong to the selection; notes if they end it."""
+        if self._target is None and self._min_gain == -math.inf:
+            return len(gains)
+        for at, gain in enumerate(gains):
+            if gain <= self._min_gain:
+                self._stopped = "min_gain"
+                return at
+            self._reached += float(gain)
+            if self._target is not None and self._reached >= self._target:
+                self._stopped = self._stop_at_target
+                return at + 1
+        return len(gains)
+
+    def _rewind(self) -> None:
+        """Leave the objective with what is selected, where it had gone on beyond the stop."""
+        self._counted = self.f.n_evaluations
+        self.f.reset()
+        for element in (*self._given, *self.picked()):
+            self.f.add(int(element))
+
+    def picked(self) -> np.ndarray:
+        """What was selected so far, in order."""
+        return np.concatenate([np.empty(0, np.int64), *self._elements])
+
+    def selection(self) -> Selection:
+        """What was selected."""
+        gains = np.concatenate([np.empty(0), *self._gains])
+        value = math.fsum([self._base, *gains])
+        values = self._base + np.cumsum(gains)
+        values[-1:] = value
+        counted: Any = self._counted or self.f.n_evaluations
+        return Selection(
+            indices=self.picked(),
+            gains=gains,
+            value=value,
+            n_evaluations=self.evaluations if counted is None else counted,
+            path=self.f.path,
+            values=values,
+            stopped=self._stopped or "budget",
+        )
+
+
+_REAL = (-math.inf, math.inf)
+
+
+def as_objective(f: Objective | ArrayLike) -> Objective:
+    """An objective as it is, once it says how many candidates it has; a matrix as coverage."""
+    if not isinstance(f, Objective):
+        return FacilityLocation(f)
+    count = whole_number(getattr(f, "n", None))
+    if count is None or count < 1:
+        raise TypeError(
+            f"{type(f).__name__}.n must be the number of candidates, a count of at least 1, not "
+            f"{getattr(f, 'n', 'missing')!r}: set self.n in its __init__"
+        )
+    return f
+
+
+def _distinct(indices: ArrayLike | None, n: int, name: str) -> np.ndarray:
+    """Checked indices of which none occurs twice; a mask of n booleans names the true ones."""
+    if indices is None:
+        return np.empty(0, np.int64)
+    array = np.asarray(indices)
+    if array.dtype == bool and array.shape == (n,):
+        return np.flatnonzero(array)
+    array = check_indices(indices, n, name)
+    values, counts = np.unique(array, return_counts=True)
+    if len(values) < len(array):
+        raise ValueError(f"{name} has {values[counts > 1][0]} more than once")
+    return array
