@@ -11,7 +11,7 @@ import torch
 from subsel import select
 from subsel.defense.parallel import Ranks, digest
 from subsel.sources import METRICS
-from subsel.validation import check_choice, check_count, portion
+from subsel.validation import as_host_array, check_choice, check_count, portion
 
 __all__ = ["EPIC", "Round"]
 
@@ -356,18 +356,18 @@ def _selected(
 
 def checked_arrays(gradients: Any, labels: Any) -> tuple[Any, np.ndarray]:
     """Gradients, left on the GPU where they can be selected from there, and labels."""
-    if not isinstance(gradients, torch.Tensor):
-        gradients = np.asarray(gradients)
-    elif gradients.is_cuda and find_spec("numba_cuda") is not None:
+    number = str(getattr(gradients, "dtype", ""))
+    stays = isinstance(gradients, torch.Tensor) and gradients.is_cuda
+    if stays and find_spec("numba_cuda") is not None:
         gradients = gradients.detach()
     else:
-        gradients = gradients.detach().cpu().numpy()
-    labels = labels.detach().cpu().numpy() if isinstance(labels, torch.Tensor) else labels
-    labels = np.asarray(labels)
+        gradients = as_host_array(gradients, "gradients")
+        number = number if number.startswith("torch.") else gradients.dtype.name
+    labels = as_host_array(labels, "labels")
     if gradients.ndim != 2 or gradients.shape[1] == 0:
         raise ValueError(f"gradients must be (n, d), got {gradients.shape}")
-    if str(gradients.dtype).removeprefix("torch.") not in ("float32", "float64"):
-        raise TypeError(f"gradients must be float32 or float64, got {gradients.dtype}")
+    if number.removeprefix("torch.") not in ("float32", "float64"):
+        raise TypeError(f"gradients must be float32 or float64, got {number}")
     if isinstance(gradients, torch.Tensor):
         finite = gradients.isfinite().all(dim=1).cpu().numpy()
     else:
@@ -375,13 +375,14 @@ def checked_arrays(gradients: Any, labels: Any) -> tuple[Any, np.ndarray]:
     bad = np.flatnonzero(~finite)
     if len(bad):
         raise ValueError(f"gradients are not finite in {len(bad)} rows, {bad[0]} the first")
-    if not np.issubdtype(labels.dtype, np.integer):
+    if labels.dtype.kind not in "iu":
         raise TypeError(f"labels must be integers, got {labels.dtype}")
     if labels.shape != gradients.shape[:1]:
         raise ValueError(f"labels must be ({len(gradients)},) as gradients, got {labels.shape}")
+    labels = labels.astype(np.int64)
     if len(labels) and labels.min() < 0:
         raise ValueError(f"labels must be 0 or greater, got {labels.min()}")
-    return gradients, labels.astype(np.int64)
+    return gradients, labels
 
 
 def _mapped(value: Any, kind: type, convert: Any) -> Any:

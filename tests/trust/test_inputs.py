@@ -800,3 +800,57 @@ def test_one_row(single):
         np.testing.assert_array_equal(chosen.sizes, [1])
     np.testing.assert_array_equal(subsel.greedi(X, 1).indices, [0])
     np.testing.assert_array_equal(subsel.greedy(X, 1).indices, [0])
+
+
+def pruned(gradients=ROWS, labels=CLASSES):
+    defense = library("subsel.defense")
+    epic = defense.EPIC(subset_size=0.3, warmup=0, interval=1)
+    epic.prune(gradients, labels, 0)
+    return [epic.kept]
+
+
+EXACT_FORMS = set(AS_FLOAT32) - {
+    "float16", "big-endian float16", "int16", "uint16 tensor", "bfloat16", "float8", "ml_dtypes",
+}  # fmt: skip
+WHOLE_FORMS = set(WHOLE) - {"objects", "nullable Series"}
+
+
+@pytest.mark.parametrize("form", sorted(EXACT_FORMS))
+def test_gradients_in_every_form(form):
+    assert_same(pruned, AS_FLOAT32[form](ROWS), ROWS)
+
+
+@pytest.mark.parametrize("form", sorted(set(AS_FLOAT32) - EXACT_FORMS))
+def test_gradients_that_have_lost_digits(form):
+    with pytest.raises(TypeError, match="gradients must be float32 or float64"):
+        pruned(AS_FLOAT32[form](ROWS))
+
+
+@pytest.mark.parametrize("form", sorted(WHOLE_FORMS))
+def test_labels_of_gradients_in_every_form(form):
+    assert_same(lambda labels: pruned(ROWS, labels), WHOLE[form](CLASSES), CLASSES)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        CLASSES.astype("m8[s]"), [np.timedelta64(1)] * N, np.ma.masked_array(CLASSES), NAMES,
+        dict.fromkeys(range(N), 1), set(range(N)), CLASSES - 5, CLASSES[1:], CLASSES > 1,
+        np.full(N, 2**63, np.uint64), CLASSES.astype(float), None, [None] * N,
+    ],
+)  # fmt: skip
+def test_wrong_labels_of_gradients(wrong):
+    with pytest.raises((TypeError, ValueError), match="labels"):
+        pruned(ROWS, wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.ma.masked_array(ROWS), ROWS.astype("m8[s]"), ROWS.astype(complex), ROWS[0], ROWS[:, :0],
+        np.where(ROWS > 5, np.nan, ROWS), {0: 1.0}, "abc", None, [[1.0], [2.0, 3.0]],
+    ],
+)  # fmt: skip
+def test_wrong_gradients(wrong):
+    with pytest.raises((TypeError, ValueError), match="gradients"):
+        pruned(wrong)
