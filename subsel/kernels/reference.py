@@ -1,4 +1,4 @@
-"""The specification: facility location in plain NumPy float64, slow and obvious.
+"""The specification: every objective in plain NumPy float64, slow and obvious.
 
 Everything else in the library is compared with these few lines.
 """
@@ -49,3 +49,8 @@ def assign(S, indices):
     """For each row the position in `indices` of the most similar column, the first of equals."""
     assignment = np.argmax(S[:, indices], axis=1)
     return assignment, np.bincount(assignment, minlength=len(indices))
+
+
+def saturated_coverage(S, indices, fraction=0.1):
+    """F = sum over rows of their similarity to the selected columns, at most a part of all."""
+    return float(np.minimum(S[:, list(indices)].sum(axis=1), fraction * S.sum(axis=1)).sum())

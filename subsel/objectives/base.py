@@ -43,6 +43,10 @@ class Objective(ABC):
     keeps_gains: bool = False
     path: str = ""
 
+    def __repr__(self) -> str:
+        path = f", path={self.path!r}" if self.path else ""
+        return f"{type(self).__name__}(n={self.n}{path})"
+
     @abstractmethod
     def reset(self) -> None:
         """Make S empty."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from subsel.kernels import cpu
 from subsel.kernels.cpu import LANES, Search, coverage, threads
-from subsel.sources.levels import CpuLevels
+from subsel.sources.levels import CpuLevels, frozen
 
 _LOG = 3
 """Changes logged for each point before all blocks are settled and the log starts anew."""
@@ -44,6 +44,10 @@ class Similarity:
     unit = 1.0
     span: float
     _number: Any = np.float64
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.store = frozen(self.store)
 
     def search(self, *, log: bool = True) -> Search:
         """Nothing selected; without a `log`, gains cannot be kept."""

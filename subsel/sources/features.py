@@ -38,7 +38,7 @@ class Tiles:
         members[-1] -= padding
         self.tiles = read_only(tiled.transpose(0, 2, 1)).reshape(self.count, d * LANES)
         self.boxes = read_only(tiled.min(axis=1)), read_only(tiled.max(axis=1))
-        self.members = members
+        self.members = read_only(members)
 
 
 class Features:

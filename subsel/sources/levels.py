@@ -13,9 +13,20 @@ from subsel.kernels.compiling import threads, uncached
 from subsel.kernels.cpu import coverage as kernels
 from subsel.kernels.rules import start
 from subsel.sources.scale import grid
+from subsel.validation import read_only
 
 _PARALLEL_WORK = 2**19
 """Terms from which on starting threads costs less than it saves."""
+
+
+def frozen(arrays: Any) -> Any:
+    """A named tuple with its arrays read-only, as kernels are compiled for them.
+
+    Pickles do not say that an array was read-only.
+    """
+    fields = arrays._asdict().items()
+    own = {name: read_only(value) for name, value in fields if isinstance(value, np.ndarray)}
+    return arrays._replace(**own)
 
 
 @dataclass
@@ -42,21 +53,27 @@ class CpuLevels:
         self.source, self.rule = source, rule
         self.n, self.n_points, self.path = source.n, source.n_points, source.path
         by_slot = {
-            name: source.points_in_slots(value)
+            name: read_only(source.points_in_slots(value))
             for name, value in rule._asdict().items()
             if isinstance(value, np.ndarray)
         }
         self._rule = rule._replace(**by_slot)
-        ours = type(rule).__module__.startswith("subsel.")
-        self._kernel = (lambda kernel: kernel) if ours else uncached
         self._scale: tuple[float, ...] = (source.unit, source.offset, 1.0, 1.0)
         largest = source.unit * source.span
         most = self._kernel(kernels.largest_term)(self._rule, self._empty(), largest)
         self.rounding = grid(self.n_points, most)[1] * self.n_points
         self._scale = (source.unit, source.offset, *grid(self.n_points, most))
 
+    def _kernel(self, kernel: Any) -> Any:
+        """A kernel for this rule, on disk for rules of this package, whose sources are known."""
+        return kernel if type(self.rule).__module__.startswith("subsel.") else uncached(kernel)
+
     def _empty(self) -> np.ndarray:
         return np.full(self.source.point_slots, start(self.rule), np.float64)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._rule = frozen(self._rule)
 
     def search(self) -> Levels:
         """Nothing selected."""

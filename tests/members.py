@@ -1,0 +1,151 @@
+"""Every objective and every constraint, each with an obvious oracle, for the tests over all.
+
+A new objective or constraint is tested with all the others by one entry here. An oracle is plain
+NumPy in float64, written from the formula: slow, and independent of the library.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.sparse
+
+import subsel
+from subsel.kernels import reference
+
+
+class Member(NamedTuple):
+    """An objective over about 30 candidates.
+
+    `make` builds it; `value` is F of a list of candidates by its formula. `ties` says that equal
+    candidates have exactly equal gains, so that the oracle finds the same selection; where it is
+    False, only values are compared. `stores` says what its data lie in, for the names of tests.
+    """
+
+    name: str
+    make: Callable[[], Any]
+    value: Callable[[list[int]], float]
+    submodular: bool = True
+    monotone: bool = True
+
+
+N = 30
+"""Candidates of every member."""
+
+
+def rng(seed: int) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def similarities(seed: int = 0, rows: int = 40) -> np.ndarray:
+    """Similarities with ties and with copies of columns."""
+    S = rng(seed).integers(0, 9, (rows, N)) / 8
+    S[:, 7] = S[:, 3]
+    return S
+
+
+def thin(S: np.ndarray) -> np.ndarray:
+    """The same with most entries 0."""
+    return np.where(S > 0.7, S, 0.0)
+
+
+def rows(seed: int = 1, d: int = 4) -> np.ndarray:
+    """Features with ties and with copies of rows."""
+    X = rng(seed).integers(-4, 5, (N, d)) / 4
+    X[7] = X[3]
+    return X
+
+
+def over_stores(name: str, cls: Any, value: Callable, **options: Any) -> list[Member]:
+    """An objective of similarities over every store: dense in both orders, sparse, features."""
+    S, X = similarities(), rows()
+    T = thin(S)
+    members = [
+        Member(
+            f"{name}, dense", lambda: cls(S, **options),
+            lambda chosen: value(S, chosen, **options),
+        ),
+        Member(
+            f"{name}, F order", lambda: cls(np.asfortranarray(S), **options),
+            lambda chosen: value(S, chosen, **options),
+        ),
+        Member(
+            f"{name}, sparse", lambda: cls(scipy.sparse.csr_array(T), **options),
+            lambda chosen: value(T, chosen, **options),
+        ),
+    ]  # fmt: skip
+    for metric in ("euclidean", "cosine"):
+        c0 = 2.0
+        if metric == "euclidean":
+            c0 = subsel.FacilityLocation.from_features(X).offset
+        own = reference.similarity(X, metric, c0=c0)
+        members += [
+            Member(
+                f"{name}, {metric} features, {where}",
+                lambda metric=metric, memory=memory: cls.from_features(
+                    X, metric, memory=memory, **options
+                ),
+                lambda chosen, own=own: value(own, chosen, **options),
+            )
+            for where, memory in (("tiles", 0), ("matrix", 2**30))
+        ]
+    return members
+
+
+MEMBERS = [
+    *over_stores("FacilityLocation", subsel.FacilityLocation, reference.value),
+    # A fraction that keeps all numbers exact, so that ties are ties for the oracle too.
+    *over_stores(
+        "SaturatedCoverage", subsel.SaturatedCoverage, reference.saturated_coverage, fraction=0.125
+    ),
+]
+
+
+class Rule(NamedTuple):
+    """A constraint, and by the oracle which elements may follow those that were picked.
+
+    `compared` is what greedy compares of an element: gains, or gains divided by a cost.
+    """
+
+    name: str
+    make: Callable[[], Any]
+    allowed: Callable[[list[int]], list[int]]
+    compared: Callable[[float, int], float] = lambda gain, element: gain
+
+
+def everything(chosen: list[int]) -> list[int]:
+    return [j for j in range(N) if j not in chosen]
+
+
+CONSTRAINTS = [
+    Rule("count", lambda: 6, lambda chosen: everything(chosen) if len(chosen) < 6 else []),
+]
+
+
+def greedy(
+    member: Member,
+    rule: Rule,
+    *,
+    given: tuple[int, ...] = (),
+    exclude: tuple[int, ...] = (),
+    target: float = np.inf,
+    min_gain: float = -np.inf,
+) -> tuple[list[int], list[float]]:
+    """Greedy by the oracle: every value from scratch; the lowest index among equals."""
+    chosen: list[int] = []
+    gains: list[float] = []
+    while member.value([*given, *chosen]) < target:
+        before = member.value([*given, *chosen])
+        free = [j for j in rule.allowed(chosen) if j not in given and j not in exclude]
+        if not free:
+            break
+        gain = {j: member.value([*given, *chosen, j]) - before for j in free}
+        worth = {j: rule.compared(gain[j], j) for j in free}
+        scale = max(1e-300, *(abs(w) for w in worth.values()))
+        # Values from scratch are rounded: what is equal but for that is a tie.
+        best = min(j for j in free if worth[j] >= max(worth.values()) - 1e-11 * scale)
+        if gain[best] <= min_gain:
+            break
+        chosen.append(best)
+        gains.append(gain[best])
+    return chosen, gains
