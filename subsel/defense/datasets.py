@@ -263,14 +263,15 @@ def _decoded(files: list[tuple[Path, int]]) -> tuple[np.ndarray, np.ndarray]:
             raise FileNotFoundError(f"{path} is not there; the set is incomplete without it")
     images = np.empty((len(files), 3, TINY_SIDE, TINY_SIDE), np.uint8)
     for place, (path, _) in zip(images, tqdm(files, desc="decode", unit="image"), strict=True):
+        why = "it is damaged, or no JPEG"
         try:
             # JPEG alone: by default Pillow tries every format it has, and runs Ghostscript for one.
             with warnings.catch_warnings(action="ignore"), Image.open(path, "r", ["JPEG"]) as image:
                 if image.size != (TINY_SIDE, TINY_SIDE):
-                    raise ValueError(f"it is a JPEG of {image.size[0]} x {image.size[1]}")
+                    why = f"it is a JPEG of {image.size[0]} x {image.size[1]}"
+                    raise ValueError(why)
                 place[:] = np.moveaxis(np.asarray(image.convert("RGB")), -1, 0)
         except Exception as error:  # a damaged image fails in any way there is
-            why = str(error) if isinstance(error, ValueError) else "it is damaged, or no JPEG"
             raise ValueError(f"{path} is not an image of 64 x 64: {why}") from error
     return images, np.array([label for _, label in files], np.int64)
 
