@@ -33,6 +33,8 @@ import subsel
 from benchmarks.selection.inputs import gradient_like
 from subsel.files import written_whole
 from subsel.kernels import cuda as kernels
+from subsel.kernels.cuda import coverage
+from subsel.objectives.saturated_coverage import Saturated
 from subsel.sources import require_gpu
 
 LIMIT = 8 * 60
@@ -329,6 +331,19 @@ def examples(number):
         (kernels.find_radius, (floats(1, 1), ints, doubles(1, 1), doubles(1), doubles(1))),
         (kernels.divide, (floats(1, 1), ints, longs(1))),
         (kernels.scale_to_unit, (floats(1, 1),)),
+        *of_rules(store, True),
+        *of_rules(matrices, False),
+    ]
+
+
+def of_rules(store, from_features):
+    """The kernels of a coverage objective; any rule will do."""
+    rule, level, scale = Saturated(np.zeros(1)), np.zeros(1), (1.0, 0.0, 1.0, 1.0)
+    evaluate, cover = coverage.kernels(Saturated, from_features)
+    return [
+        (evaluate, (store, rule, level, level, scale, np.zeros(1, np.int64), level)),
+        (cover, (store, rule, level, level, scale, 0, level)),
+        (coverage.row_summing(from_features), (store, 1.0, 1.0, level)),
     ]
 
 

@@ -495,3 +495,34 @@ def test_epic_on_the_gpu():
 def test_as_on_record(name, run):
     record = json.loads(RECORD.read_text())[name]
     assert written(run(), "gains" in record) == record
+
+
+@pytest.mark.parametrize("memory", [0, None])
+@pytest.mark.parametrize("metric", METRICS)
+def test_coverage_of_features_by_a_rule_as_on_the_cpu(metric, memory, monkeypatch):
+    monkeypatch.setattr("subsel.sources.scale.DENSE_FROM_DIMENSION", 1)
+    X = features(LANES + 5)
+    ours, wanted = (
+        subsel.SaturatedCoverage.from_features(
+            X, metric, fraction=0.2, memory=memory, backend=place
+        )
+        for place in ("cuda", "cpu")
+    )
+    assert ours.path == ("cuda features" if memory == 0 else "cuda dense")
+    found, expected = (subsel.lazy_greedy(f, 5) for f in (ours, wanted))
+    np.testing.assert_array_equal(found.indices, expected.indices)
+    if metric != "rbf":
+        np.testing.assert_array_equal(found.gains, expected.gains)
+        assert ours.value(found.indices) == wanted.value(found.indices)
+
+
+def test_coverage_of_a_matrix_by_a_rule_as_on_the_cpu():
+    S = tied(LANES + 3, LANES - 2) / 4
+    ours, wanted = (
+        subsel.SaturatedCoverage(S, fraction=0.25, backend=place) for place in ("cuda", "cpu")
+    )
+    subsel.testing.check_objective(ours, trials=2)
+    for f, g in ((ours, wanted), (ours.restrict([3, 1, 7]), wanted.restrict([3, 1, 7]))):
+        found, expected = subsel.greedy(f, 3), subsel.greedy(g, 3)
+        np.testing.assert_array_equal(found.indices, expected.indices)
+        np.testing.assert_array_equal(found.gains, expected.gains)

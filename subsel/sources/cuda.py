@@ -14,6 +14,7 @@ import numpy as np
 from subsel.kernels import cpu
 from subsel.kernels import cuda as kernels
 from subsel.kernels.cuda import AFRESH, CHANGES, LANES, LEADS, THREADS
+from subsel.sources.cuda_levels import CudaLevels, row_sums
 from subsel.sources.device import Array, Device, Layout, as_array, gathered, require_gpu
 from subsel.sources.scale import (
     METRICS,
@@ -194,7 +195,7 @@ class CudaSimilarity:
             return np.empty(0)
         self._know_gains(search)
         gains, out = search.arrays.gains, self.device.empty(len(candidates), np.float64)
-        slots = self.device.upload(self._slots[candidates])
+        slots = self.device.upload(self.slots[candidates])
         blocks = -(-len(candidates) // THREADS)
         self.device.run(
             kernels.gather_columns, blocks, THREADS, gains.reshape(1, gains.size), slots, out
@@ -203,7 +204,7 @@ class CudaSimilarity:
 
     def add(self, search: State, element: int) -> None:
         """Add a candidate."""
-        self._choose(search, self._slots[element])
+        self._choose(search, self.slots[element])
         if search.known:
             self.device.run(*self._updating(search, CHANGES))
 
@@ -212,7 +213,7 @@ class CudaSimilarity:
         self.device.run(*self._covering(search))
 
     @cached_property
-    def _slots(self) -> np.ndarray:
+    def slots(self) -> np.ndarray:
         """Slot of each candidate."""
         return self.candidates.members(np.arange(len(self.candidates.local)))
 
@@ -229,7 +230,7 @@ class CudaSimilarity:
         """A search to which candidates were added one by one, and what each of them gained."""
         search = self.search()
         gains = self.device.upload(np.zeros(len(candidates)))
-        for which, slot in enumerate(self._slots[candidates]):
+        for which, slot in enumerate(self.slots[candidates]):
             self._choose(search, slot)
             self.device.run(kernels.sum_won, self.points.tiles, LANES, search.arrays, gains, which)
         return search, self.device.download(gains) * self.unit
@@ -246,6 +247,14 @@ class CudaSimilarity:
 
     def _restricted(self, candidates: np.ndarray, layout: Layout) -> Any:
         raise NotImplementedError
+
+    def levels(self, rule: Any) -> CudaLevels:
+        """A search of these similarities, of one class, by a rule of a coverage objective."""
+        return CudaLevels(self, rule, isinstance(self, CudaFeatures))
+
+    def row_sums(self) -> np.ndarray:
+        """The sum of each point's similarities to all candidates, of one class, (n_points,)."""
+        return row_sums(self, isinstance(self, CudaFeatures))
 
 
 class CudaDense(CudaSimilarity):
@@ -380,7 +389,7 @@ class CudaFeatures(CudaSimilarity):
         return dense
 
     def _restricted(self, candidates: np.ndarray, layout: Layout) -> kernels.Features:
-        return self._with_columns(self._slots[candidates][layout.local], layout)
+        return self._with_columns(self.slots[candidates][layout.local], layout)
 
     def _with_columns(self, slots: np.ndarray, layout: Layout) -> kernels.Features:
         columns = self._columns(slots)
