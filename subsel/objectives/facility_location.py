@@ -118,7 +118,8 @@ class FacilityLocation(Objective):
         ------
         ValueError
             If X is not 2-D, is empty, has NaN or inf (said where), or spreads over more than 1e300
-            (for ``"dot"``, not between 1e-150 and 1e150); if `metric`, `gamma` or `memory` is not
+            (for ``"dot"``, not between 1e-150 and 1e150; for ``"rbf"`` without a gamma, 1e17 in
+            float32 or 1e150 in float64); if `metric`, `gamma` or `memory` is not
             one of the above.
         TypeError
             If X is not numeric, or is sparse.

@@ -17,7 +17,7 @@ from subsel.constraints.base import Unlimited, as_constraint
 from subsel.objectives import FacilityLocation, Objective
 from subsel.pacing import Pace
 from subsel.selection import Selection
-from subsel.validation import ArrayLike, check_indices, check_number, whole_number
+from subsel.validation import ArrayLike, as_host_array, check_indices, check_number, whole_number
 
 STOPPED = ("budget", "target", "coverage", "min_gain", "exhausted")
 """Why a search ended: see `Selection.stopped`."""
@@ -250,7 +250,7 @@ def _distinct(indices: ArrayLike | None, n: int, name: str) -> np.ndarray:
     """Checked indices of which none occurs twice; a mask of n booleans names the true ones."""
     if indices is None:
         return np.empty(0, np.int64)
-    array = np.asarray(indices)
+    array = as_host_array(indices, name)
     if array.dtype == bool and array.shape == (n,):
         return np.flatnonzero(array)
     array = check_indices(indices, n, name)

@@ -73,8 +73,10 @@ def choose_scale(
         offset = 0.0 if low.min() >= 0 else _round_up(bound**2)
         return Scale(unit**2, offset, offset + _round_up(bound**2), exponent)
     rate = (1 / d if gamma is None else gamma) * unit * unit
-    rate = min(max(rate, float(limits.tiny)), float(limits.max) / 2**10)
-    return Scale(1.0, 1.0, 1.0, exponent, rate)
+    most = float(limits.max) / 2**10
+    if gamma is None and rate > most:  # rows that are near one another would count as equal
+        raise ValueError(f"X spreads over {radius:g}, too far for rbf with gamma = 1/d; rescale it")
+    return Scale(1.0, 1.0, 1.0, exponent, min(max(rate, float(limits.tiny)), most))
 
 
 def spread(metric: str, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, float]:

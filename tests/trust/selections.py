@@ -262,11 +262,29 @@ def matrix_trial(random, folder):
         np.testing.assert_array_equal(
             restricted.indices, reference.greedy(S[:, part], some)[0], err_msg="restricted"
         )
+        check_given(random, f, sparse, S, k)
     of_sparse = subsel.FacilityLocation(sparse).restrict(part)
     same(subsel.greedy(of_sparse, some), restricted, f"restricted, {fmt}")
     if columns * rows < 10**4:
         drawn = subsel.stochastic_greedy(plain, k, 0.3, int(random.integers(99)))
         check_own(S, rescaled(drawn, exponent), slack)
+
+
+def check_given(random, f, sparse, S, k):
+    """With elements that are given and others that are excluded."""
+    n = S.shape[1]
+    given, exclude, _ = np.split(random.permutation(n), np.sort(random.integers(0, n + 1, 2)))
+    k = min(k, n - len(given) - len(exclude))
+    if k == 0:
+        return
+    chosen = subsel.greedy(f, k, given=given, exclude=exclude)
+    same(subsel.lazy_greedy(sparse, k, given=given, exclude=exclude), chosen, "given, excluded")
+    held = given.tolist()
+    for element in chosen.indices.tolist():
+        gains = reference.gains(S, held)
+        gains[held] = gains[exclude] = -1
+        assert element == int(np.argmax(gains)), "given, excluded: another gain is larger"
+        held.append(element)
 
 
 def check_own(S, selection, slack):
@@ -327,11 +345,12 @@ def features_trial(random, folder):
     spread = float(np.ptp(X, axis=0).max()) or 1.0
     size = spread**2 if metric == "dot" else spread
     gamma = 10.0 ** random.uniform(-4, 4) if metric == "rbf" and random.random() < 0.5 else None
+    far = 1e17 if plain.dtype == np.float32 else 1e150  # beyond it, rbf is for far rows only
     f = unless_extreme(
         lambda: subsel.FacilityLocation.from_features(plain, metric, gamma=gamma, memory=0),
-        *([n * size] * 2 if metric != "rbf" else [1.0, spread]),
+        *([n * size] * 2 if metric != "rbf" else [1.0, 1e300 if spread > far else 1.0]),
     )
-    if f is None:
+    if f is None or (gamma and abs(X).max() * math.sqrt(gamma) > far):
         return
     wanted = subsel.greedy(f, k)
     S, exponent, largest = similarities(X, metric, f.offset, gamma)

@@ -24,3 +24,15 @@ def test_partial_sums_of_few_points_are_exact_too():
     X[14] = float.fromhex("-0x1.7098064dfa777p+0")
     f = subsel.FacilityLocation.from_features(X, memory=0)
     assert subsel.greedy(f, 21).value == f.value(np.arange(21))
+
+
+@pytest.mark.parametrize(("number", "far"), [("f4", 1e20), ("f8", 1e155)])
+def test_rows_too_far_apart_for_rbf(number, far):
+    """Rows that are not far from one another counted as equal, and were not selected."""
+    X = np.array([[far], [1.0], [2.0], [100.0]], number)
+    for call in (subsel.select, subsel.greedi):
+        with pytest.raises(ValueError, match=r"X spreads over .*, too far for rbf.*rescale"):
+            call(X, 1, metric="rbf")
+    wanted = subsel.select(X[1:], 2, metric="rbf")
+    near = subsel.select(np.where(far == X, X.dtype.type(1e10), X), 3, metric="rbf")
+    assert set(wanted.indices + 1) < set(near.indices)
