@@ -28,7 +28,7 @@ class Threads:
     elsewhere = False  # tasks see this process's memory
 
     def __init__(self, threads: int) -> None:
-        self._pool = ThreadPoolExecutor(threads, initializer=cpu.single_thread)
+        self._pool = ThreadPoolExecutor(threads, "greedi", cpu.single_thread)
 
     def __enter__(self) -> None: ...
 

@@ -91,7 +91,7 @@ def starting_a_thread(monkeypatch):
     monkeypatch.setattr(
         threading.Thread,
         "start",
-        lambda thread: (faulty if thread.name.startswith("ThreadPool") else start)(thread),
+        lambda thread: (faulty if thread.name.startswith("greedi") else start)(thread),
     )
     return fault
 
@@ -104,7 +104,7 @@ def bits(chosen):
 def wait_for_threads():
     """Tasks that were under way when another one failed end by themselves, soon."""
     for _ in range(10_000):
-        left = [some for some in threading.enumerate() if some.name.startswith("ThreadPool")]
+        left = [some for some in threading.enumerate() if some.name.startswith("greedi")]
         if not left:
             return
         time.sleep(0.001)
