@@ -11,7 +11,7 @@ from subsel.kernels import cpu
 from subsel.objectives import FacilityLocation
 from subsel.objectives.disjoint import side_by_side, together
 from subsel.optimizers import greedy, lazy_greedy, stochastic_greedy
-from subsel.selection import Selection, merged
+from subsel.selection import Selection, merged, sizes_of
 from subsel.sources import METRICS
 from subsel.validation import (
     ArrayLike,
@@ -149,7 +149,7 @@ def _represent(
         search = {"lazy": lazy_greedy, "greedy": greedy}[method]
         chosen = search(f, k, progress=progress)
     assignment = f.assignment
-    return replace(chosen, assignment=assignment, sizes=np.bincount(assignment, minlength=k))
+    return replace(chosen, assignment=assignment, sizes=sizes_of(assignment, k))
 
 
 def budgets(budget: Any, labels: np.ndarray) -> tuple[list[np.ndarray], list[int]]:

@@ -26,8 +26,10 @@ class Selection:
     assignment : ndarray of int64, shape (n,), or None
         For each point the position in `indices` of the element that represents it; the earliest
         where several are equally similar. With labels, always an element of the point's own class.
+        -1 for a point that nothing selected represents; see `uncovered`.
     sizes : ndarray of int64, shape (k,), or None
-        Number of points assigned to each selected element; they sum to n (CRAIG's weights).
+        Number of points assigned to each selected element (CRAIG's weights); they sum to n less
+        the points that nothing represents.
     values : ndarray of float64, shape (k,)
         F after each pick, what is given included; the last is `value`.
     stopped : str
@@ -52,6 +54,11 @@ class Selection:
     def __len__(self) -> int:
         return len(self.indices)
 
+    @property
+    def uncovered(self) -> int | None:
+        """How many points nothing selected represents; None without an assignment."""
+        return None if self.assignment is None else int(np.count_nonzero(self.assignment < 0))
+
     def to_torch(self, device: Any = None) -> "Selection":
         """The same with torch tensors in place of the arrays.
 
@@ -69,6 +76,11 @@ class Selection:
         return replace(self, **tensors)
 
 
+def sizes_of(assignment: np.ndarray, k: int) -> np.ndarray:
+    """How many points are assigned to each of k elements; -1 counts for none."""
+    return np.bincount(assignment[assignment >= 0], minlength=k)
+
+
 def merged(parts: list[Selection], members: list[np.ndarray], n: int) -> Selection:
     """One selection of all `n` rows from those of disjoint parts, by decreasing gain.
 
@@ -83,7 +95,7 @@ def merged(parts: list[Selection], members: list[np.ndarray], n: int) -> Selecti
     start = 0
     for p, rows in zip(parts, members, strict=True):
         assert p.assignment is not None
-        assignment[rows] = position[start + p.assignment]
+        assignment[rows] = np.where(p.assignment < 0, -1, position[start + p.assignment])
         start += len(p)
     work = sum(p.n_evaluations * len(rows) for p, rows in zip(parts, members, strict=True))
     return Selection(
@@ -92,7 +104,7 @@ def merged(parts: list[Selection], members: list[np.ndarray], n: int) -> Selecti
         value=math.fsum(gains),
         n_evaluations=-(-work // n),
         assignment=assignment,
-        sizes=np.bincount(assignment, minlength=len(indices)),
+        sizes=sizes_of(assignment, len(indices)),
         path=parts[0].path if len({p.path for p in parts}) == 1 else "mixed",
         values=np.cumsum(gains[ranking]),
     )

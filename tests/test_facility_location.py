@@ -512,3 +512,26 @@ def test_progress_bar(capsys):
     assert "3/3" in capsys.readouterr().err
     subsel.greedy(np.eye(3), 3)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("make", [np.asarray, sp.csr_array])
+def test_points_that_nothing_represents_are_told_apart(make):
+    """A graph of two parts: rows 3 to 5 have no similarity to what was selected."""
+    S = np.zeros((6, 4))
+    S[:3, :2], S[3:5, 2:] = [[2, 1], [1, 2], [1, 1]], 1
+    f = subsel.FacilityLocation(make(S))
+    f.add(0)
+    np.testing.assert_array_equal(f.assignment, [0, 0, 0, -1, -1, -1])
+    assignment, sizes = f.assign([1, 3])
+    np.testing.assert_array_equal(assignment, [0, 0, 0, 1, 1, -1])
+    np.testing.assert_array_equal(sizes, [3, 2])
+    np.testing.assert_array_equal(reference.assign(S, [1, 3])[0], assignment)
+    np.testing.assert_array_equal(f.restrict([3, 1]).assign([0])[0], [-1, -1, -1, 0, 0, -1])
+
+
+def test_from_features_every_point_has_a_nearest():
+    """Opposite vectors have a cosine similarity of 0, and equal rows no distance to speak of."""
+    f = subsel.FacilityLocation.from_features([[1.0, 0], [-1, 0]], "cosine")
+    assert f.assign([0])[0].tolist() == [0, 0]
+    chosen = subsel.select(np.ones((4, 2)), 2)
+    assert (chosen.sizes.tolist(), chosen.uncovered) == ([4, 0], 0)

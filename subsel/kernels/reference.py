@@ -46,9 +46,12 @@ def greedy(S, budget):
 
 
 def assign(S, indices):
-    """For each row the position in `indices` of the most similar column, the first of equals."""
-    assignment = np.argmax(S[:, indices], axis=1)
-    return assignment, np.bincount(assignment, minlength=len(indices))
+    """For each row the position in `indices` of the most similar column, the first of equals.
+
+    -1 for a row that is similar to none.
+    """
+    assignment = np.where(S[:, indices].any(axis=1), np.argmax(S[:, indices], axis=1), -1)
+    return assignment, np.bincount(assignment[assignment >= 0], minlength=len(indices))
 
 
 def saturated_coverage(S, indices, fraction=0.1):

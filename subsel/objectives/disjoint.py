@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from subsel.kernels import cpu
 from subsel.pacing import portions
-from subsel.selection import Selection
+from subsel.selection import Selection, sizes_of
 
 
 def side_by_side(
@@ -52,6 +52,6 @@ def together(source: Any, counts: list[int], progress: bool) -> list[Selection]:
         won = gains[c, :k] * source.units[c]
         parts.append(Selection(
             indices=elements[c, :k], gains=won, value=math.fsum(won), n_evaluations=evaluations,
-            assignment=assignment, sizes=np.bincount(assignment, minlength=k), path=source.path,
+            assignment=assignment, sizes=sizes_of(assignment, k), path=source.path,
         ))  # fmt: skip
     return parts

@@ -6,6 +6,7 @@ import numpy as np
 
 from subsel import sources
 from subsel.objectives.base import Objective
+from subsel.selection import sizes_of
 from subsel.validation import ArrayLike, check_choice, check_count, check_indices, check_number
 
 
@@ -232,7 +233,9 @@ class FacilityLocation(Objective):
     def assignment(self) -> np.ndarray:
         """For each point which of the added elements represents it (n_points,), by order of adding.
 
-        The earliest of equally similar ones; 0 for a point that is similar to none.
+        The earliest of equally similar ones. -1 for a point to which none is similar, its
+        similarity to all of them being 0 in the matrix that was given; from features, every point
+        has a nearest element, and 0 stands where none was added.
         """
         return self._similarity.assignment(self._search)
 
@@ -258,13 +261,15 @@ class FacilityLocation(Objective):
         Returns
         -------
         assignment : ndarray of int64, shape (n_points,)
-            Position in `indices`; the first of equally similar ones.
+            Position in `indices`; the first of equally similar ones. -1 for a point to which
+            none of them is similar, in a matrix that was given.
         sizes : ndarray of int64, shape (k,)
-            Points assigned to each; 0 is possible, for instance for a repeated element.
+            Points assigned to each; 0 is possible, for instance for a repeated element. They sum
+            to the number of points that something represents.
         """
         indices = check_indices(indices, self.n)
         if not len(indices):
             raise ValueError("indices must not be empty: there is nothing to assign points to")
         search, _ = self._similarity.represent(indices)
         assignment = self._similarity.assignment(search)
-        return assignment, np.bincount(assignment, minlength=len(indices))
+        return assignment, sizes_of(assignment, len(indices))

@@ -32,6 +32,9 @@ class Similarity:
         Candidates in a block.
     offset, unit, span : float
         Similarity = unit * (stored + offset), stored within `span` above -offset.
+    unassigned : int
+        What `assignment` says of a point to which no element that was added is similar: -1 where
+        a matrix says so, by a similarity of 0. From features, the first element is as near as any.
     path : str
     """
 
@@ -43,6 +46,7 @@ class Similarity:
     offset = 0.0
     unit = 1.0
     span: float
+    unassigned = 0
     _number: Any = np.float64
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -58,7 +62,7 @@ class Similarity:
         best[self.n_points :] = np.inf
         return Search(
             best=best,
-            assigned=np.zeros(n_points, np.int64),
+            assigned=np.full(n_points, self.unassigned),
             last=np.full(n_points, -1),
             reach=np.full(-(-n_points // LANES), np.inf, self._number),
             changed=np.empty(entries, np.int64),

@@ -93,6 +93,8 @@ class CudaSimilarity:
     ) -> None:
         self.device, self.points, self.candidates, self.store = device, points, candidates, store
         self.scales = scales
+        # As in `subsel.sources.base`: only a matrix that a user gives says that nothing is similar.
+        self.unassigned = 0
         self.units = np.array([scale.unit for scale in scales])
         self.offsets = np.array([scale.offset for scale in scales])
 
@@ -125,7 +127,7 @@ class CudaSimilarity:
             kernels.Search(
                 best=up(np.repeat(-self.offsets, np.diff(self.points.start))),
                 before=empty(points, np.float64),
-                assigned=up(np.zeros(points, np.int64)),
+                assigned=up(np.full(points, self.unassigned)),
                 changed=empty(points, np.int32),
                 gains=empty(slots, np.float64),
                 taken=up(self.candidates.padding()),
@@ -243,7 +245,9 @@ class CudaSimilarity:
         """The same points with fewer candidates (of one class)."""
         layout = Layout.of([np.arange(len(candidates))])
         store = self._restricted(candidates, layout)
-        return type(self)(self.device, self.points, layout, store, self.scales)
+        part = type(self)(self.device, self.points, layout, store, self.scales)
+        part.unassigned = self.unassigned
+        return part
 
     def _restricted(self, candidates: np.ndarray, layout: Layout) -> Any:
         raise NotImplementedError
@@ -275,7 +279,9 @@ class CudaDense(CudaSimilarity):
         largest = _check(device, data, np.arange(n), 0.0, name)
         entries = data.reshape(n * m)
         points, candidates = Layout.of([np.arange(n)]), Layout.of([np.arange(m)])
-        return cls.of(device, points, candidates, entries, [Scale(1.0, 0.0, largest)])
+        similarity = cls.of(device, points, candidates, entries, [Scale(1.0, 0.0, largest)])
+        similarity.unassigned = -1
+        return similarity
 
     @classmethod
     def of(

@@ -43,7 +43,9 @@ class DenseSimilarity(Similarity):
             transpose = read_only(matrix.T)
             symmetric = matrix.shape[0] == matrix.shape[1] and cpu.is_symmetric(transpose)
             matrix = transpose if symmetric else matrix
-        return cls(read_only(matrix), span=largest, symmetric=symmetric)
+        similarity = cls(read_only(matrix), span=largest, symmetric=symmetric)
+        similarity.unassigned = -1
+        return similarity
 
     def grow(self, search: Search, elements: np.ndarray, gains: np.ndarray) -> int:
         """Fill `elements` and `gains` greedily, up to where `thinned` is to be asked: how many."""
@@ -88,6 +90,8 @@ class DenseSimilarity(Similarity):
     def restrict(self, candidates: np.ndarray) -> "DenseSimilarity":
         """The same points with fewer candidates (a copy of their columns)."""
         columns = read_only(self.matrix[:, candidates])
-        return DenseSimilarity(
+        part = DenseSimilarity(
             columns, span=self.span, symmetric=False, offset=self.offset, unit=self.unit
         )
+        part.unassigned = self.unassigned
+        return part

@@ -14,6 +14,7 @@ class SparseSimilarity(Similarity):
     """Similarities in compressed rows and columns; absent entries are 0."""
 
     path = "sparse"
+    unassigned = -1
     width = 512
     _too_much = 2**62
 

@@ -72,7 +72,7 @@ def kernels(kind, from_features):
 
 @functools.cache
 def row_summing(from_features):
-    """The kernel `sum_rows`, which adds up each point's similarities to all candidates, on the grid."""
+    """The kernel `sum_rows`: each point's similarities to all candidates, added on the grid."""
     stored = _of_features if from_features else _of_matrix
 
     @cuda.jit
