@@ -81,6 +81,18 @@ def sizes_of(assignment: np.ndarray, k: int) -> np.ndarray:
     return np.bincount(assignment[assignment >= 0], minlength=k)
 
 
+def by_falling_gain(gains: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
+    """How the picks of several parts are merged into one order, by decreasing gain.
+
+    Returns the order, as positions in all gains one part after the other, and for each part the
+    places that its picks get. Among equal gains the earlier part, and the earlier pick, is first.
+    """
+    ranking = np.argsort(-np.concatenate(gains), kind="stable")
+    place = np.empty_like(ranking)
+    place[ranking] = np.arange(len(ranking))
+    return ranking, np.split(place, np.cumsum([len(own) for own in gains])[:-1])
+
+
 def merged(parts: list[Selection], members: list[np.ndarray], n: int) -> Selection:
     """One selection of all `n` rows from those of disjoint parts, by decreasing gain.
 
@@ -88,15 +100,12 @@ def merged(parts: list[Selection], members: list[np.ndarray], n: int) -> Selecti
     """
     indices = np.concatenate([rows[p.indices] for p, rows in zip(parts, members, strict=True)])
     gains = np.concatenate([p.gains for p in parts])
-    ranking = np.argsort(-gains, kind="stable")
-    position = np.empty_like(ranking)
-    position[ranking] = np.arange(len(ranking))
+    ranking, places = by_falling_gain([p.gains for p in parts])
     assignment = np.empty(n, np.int64)
-    start = 0
-    for p, rows in zip(parts, members, strict=True):
+    for p, rows, own in zip(parts, members, places, strict=True):
         assert p.assignment is not None
-        assignment[rows] = np.where(p.assignment < 0, -1, position[start + p.assignment])
-        start += len(p)
+        # The last entry stands for -1, a point that nothing represents.
+        assignment[rows] = np.append(own, -1)[p.assignment]
     work = sum(p.n_evaluations * len(rows) for p, rows in zip(parts, members, strict=True))
     return Selection(
         indices=indices[ranking],

@@ -13,7 +13,7 @@ from subsel.distributed.engines import Cluster, Task, Threads
 from subsel.distributed.plan import Plan
 from subsel.distributed.tasks import Rows, by_class
 from subsel.progress import Progress
-from subsel.selection import Selection
+from subsel.selection import Selection, by_falling_gain
 from subsel.sources.scale import Scale, choose_scale
 from subsel.sources.scale import spread as middle_and_reach
 
@@ -152,11 +152,7 @@ class Run:
         chosen = [rivals[b] for rivals, b in zip(contenders, best, strict=True)]
         won = [rivals[b] for rivals, b in zip(gains, best, strict=True)]
         # Classes are merged by gain, each in its own order even where a gain rises.
-        falling = np.concatenate([np.minimum.accumulate(some) for some in won])
-        ranking = np.argsort(-falling, kind="stable")
-        position = np.empty_like(ranking)
-        position[ranking] = np.arange(len(ranking))
-        places = np.split(position, np.cumsum(plan.counts)[:-1])
+        ranking, places = by_falling_gain([np.minimum.accumulate(some) for some in won])
         all_gains = np.concatenate(won)[ranking]
         assignment: Any
         if not keep:

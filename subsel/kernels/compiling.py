@@ -58,8 +58,10 @@ def uncached(compiled: Any) -> Any:
 
 @functools.cache
 def _uncached(compiled: Any) -> Any:
-    options = {k: v for k, v in compiled.targetoptions.items() if k != "cache"}
-    return numba.njit(**{**options, "nopython": True})(compiled.py_func)
+    options = compiled.targetoptions.items()
+    return numba.njit(**{k: v for k, v in options if k not in ("cache", "nopython")})(
+        compiled.py_func
+    )
 
 
 def inlined(function: Any) -> Any:

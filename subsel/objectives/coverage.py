@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from subsel import sources
 from subsel.objectives.base import Objective
+from subsel.sources.scale import check_gamma
 from subsel.validation import ArrayLike, check_count, check_indices
 
 
@@ -33,6 +35,25 @@ class Coverage(Objective):
 
     def __init__(self, source: Any, rule: Any) -> None:
         self._start(source.levels(rule))
+
+    @classmethod
+    def from_features(
+        cls, X: ArrayLike, metric: str = "euclidean", *, gamma: float | None = None,
+        memory: float | None = None, backend: str = "auto", **options: Any,
+    ) -> "Coverage":  # fmt: skip
+        """The same objective of the rows of X, (n, d), which represent one another.
+
+        `metric`, `gamma`, `memory` and `backend` are those of `FacilityLocation.from_features`; any
+        other option is the objective's own. Memory: O(n d) beside the matrix that `memory` allows.
+        """
+        gamma = check_gamma(gamma, metric)
+        objective = cls.__new__(cls)
+        source = sources.features(X, backend).similarity(metric, gamma, memory)
+        objective._of(source, **options)
+        return objective
+
+    _of: Any
+    """``_of(source, **options)`` sets the objective up from a source; a subclass defines it."""
 
     def _start(self, levels: Any) -> None:
         self._levels = levels

@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from subsel.kernels import cpu
 from subsel.pacing import portions
+from subsel.progress import Progress
 from subsel.selection import Selection, sizes_of
 
 
@@ -27,7 +27,7 @@ def side_by_side(
     with ThreadPoolExecutor(workers, initializer=cpu.single_thread) as pool:
         futures = [pool.submit(search, *task) for task in tasks]
         try:
-            bar = tqdm(futures, desc="select", unit="class", disable=not progress)
+            bar = Progress(futures, desc="select", unit="class", disable=not progress)
             return [future.result() for future in bar]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -38,7 +38,7 @@ def together(source: Any, counts: list[int], progress: bool) -> list[Selection]:
     """Greedy selections of all classes, by a source that searches them in the same launches."""
     search, goals = source.search(), np.array(counts)
     found: list[tuple[np.ndarray, np.ndarray]] = []
-    with tqdm(total=sum(counts), desc="select", unit="element", disable=not progress) as bar:
+    with Progress(total=sum(counts), desc="select", unit="element", disable=not progress) as bar:
         for part in portions(max(counts), 64):
             now = np.minimum(goals, part.stop)
             found.append(source.grow_all(search, now))

@@ -7,7 +7,8 @@ import numpy as np
 from subsel import sources
 from subsel.objectives.base import Objective
 from subsel.selection import sizes_of
-from subsel.validation import ArrayLike, check_choice, check_count, check_indices, check_number
+from subsel.sources.scale import check_gamma
+from subsel.validation import ArrayLike, check_count, check_indices
 
 
 class FacilityLocation(Objective):
@@ -65,6 +66,15 @@ class FacilityLocation(Objective):
     References
     ----------
     Cornuejols, Fisher, Nemhauser (1977), "Location of bank accounts to optimize float", eq. (1).
+
+    Examples
+    --------
+    >>> import subsel
+    >>> f = subsel.FacilityLocation([[1.0, 0.6, 0.0], [0.0, 0.6, 1.0]])
+    >>> f.value([0, 2])
+    2.0
+    >>> subsel.greedy(f, 2).indices
+    array([1, 0])
     """
 
     keeps_gains = True
@@ -134,11 +144,7 @@ class FacilityLocation(Objective):
         O(n^2 d) for the first element and less for each later one, O(n^2 d ln k) in all; memory
         twice that of X and some 120 bytes for each row, or O(n^2) with a matrix.
         """
-        check_choice(metric, sources.METRICS, "metric")
-        if gamma is not None:
-            gamma = check_number(gamma, "gamma", 0)
-            if metric != "rbf":
-                raise ValueError(f"gamma goes with metric='rbf' only, not with {metric!r}")
+        gamma = check_gamma(gamma, metric)
         source = sources.features(X, backend).similarity(metric, gamma, memory)
         objective = cls.of(source)
         if metric != "rbf":

@@ -59,6 +59,12 @@ def lazy_greedy(
     References
     ----------
     Minoux (1978), "Accelerated greedy algorithms for maximizing submodular set functions".
+
+    Examples
+    --------
+    >>> import subsel
+    >>> subsel.lazy_greedy([[1.0, 0.6, 0.0], [0.0, 0.6, 1.0]], 2).indices
+    array([1, 0])
     """
     search = Run(
         "lazy_greedy", f, budget, given=given, exclude=exclude, target=target, coverage=coverage,

@@ -11,11 +11,11 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from subsel.constraints.base import Unlimited, as_constraint
 from subsel.objectives import FacilityLocation, Objective
 from subsel.pacing import Pace
+from subsel.progress import Progress
 from subsel.selection import Selection
 from subsel.validation import ArrayLike, as_host_array, check_indices, check_number, whole_number
 
@@ -99,7 +99,7 @@ class Run:
         self.evaluations = 0
         self._pace = Pace()
         self.most = self._state.most
-        self._bar = tqdm(total=self.most, desc="select", unit="element", disable=not progress)
+        self._bar = Progress(total=self.most, desc="select", unit="element", disable=not progress)
 
     def __enter__(self) -> "Run":
         with _in_use_lock:

@@ -63,6 +63,12 @@ def stochastic_greedy(
     ----------
     Mirzasoleiman, Badanidiyuru, Karbasi, Vondrak, Krause (2015), "Lazier than lazy greedy",
     Algorithm 1.
+
+    Examples
+    --------
+    >>> import subsel
+    >>> subsel.stochastic_greedy([[1.0, 0.6, 0.0], [0.0, 0.6, 1.0]], 2, random_state=0).indices
+    array([1, 0])
     """
     epsilon = check_number(epsilon, "epsilon", 0, 1)
     random = check_random_state(random_state)

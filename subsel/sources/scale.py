@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from subsel.kernels import cpu
+from subsel.validation import check_choice, check_number
 
 METRICS = {
     "euclidean": cpu.EUCLIDEAN,
@@ -104,3 +105,14 @@ def _round_up(x: float) -> float:
     """The next number with at most eight significant bits: exact on every grid we use."""
     mantissa, exponent = math.frexp(x)
     return math.ldexp(math.ceil(mantissa * 256) / 256, exponent)
+
+
+def check_gamma(gamma: float | None, metric: str) -> float | None:
+    """A metric by name, and gamma, which is a positive number that goes with "rbf" alone."""
+    check_choice(metric, METRICS, "metric")
+    if gamma is None:
+        return None
+    gamma = check_number(gamma, "gamma", 0)
+    if metric != "rbf":
+        raise ValueError(f"gamma goes with metric='rbf' only, not with {metric!r}")
+    return gamma

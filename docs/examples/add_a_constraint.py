@@ -1,0 +1,45 @@
+"""A constraint of your own, whole: elements must lie apart on a line."""
+
+import numpy as np
+
+import subsel
+from subsel.constraints import Constraint, State
+
+
+class Apart(Constraint):
+    """No two selected elements, nor a selected and a given one, within `least` of each other."""
+
+    def __init__(self, position, least):
+        self.position, self.least = np.asarray(position, float), least
+
+    def start(self, closed, given):
+        if len(self.position) != len(closed):
+            raise ValueError(f"position must have {len(closed)} entries, not {len(self.position)}")
+        state = Placed(self)
+        state.add(given)
+        return state
+
+
+class Placed(State):
+    """What lies too near to what was selected."""
+
+    def __init__(self, constraint):
+        self.constraint = constraint
+        self.near = np.zeros(len(constraint.position), bool)
+
+    def safe(self):
+        return 1  # after one pick, others may be too near
+
+    def close(self, closed):
+        closed |= self.near
+
+    def add(self, elements):
+        position, least = self.constraint.position, self.constraint.least
+        for element in elements:
+            self.near |= np.abs(position - position[element]) < least
+
+
+S = np.random.default_rng(0).random((50, 30))
+apart = Apart(np.arange(30), least=5)
+chosen = subsel.greedy(S, apart, min_gain=0)
+print(np.diff(np.sort(chosen.indices)).min() >= 5)
