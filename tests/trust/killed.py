@@ -2,15 +2,16 @@
 
     python tests/trust/killed.py --kills 1000 --seed 7
 
-Each run, with `train`, `train_afresh` or the command, is stopped again and again, by SIGKILL
-or by Ctrl-C (SIGINT): at a random moment, or at a random file operation, in the middle of a write
-for one.  In the end it must have
-given the bits of a run that nothing happened to, and have left nothing behind.  The processes are
-forked from one that has everything imported, so that a kill costs no more than the training.
+Each run, with `train`, `train_afresh` or the command, is stopped again and again, by SIGKILL or by
+Ctrl-C (SIGINT): at a random moment, or at a random file operation, such as in the middle of a
+write.  In the end it must have given the bits of a run that nothing happened to, and have left
+nothing behind.  The processes are forked from one that has everything imported, so that a stop
+costs no more time than the training.
 """
 
 import argparse
 import contextlib
+import faulthandler
 import io
 import os
 import random
@@ -18,6 +19,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from pathlib import Path
@@ -63,7 +65,10 @@ def main():
     parser.add_argument("--seed", type=int, default=0, help="of the moments (%(default)s)")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    tqdm.monitor_interval = 0  # no thread in the process that is forked: it might hold a lock
+    # A process that is killed must not take a lock along that the others share, and no thread may
+    # hold one at a fork: tqdm has such a lock and such a thread.
+    tqdm.monitor_interval = 0
+    tqdm.set_lock(threading.RLock())
     few = tiny.few_digits()
     command.load = lambda *_, **__: few
     command.plot_dropped = lambda *_: b"a plot"
@@ -110,7 +115,7 @@ def attempt(run, folder, wanted, moment, stop):
     if child == 0:
         try:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            signal.alarm(120)  # what hangs is a fault too
+            faulthandler.dump_traceback_later(120, exit=True)  # what hangs is a fault too
             with Faults(folder, at, lambda path: os.kill(os.getpid(), stop)).injected():
                 os._exit(0 if run(folder) == wanted else 3)
         except KeyboardInterrupt:
