@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Coverage": "subsel.objectives",
     "FacilityLocation": "subsel.objectives",
+    "FeatureBased": "subsel.objectives",
     "Objective": "subsel.objectives",
     "SaturatedCoverage": "subsel.objectives",
     "Selection": "subsel.selection",
@@ -25,6 +26,7 @@ _MODULES = ("constraints", "defense", "objectives", "optimizers", "testing")
 __all__ = [
     "Coverage",
     "FacilityLocation",
+    "FeatureBased",
     "Objective",
     "SaturatedCoverage",
     "Selection",
@@ -38,7 +40,13 @@ __all__ = [
 if TYPE_CHECKING:
     from subsel.coreset import select
     from subsel.distributed.greedi import greedi
-    from subsel.objectives import Coverage, FacilityLocation, Objective, SaturatedCoverage
+    from subsel.objectives import (
+        Coverage,
+        FacilityLocation,
+        FeatureBased,
+        Objective,
+        SaturatedCoverage,
+    )
     from subsel.optimizers.greedy import greedy
     from subsel.optimizers.lazy_greedy import lazy_greedy
     from subsel.optimizers.stochastic_greedy import stochastic_greedy

@@ -189,7 +189,9 @@ def read_only(array: np.ndarray) -> np.ndarray:
     return array
 
 
-def check_entries(array: np.ndarray, name: str, *, non_negative: bool = False) -> float:
+def check_entries(
+    array: np.ndarray, name: str, *, non_negative: bool = False, what: str = "similarities"
+) -> float:
     """Refuse NaN and inf, and negative entries if asked; says where the first one is.
 
     Returns the largest entry. Goes over the array once, a few rows at a time.
@@ -205,15 +207,30 @@ def check_entries(array: np.ndarray, name: str, *, non_negative: bool = False) -
         if not (limit <= rows.min() and high < np.inf):
             good = (limit <= rows) & (rows < np.inf)
             i, j = divmod(int(np.argmin(good)), array.shape[1])
-            raise bad_entry(float(rows[i, j]), f"{name}[{start + i}, {j}]")
+            raise bad_entry(float(rows[i, j]), f"{name}[{start + i}, {j}]", what=what)
         largest = max(largest, high)
     return largest
 
 
-def bad_entry(entry: float, where: str, place: str = "") -> ValueError:
-    """What is wrong with an entry: it is not finite, or it is a negative similarity."""
+def check_stored(matrix: Any, name: str, what: str = "similarities") -> float:
+    """`check_entries` for compressed rows: what they store is finite and not negative."""
+    for at in np.flatnonzero(~(np.isfinite(matrix.data) & (matrix.data >= 0)))[:1]:
+        i, j = position(matrix, at)
+        raise ValueError(
+            f"{name}[{i}, {j}] is {matrix.data[at]}; {what} must be finite and not negative"
+        )
+    return float(matrix.data.max(initial=0.0))
+
+
+def position(matrix: Any, at: int) -> tuple[int, int]:
+    """Row and column of an entry of compressed rows."""
+    return int(np.searchsorted(matrix.indptr, at, side="right")) - 1, int(matrix.indices[at])
+
+
+def bad_entry(entry: float, where: str, place: str = "", what: str = "similarities") -> ValueError:
+    """What is wrong with an entry: it is not finite, or it is negative."""
     if math.isfinite(entry):
-        wanted = "similarities must not be negative (shift them, or clip them)"
+        wanted = f"{what} must not be negative (shift them, or clip them)"
     else:
         wanted = "every entry must be finite"
     return ValueError(f"{where} is {entry}{place}; {wanted}")
@@ -323,6 +340,27 @@ def check_number(
     if not (low < value < high or at_end):
         raise ValueError(f"{name} must be {wanted}, not {value}")
     return value
+
+
+def check_vector(
+    values: ArrayLike | None, name: str, count: int, each: str, high: float = math.inf
+) -> np.ndarray:
+    """One number for each point, feature or concept: finite, in [0, high], float64 (count,).
+
+    None means 1 for each.
+    """
+    if values is None:
+        return np.ones(count)
+    array = as_float_array(values, name).astype(np.float64, copy=False)
+    if array.shape != (count,):
+        raise ValueError(
+            f"{name} must have one number for each {each}, in shape ({count},), not {array.shape}"
+        )
+    bad = np.flatnonzero(~((array >= 0) & (array <= high) & np.isfinite(array)))
+    if len(bad):
+        wanted = f"in [0, {high:g}]" if math.isfinite(high) else "finite and not negative"
+        raise ValueError(f"{name}[{bad[0]}] is {array[bad[0]]}; it must be {wanted}")
+    return array
 
 
 def check_count(value: Any, name: str, low: int, high: int | None = None) -> int:

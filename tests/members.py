@@ -101,6 +101,48 @@ MEMBERS = [
 ]
 
 
+def amounts(seed: int = 4, d: int = 70) -> np.ndarray:
+    """Non-negative features, two thirds of them 0, with ties and with copies of rows."""
+    random = rng(seed)
+    X = random.integers(1, 9, (N, d)) * (random.random((N, d)) < 0.35) / 4
+    X[7] = X[3]
+    return X
+
+
+def of_amounts(name: str, cls: Any, value: Callable, **options: Any) -> list[Member]:
+    """An objective of what candidates have of features or concepts, over every store."""
+    X = amounts()
+    stores = {
+        "dense": X,
+        "F order": np.asfortranarray(X),
+        "float32": X.astype(np.float32),
+        "sparse": scipy.sparse.csr_array(X),
+    }
+    return [
+        Member(
+            f"{name}, {where}", lambda data=data: cls(data, **options),
+            lambda chosen: value(X, chosen, **options),
+        )
+        for where, data in stores.items()
+    ]  # fmt: skip
+
+
+MEMBERS += [
+    member
+    for options in (
+        {"concave": "sqrt"},
+        {"concave": "log1p"},
+        {"concave": "ratio", "weights": np.arange(70) / 8},
+        {"concave": "min", "cap": 2.0},
+        {"concave": "min", "cap": np.arange(70) / 8, "weights": np.arange(70)[::-1] / 8},
+    )
+    for member in of_amounts(
+        f"FeatureBased, {options['concave']}", subsel.FeatureBased, reference.feature_based,
+        **options,
+    )
+]  # fmt: skip
+
+
 class Rule(NamedTuple):
     """A constraint, and by the oracle which elements may follow those that were picked.
 

@@ -99,7 +99,8 @@ def by_type(stub: Callable) -> Any:
 
     chosen.of, chosen.bodies = of, bodies  # type: ignore[attr-defined]
     choose.__signature__ = inspect.signature(stub)  # type: ignore[attr-defined]
-    overload(chosen)(choose)
+    # A division by zero gives inf or nan: a branch that raises would keep loops out of vectors.
+    overload(chosen, jit_options={"error_model": "numpy"})(choose)
     return chosen
 
 

@@ -57,3 +57,17 @@ def assign(S, indices):
 def saturated_coverage(S, indices, fraction=0.1):
     """F = sum over rows of their similarity to the selected columns, at most a part of all."""
     return float(np.minimum(S[:, list(indices)].sum(axis=1), fraction * S.sum(axis=1)).sum())
+
+
+CONCAVE = {
+    "sqrt": np.sqrt,
+    "log1p": np.log1p,
+    "ratio": lambda x: x / (1 + x),
+}
+
+
+def feature_based(X, indices, concave="sqrt", weights=1.0, cap=None):
+    """F = sum over columns of a concave function of what the selected rows have together."""
+    amounts = X[list(indices)].sum(axis=0)
+    worth = np.minimum(amounts, cap) if concave == "min" else CONCAVE[concave](amounts)
+    return float((weights * worth).sum())

@@ -3,6 +3,7 @@
 from subsel.objectives.base import Objective
 from subsel.objectives.coverage import Coverage
 from subsel.objectives.facility_location import FacilityLocation
+from subsel.objectives.feature_based import FeatureBased
 from subsel.objectives.saturated_coverage import SaturatedCoverage
 
-__all__ = ["Coverage", "FacilityLocation", "Objective", "SaturatedCoverage"]
+__all__ = ["Coverage", "FacilityLocation", "FeatureBased", "Objective", "SaturatedCoverage"]

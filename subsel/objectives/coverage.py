@@ -5,6 +5,7 @@ A new member is a named tuple of parameters and two scalar functions (`subsel.ke
 subclass of `Coverage` that says where similarities come from; docs/extending.md shows one whole.
 """
 
+import copy
 import math
 from typing import Any
 
@@ -72,7 +73,7 @@ class Coverage(Objective):
         candidates = check_indices(candidates, self.n, "candidates")
         if not len(candidates):
             raise ValueError("candidates must not be empty")
-        part = type(self).__new__(type(self))
+        part = copy.copy(self)
         part._start(self._levels.restrict(candidates))
         return part
 

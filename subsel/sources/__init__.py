@@ -10,13 +10,21 @@ from typing import Any
 
 import numpy as np
 
+from subsel.sources.amounts import Amounts
 from subsel.sources.dense import DenseSimilarity
 from subsel.sources.features import Conditioned, Features
 from subsel.sources.scale import METRICS, Scale
 from subsel.sources.sparse import SparseSimilarity
-from subsel.validation import ArrayLike, as_float_array, check_backend, check_matrix_shape
+from subsel.validation import (
+    BACKENDS,
+    ArrayLike,
+    as_float_array,
+    check_backend,
+    check_choice,
+    check_matrix_shape,
+)
 
-__all__ = ["METRICS", "conditioned", "features", "matrix", "require_gpu"]
+__all__ = ["METRICS", "amounts", "conditioned", "features", "matrix", "require_gpu"]
 
 
 def matrix(similarity: ArrayLike, backend: str = "auto", name: str = "similarity") -> Any:
@@ -39,6 +47,21 @@ def matrix(similarity: ArrayLike, backend: str = "auto", name: str = "similarity
     entries = as_float_array(similarity, name)
     check_matrix_shape(entries.shape, name, axes)
     return DenseSimilarity.from_matrix(entries, name)
+
+
+def amounts(X: ArrayLike, backend: str, name: str, axes: str, what: str) -> Amounts:
+    """What each candidate has of some features or concepts: rows (n, d), dense or scipy sparse.
+
+    They are kept on the CPU, wherever they come from. `what` names the entries in messages.
+    """
+    if check_choice(backend, BACKENDS, "backend") == "cuda":
+        raise ValueError(f"{what} are for the CPU's kernels alone: use backend='cpu'")
+    if hasattr(X, "tocsr"):
+        check_matrix_shape(X.shape, name, axes)
+        return Amounts.from_sparse(X, name, what)
+    entries = as_float_array(X, name)
+    check_matrix_shape(entries.shape, name, axes)
+    return Amounts.from_dense(entries, name, what)
 
 
 def features(X: ArrayLike, backend: str = "auto") -> Any:

@@ -157,6 +157,11 @@ class Similarity:
         return int(search.counts[cpu.SEEN])
 
     @property
+    def terms(self) -> float:
+        """Similarities of one candidate that are looked at for a gain from scratch."""
+        return self.n_points
+
+    @property
     def point_slots(self) -> int:
         """Slots of points, padding included."""
         return self.n_points

@@ -85,7 +85,7 @@ class CpuLevels:
     def gains(self, search: Levels, candidates: np.ndarray) -> np.ndarray:
         """Gains of some candidates."""
         search.evaluations += len(candidates)
-        alone = threads() == 1 or len(candidates) * self.n_points < _PARALLEL_WORK
+        alone = threads() == 1 or len(candidates) * self.source.terms < _PARALLEL_WORK
         run = self._kernel(kernels.gains_serial if alone else kernels.gains_parallel)
         slots = np.asarray(self.source.slots(candidates), np.int64)
         # Candidates that lie together are evaluated together.

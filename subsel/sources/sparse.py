@@ -7,7 +7,7 @@ import numpy as np
 from subsel.kernels.cpu import Sparse
 from subsel.sources.base import Similarity
 from subsel.sources.scale import grid
-from subsel.validation import as_csr, read_only
+from subsel.validation import as_csr, check_stored, read_only
 
 
 class SparseSimilarity(Similarity):
@@ -22,19 +22,19 @@ class SparseSimilarity(Similarity):
         self.columns, self.span = columns, span
         self.n_points, self.n = rows.shape
         up, down = grid(self.n_points, span)
-        self.store = Sparse(*_compressed(rows), *_compressed(columns), up, down)
+        self.store = Sparse(*compressed(rows), *compressed(columns), up, down)
+
+    @property
+    def terms(self) -> float:
+        """Similarities of one candidate that are looked at for a gain from scratch."""
+        return self.columns.nnz / self.n
 
     @classmethod
     def from_matrix(cls, matrix: Any, name: str) -> "SparseSimilarity":
         """Check a user's scipy matrix or array, in any format; duplicate entries are summed."""
         rows = as_csr(matrix, name)
-        for at in np.flatnonzero(~(np.isfinite(rows.data) & (rows.data >= 0)))[:1]:
-            i = int(np.searchsorted(rows.indptr, at, side="right")) - 1
-            raise ValueError(
-                f"{name}[{i}, {rows.indices[at]}] is {rows.data[at]}; "
-                "similarities must be finite and not negative"
-            )
-        return cls(rows, rows.tocsc(), float(rows.data.max()) if rows.nnz else 0.0)
+        span = check_stored(rows, name)
+        return cls(rows, rows.tocsc(), span)
 
     def restrict(self, candidates: np.ndarray) -> "SparseSimilarity":
         """The same points with fewer candidates (a copy of their columns)."""
@@ -42,7 +42,7 @@ class SparseSimilarity(Similarity):
         return SparseSimilarity(columns.tocsr(), columns, self.span)
 
 
-def _compressed(matrix: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def compressed(matrix: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Starts, indices and entries, in the one type that they are compiled for unless too many."""
     index = np.int32 if max(matrix.shape) < 2**31 else np.int64
     return (

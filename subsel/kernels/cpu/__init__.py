@@ -18,7 +18,7 @@ from subsel.kernels.cpu.search import (
     settle_parallel,
     settle_serial,
 )
-from subsel.kernels.cpu.stores import Dense, Sparse, Tiled
+from subsel.kernels.cpu.stores import Columns, Dense, Sparse, Tiled
 from subsel.kernels.cpu.whole import (
     count_above,
     is_symmetric,
@@ -40,6 +40,7 @@ __all__ = [
     "RUNS",
     "SEEN",
     "TODO",
+    "Columns",
     "Dense",
     "Search",
     "Sparse",

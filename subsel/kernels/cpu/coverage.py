@@ -10,7 +10,7 @@ from numba import prange
 
 from subsel.kernels.compiling import by_type, kernel
 from subsel.kernels.cpu.lanes import LANES, quantize, similarities
-from subsel.kernels.cpu.stores import Dense, Sparse, Tiled
+from subsel.kernels.cpu.stores import Columns, Dense, Sparse, Tiled
 from subsel.kernels.rules import join, worth
 
 _CHUNK = 64
@@ -58,7 +58,7 @@ def _dense_lines(store, picked, b, out):
     first = b * LANES
     for q in range(4):
         slot = picked[q]
-        if store.symmetric:
+        if store.by_candidate:
             for j in range(min(LANES, matrix.shape[1] - first)):
                 out[q * LANES + j] = matrix[slot, first + j]
         else:
@@ -126,6 +126,7 @@ def _evaluate_lines(store, rule, level, value, scale, slots, gains):
 
 
 @evaluate.of(Sparse)
+@evaluate.of(Columns)
 def _evaluate_columns(store, rule, level, value, scale, slots, gains):
     _, _, up, down = scale
     for a in range(slots.size):
@@ -170,6 +171,7 @@ def _raise_by_lines(store, rule, level, value, scale, slot):
 
 
 @raise_levels.of(Sparse)
+@raise_levels.of(Columns)
 def _raise_by_column(store, rule, level, value, scale, slot):
     _, _, up, down = scale
     won = 0.0
@@ -261,7 +263,7 @@ def candidates(store):
 
 @candidates.of(Dense)
 def _dense_candidates(store):
-    return store.matrix.shape[0] if store.symmetric else store.matrix.shape[1]
+    return store.matrix.shape[0] if store.by_candidate else store.matrix.shape[1]
 
 
 @candidates.of(Tiled)

@@ -30,10 +30,14 @@ from subsel.kernels.cpu.log import ADDED, SEEN, end_run, improve
 
 
 class Dense(NamedTuple):
-    """Similarities in an array (points, candidates)."""
+    """Similarities in an array (points, candidates).
+
+    `by_candidate` says that a row of the array is a candidate too: because it is symmetric, or
+    because it is (candidates, points), which is for `subsel.kernels.cpu.coverage` alone.
+    """
 
     matrix: np.ndarray
-    symmetric: bool
+    by_candidate: bool
     up: float
     down: float
 
@@ -49,6 +53,14 @@ class Sparse(NamedTuple):
     column_data: np.ndarray
     up: float
     down: float
+
+
+class Columns(NamedTuple):
+    """Compressed columns alone: what each candidate has of the points, for coverage by a rule."""
+
+    column_starts: np.ndarray
+    column_rows: np.ndarray
+    column_data: np.ndarray
 
 
 class Tiled(NamedTuple):
@@ -106,7 +118,7 @@ def store_reach(store, s):
 def _dense_cover(store, slot, search):
     matrix = store.matrix
     for i in range(matrix.shape[0]):
-        s = matrix[slot, i] if store.symmetric else matrix[i, slot]
+        s = matrix[slot, i] if store.by_candidate else matrix[i, slot]
         s = quantize(np.float64(s), store.up, store.down)
         if s > search.best[i]:
             improve(search, i, s)
