@@ -11,10 +11,14 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Coverage": "subsel.objectives",
+    "DisparityMin": "subsel.objectives",
+    "DisparitySum": "subsel.objectives",
     "FacilityLocation": "subsel.objectives",
     "FeatureBased": "subsel.objectives",
+    "GraphCut": "subsel.objectives",
     "Objective": "subsel.objectives",
     "SaturatedCoverage": "subsel.objectives",
+    "SumRedundancy": "subsel.objectives",
     "Selection": "subsel.selection",
     "greedy": "subsel.optimizers",
     "lazy_greedy": "subsel.optimizers",
@@ -25,11 +29,15 @@ _HOME = {
 _MODULES = ("constraints", "defense", "objectives", "optimizers", "testing")
 __all__ = [
     "Coverage",
+    "DisparityMin",
+    "DisparitySum",
     "FacilityLocation",
     "FeatureBased",
+    "GraphCut",
     "Objective",
     "SaturatedCoverage",
     "Selection",
+    "SumRedundancy",
     "greedi",
     "greedy",
     "lazy_greedy",
@@ -42,10 +50,14 @@ if TYPE_CHECKING:
     from subsel.distributed.greedi import greedi
     from subsel.objectives import (
         Coverage,
+        DisparityMin,
+        DisparitySum,
         FacilityLocation,
         FeatureBased,
+        GraphCut,
         Objective,
         SaturatedCoverage,
+        SumRedundancy,
     )
     from subsel.optimizers.greedy import greedy
     from subsel.optimizers.lazy_greedy import lazy_greedy

@@ -28,7 +28,7 @@ def check_objective(
     trials : int, default 20
         How many random sets are tried, each of at most 8 elements.
     tolerance : float, default 1e-9
-        By how much numbers may differ, as a part of the largest first gain.
+        By how much numbers may differ, as a part of the largest gain beside nothing or one element.
     random_state : int, numpy.random.Generator or None, default 0
         Seed of the sets.
 
@@ -67,7 +67,10 @@ class _Checks:
         )
         f.reset()
         self.first = self.gains()
-        self.slack = tolerance * max(1e-300, float(np.abs(self.first).max()))
+        f.add(0)  # beside nothing, all gains of some objectives are 0
+        largest = max(float(np.abs(gains).max()) for gains in (self.first, self.gains()))
+        f.reset()
+        self.slack = tolerance * max(1e-300, largest)
 
     def that(self, holds: bool, otherwise: str) -> None:
         """Fail unless something holds."""

@@ -429,6 +429,24 @@ def check_indices(indices: ArrayLike, n: int, name: str = "indices") -> np.ndarr
     return array.astype(np.int64)
 
 
+def check_values(
+    values: ArrayLike, name: str, n: int, low: float = -math.inf, ends: str = "("
+) -> np.ndarray:
+    """One finite number for each of n candidates, above `low` or from it on, float64."""
+    array = as_float_array(values, name).astype(np.float64)
+    if array.shape != (n,):
+        raise ValueError(
+            f"{name} must have one number for each candidate, ({n},), not shape {array.shape}"
+        )
+    enough = array >= low if ends == "[" else array > low
+    bad = np.flatnonzero(~(np.isfinite(array) & enough))
+    if len(bad):
+        above = "of at least" if ends == "[" else "above"
+        wanted = "a finite number" + (f" {above} {low:g}" if low > -math.inf else "")
+        raise ValueError(f"{name}[{bad[0]}] is {array[bad[0]]}; it must be {wanted}")
+    return array
+
+
 def check_labels(labels: ArrayLike, n: int) -> np.ndarray:
     """One label per row: a 1-D array of integers, booleans or strings."""
     if isinstance(labels, Mapping | Set):

@@ -20,6 +20,7 @@ class Member(NamedTuple):
     `make` builds it; `value` is F of a list of candidates by its formula. `ties` says that equal
     candidates have exactly equal gains, so that the oracle finds the same selection; where it is
     False, only values are compared. `stores` says what its data lie in, for the names of tests.
+    Among equal gains greedy takes the element of largest `prefer`, then the lowest index.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Member(NamedTuple):
     value: Callable[[list[int]], float]
     submodular: bool = True
     monotone: bool = True
+    prefer: Callable[[list[int], int], float] = lambda chosen, element: 0.0
 
 
 N = 30
@@ -92,12 +94,130 @@ def over_stores(name: str, cls: Any, value: Callable, **options: Any) -> list[Me
     return members
 
 
+def mixed(seed: int = 2) -> np.ndarray:
+    """Symmetric numbers of both signs between candidates, with ties and a copy."""
+    S = rng(seed).integers(-6, 9, (N, N)) / 8
+    S = (S + S.T) / 2
+    S[:, 7], S[7] = S[:, 3], S[3]
+    S[7, 7] = S[3, 7] = S[7, 3] = S[3, 3]
+    return S
+
+
+def raw(X: np.ndarray, metric: str) -> np.ndarray:
+    """Similarities with nothing added."""
+    c0 = {"dot": 0.0, "cosine": 1.0}.get(metric)
+    return reference.similarity(X, metric, c0=c0)
+
+
+def never_falls(value: Callable[[list[int]], float]) -> bool:
+    """Whether a submodular objective is monotone: beside all others, no gain is negative."""
+    everything = [*range(N)]
+    return all(
+        value(everything) - value(everything[:j] + everything[j + 1 :]) > -1e-9 for j in everything
+    )
+
+
+def of_pairs(name: str, cls: Any, value: Callable, **options: Any) -> list[Member]:
+    """An objective of raw similarities between candidates, over every store and metric."""
+    S, M = np.abs(mixed()), mixed()
+    T, lopsided = np.where(S > 0.4, S, 0.0), S + np.triu(np.ones((N, N))) / 4
+    U = np.where(lopsided > 0.5, lopsided, 0.0)
+    cases = [
+        (kind, own, lambda own=own, store=store: cls(store(own), **options), own.min() >= 0)
+        for kind, own, store in (
+            ("dense", S, np.asarray), ("F order", S, np.asfortranarray),
+            ("not symmetric", lopsided, np.asarray), ("negative", M, np.asarray),
+            ("sparse", T, scipy.sparse.csr_array),
+            ("sparse, not symmetric", U, scipy.sparse.coo_array),
+            ("sparse, negative", np.where(M > -0.3, M, 0), scipy.sparse.csc_array),
+        )
+    ]  # fmt: skip
+    for metric in ("dot", "cosine", "rbf"):
+        for sign in ("", ", negative"):
+            X = rows() if sign else np.abs(rows())
+
+            def from_features(X: np.ndarray = X, metric: str = metric) -> Any:
+                return cls.from_features(X, metric, **options)
+
+            kind = f"{metric} features{sign}"
+            cases.append((kind, raw(X, metric), from_features, metric == "rbf" or not sign))
+    members = []
+    for kind, own, make, submodular in cases:
+
+        def formula(chosen: list[int], own: np.ndarray = own) -> float:
+            return value(own, chosen, **options)
+
+        monotone = submodular and never_falls(formula)
+        members.append(Member(f"{name}, {kind}", make, formula, bool(submodular), bool(monotone)))
+    return members
+
+
+def of_distances(
+    name: str, cls: Any, value: Callable, monotone: bool, farthest: bool
+) -> list[Member]:
+    """An objective of distances, over every store and metric."""
+    X = rows()
+    members = []
+    for metric in ("euclidean", "cosine"):
+        D = -reference.similarity(X, metric, c0=0.0)
+
+        def prefer(chosen: list[int], element: int, D: np.ndarray = D) -> float:
+            return round(float(D[element, chosen].min(initial=np.inf)), 9) if farthest else 0.0
+
+        members += [
+            Member(
+                f"{name}, {metric} {where}", make, lambda chosen, D=D: value(D, chosen),
+                False, monotone, prefer,
+            )
+            for where, make in (
+                ("dense", lambda D=D: cls(np.maximum(D, 0))),
+                ("features", lambda metric=metric: cls.from_features(X, metric)),
+            )
+        ]  # fmt: skip
+    return members
+
+
+def guided_graph_cut() -> list[Member]:
+    """Graph cut with a redundancy of its own, and with items to be unlike."""
+    S, R, P = similarities(), np.abs(mixed(3)), similarities(4, 5).T
+    X, Q = np.abs(rows()), np.abs(rows(5))[:4]
+    members = [
+        Member(
+            "GraphCut, redundancy",
+            lambda: subsel.GraphCut(S, lam=0.25, redundancy=R),
+            lambda chosen: reference.graph_cut(S, chosen, 0.25, R),
+        ),
+        Member(
+            "GraphCut, private",
+            lambda: subsel.GraphCut(S, lam=0.75, redundancy=R, private=P, nu=1.5),
+            lambda chosen: reference.graph_cut(S, chosen, 0.75, R, P, 1.5), monotone=False,
+        ),
+    ]  # fmt: skip
+    for metric in ("dot", "cosine", "rbf"):
+        own = raw(np.concatenate([X, Q]), metric)
+        members.append(Member(
+            f"GraphCut, private, {metric} features",
+            lambda metric=metric: subsel.GraphCut.from_features(X, metric, private=Q, nu=9.0),
+            lambda chosen, own=own: reference.graph_cut(
+                own[:N, :N], chosen, private=own[:N, N:], nu=9.0
+            ),
+            monotone=False,
+        ))  # fmt: skip
+    return members
+
+
 MEMBERS = [
     *over_stores("FacilityLocation", subsel.FacilityLocation, reference.value),
     # A fraction that keeps all numbers exact, so that ties are ties for the oracle too.
     *over_stores(
         "SaturatedCoverage", subsel.SaturatedCoverage, reference.saturated_coverage, fraction=0.125
     ),
+    *of_pairs("GraphCut", subsel.GraphCut, reference.graph_cut),
+    *of_pairs("GraphCut, diverse", subsel.GraphCut, reference.graph_cut, lam=1.5),
+    *guided_graph_cut(),
+    *of_pairs("SumRedundancy", subsel.SumRedundancy, reference.sum_redundancy),
+    *of_distances("DisparitySum", subsel.DisparitySum, reference.disparity_sum, True, False),
+    *of_distances("DisparityMin", subsel.DisparityMin, reference.disparity_min, False, True),
 ]
 
 
@@ -185,7 +305,8 @@ def greedy(
         worth = {j: rule.compared(gain[j], j) for j in free}
         scale = max(1e-300, *(abs(w) for w in worth.values()))
         # Values from scratch are rounded: what is equal but for that is a tie.
-        best = min(j for j in free if worth[j] >= max(worth.values()) - 1e-11 * scale)
+        equal = [j for j in free if worth[j] >= max(worth.values()) - 1e-11 * scale]
+        best = max(equal, key=lambda j: (member.prefer([*given, *chosen], j), -j))
         if gain[best] <= min_gain:
             break
         chosen.append(best)

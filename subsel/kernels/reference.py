@@ -71,3 +71,32 @@ def feature_based(X, indices, concave="sqrt", weights=1.0, cap=None):
     amounts = X[list(indices)].sum(axis=0)
     worth = np.minimum(amounts, cap) if concave == "min" else CONCAVE[concave](amounts)
     return float((weights * worth).sum())
+
+
+def graph_cut(S, indices, lam=0.5, redundancy=None, private=None, nu=1.0):
+    """F = similarity to all rows, less `lam` times that of the selected columns to one another.
+
+    With `private`, the similarities of the columns to items to be unlike, the conditional gain.
+    """
+    chosen = sorted(set(indices))
+    between = (S if redundancy is None else redundancy)[np.ix_(chosen, chosen)].sum()
+    near = 0.0 if private is None else private[chosen].sum()
+    return float(S[:, chosen].sum() - lam * between - 2 * lam * nu * near)
+
+
+def sum_redundancy(S, indices):
+    """F = less the similarities of the selected columns to one another and to themselves."""
+    chosen = sorted(set(indices))
+    return -float(S[np.ix_(chosen, chosen)].sum())
+
+
+def disparity_sum(D, indices):
+    """F = the sum of distances over all pairs."""
+    chosen = sorted(set(indices))
+    return float(np.triu(D[np.ix_(chosen, chosen)], 1).sum())
+
+
+def disparity_min(D, indices):
+    """F = the smallest distance of a pair; 0 for fewer than two."""
+    chosen = sorted(set(indices))
+    return float(min((D[a, b] for a in chosen for b in chosen if a < b), default=0.0))

@@ -2,8 +2,21 @@
 
 from subsel.objectives.base import Objective
 from subsel.objectives.coverage import Coverage
+from subsel.objectives.disparity import DisparityMin, DisparitySum
 from subsel.objectives.facility_location import FacilityLocation
 from subsel.objectives.feature_based import FeatureBased
+from subsel.objectives.graph_cut import GraphCut
 from subsel.objectives.saturated_coverage import SaturatedCoverage
+from subsel.objectives.sum_redundancy import SumRedundancy
 
 __all__ = ["Coverage", "FacilityLocation", "FeatureBased", "Objective", "SaturatedCoverage"]
+__all__ = [
+    "Coverage",
+    "DisparityMin",
+    "DisparitySum",
+    "FacilityLocation",
+    "GraphCut",
+    "Objective",
+    "SaturatedCoverage",
+    "SumRedundancy",
+]

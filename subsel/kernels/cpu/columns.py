@@ -1,0 +1,184 @@
+"""One column of pairwise numbers at a time: products, distances or rbf similarities of all rows.
+
+Features lie in tiles of LANES rows, dimension by dimension, so that the loop over the rows of a
+tile compiles to vector instructions though every sum keeps one order, that of the dimensions.
+Numbers are computed in float64, whatever features are stored in, without fused multiply-adds. So a
+column has the same bits for any number of threads, and equal rows have equal numbers.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numba import prange
+
+from subsel.kernels.compiling import kernel
+from subsel.kernels.cpu.lanes import LANES
+
+PRODUCT, EUCLIDEAN, HALF_SQUARE, RBF = range(4)
+
+_CHUNK = 16
+"""Tiles that one thread goes through together."""
+
+_LINE = 1024
+"""Numbers of a column that stay in the fastest memory while rows are subtracted from them."""
+
+
+class Rows(NamedTuple):
+    """Features by tile, and what is computed of them.
+
+    `tiles` has the shape (count, d, LANES). A row is what its tile holds times its `factor`
+    (count * LANES,); padding has the factor 0. `kind` is one of the constants above; `gamma` is for
+    RBF.
+    """
+
+    tiles: np.ndarray
+    factor: np.ndarray
+    kind: int
+    gamma: float
+
+
+@kernel
+def _products(rows, b, v, out):
+    tiles, d = rows.tiles, v.size
+    for j in range(LANES):
+        out[j] = 0.0
+    whole = d - d % 4
+    for k in range(0, whole, 4):  # four at a time, added one after the other
+        v0, v1, v2, v3 = v[k], v[k + 1], v[k + 2], v[k + 3]
+        for j in range(LANES):
+            out[j] = (
+                out[j]
+                + tiles[b, k, j] * v0
+                + tiles[b, k + 1, j] * v1
+                + tiles[b, k + 2, j] * v2
+                + tiles[b, k + 3, j] * v3
+            )
+    for k in range(whole, d):
+        for j in range(LANES):
+            out[j] += tiles[b, k, j] * v[k]
+    for j in range(LANES):
+        out[j] *= rows.factor[b * LANES + j]
+
+
+@kernel
+def _squared_distances(rows, b, v, out):
+    tiles, factor = rows.tiles, rows.factor
+    for j in range(LANES):
+        out[j] = 0.0
+    for k in range(v.size):
+        for j in range(LANES):
+            t = tiles[b, k, j] * factor[b * LANES + j] - v[k]
+            out[j] += t * t
+
+
+@kernel
+def _numbers(rows, b, v, out):
+    """What is computed of the rows of tile `b` and of a row `v`."""
+    if rows.kind == PRODUCT:
+        _products(rows, b, v, out)
+        return
+    _squared_distances(rows, b, v, out)
+    if rows.kind == EUCLIDEAN:
+        for j in range(LANES):
+            out[j] = math.sqrt(out[j])
+    elif rows.kind == HALF_SQUARE:
+        for j in range(LANES):
+            out[j] *= 0.5
+    else:
+        for j in range(LANES):
+            out[j] = math.exp(-rows.gamma * out[j])
+
+
+@kernel
+def _column_of_chunk(rows, c, v, out):
+    line = np.empty(LANES)
+    for b in range(c * _CHUNK, min((c + 1) * _CHUNK, rows.tiles.shape[0])):
+        _numbers(rows, b, v, line)
+        first = b * LANES
+        for j in range(min(LANES, out.size - first)):
+            out[first + j] = line[j]
+
+
+@kernel
+def column_serial(rows, v, out):
+    """The numbers of all rows and of a row `v` (d,), float64, into `out` (n,)."""
+    for c in range(-(-rows.tiles.shape[0] // _CHUNK)):
+        _column_of_chunk(rows, c, v, out)
+
+
+@kernel(parallel=True)
+def column_parallel(rows, v, out):
+    """The same on all threads."""
+    for c in prange(-(-rows.tiles.shape[0] // _CHUNK)):
+        _column_of_chunk(rows, c, v, out)
+
+
+@kernel
+def _sums_of_tile(rows, others, n_others, b, out):
+    line, sums = np.empty(LANES), np.zeros(LANES)
+    v = np.empty(rows.tiles.shape[1])
+    for i in range(n_others):
+        at, lane = i // LANES, i % LANES
+        for k in range(v.size):
+            v[k] = others.tiles[at, k, lane] * others.factor[i]
+        _numbers(rows, b, v, line)
+        for j in range(LANES):
+            sums[j] += line[j]
+    first = b * LANES
+    for j in range(min(LANES, out.size - first)):
+        out[first + j] = sums[j]
+
+
+@kernel
+def sums_serial(rows, others, n_others, out):
+    """For each row the sum, in their order, of its numbers with all rows of `others`."""
+    for b in range(rows.tiles.shape[0]):
+        _sums_of_tile(rows, others, n_others, b, out)
+
+
+@kernel(parallel=True)
+def sums_parallel(rows, others, n_others, out):
+    """The same on all threads."""
+    for b in prange(rows.tiles.shape[0]):
+        _sums_of_tile(rows, others, n_others, b, out)
+
+
+@kernel
+def total(rows):
+    """The sum of all rows (d,), in their order."""
+    count, d, _ = rows.tiles.shape
+    out = np.zeros(d)
+    for b in range(count):
+        for k in range(d):
+            for j in range(LANES):
+                out[k] += rows.tiles[b, k, j] * rows.factor[b * LANES + j]
+    return out
+
+
+@kernel
+def squares(tiles):
+    """The squared length of every row of some tiles (count * LANES,)."""
+    count, d, _ = tiles.shape
+    out = np.zeros(count * LANES)
+    for b in range(count):
+        for k in range(d):
+            for j in range(LANES):
+                x = np.float64(tiles[b, k, j])
+                out[b * LANES + j] += x * x
+    return out
+
+
+@kernel
+def best(base, raised, factor, added, taken):
+    """The largest of ``base - factor * raised`` that is not taken, and where; 0 for what is added.
+
+    The first among equals; -1 where everything is taken.
+    """
+    at, most = -1, -np.inf
+    for j in range(base.size):
+        if not taken[j]:
+            gain = 0.0 if added[j] else base[j] - factor * raised[j]
+            if at < 0 or gain > most:
+                at, most = j, gain
+    return at, most

@@ -1,0 +1,275 @@
+"""Dispersion: elements that are far from one another, in sum or at least."""
+
+import copy
+
+import numpy as np
+
+from subsel.objectives.base import Objective
+from subsel.objectives.pairwise import Pairwise
+from subsel.sources import columns
+from subsel.validation import ArrayLike, check_count, check_indices
+
+
+class DisparitySum(Pairwise):
+    """Disparity sum: F(S) = the sum of distances over all pairs of elements of S.
+
+    Parameters
+    ----------
+    distances : array_like, shape (n, n)
+        Symmetric distances, finite and not negative, 0 between each element and itself.
+    backend : {"auto", "cpu"}, default "auto"
+        Dispersion is computed on the CPU.
+
+    Raises
+    ------
+    ValueError
+        If the matrix is not square, is empty, has negative, NaN or infinite entries, is not
+        symmetric, or has large numbers on its diagonal, as similarities do; if a GPU is asked for.
+    TypeError
+        If it is not numeric, or is sparse.
+
+    Notes
+    -----
+    Monotone, but not submodular: gains rise as elements are added. `lazy_greedy` refuses it. For
+    distances that keep the triangle inequality, greedy has at least half of the largest possible
+    sum, if the first element belongs to a best selection or is chosen well; nothing is selected at
+    first, so all gains are 0, and the first element is the one of index 0 (`given` sets another).
+
+    O(n) for each element selected, and 24 bytes for each candidate. The sum prefers the rim of the
+    data, and may take copies there; `DisparityMin` takes no copy while there is anything else.
+
+    References
+    ----------
+    Ravi, Rosenkrantz, Tayi (1994), "Heuristic and special case algorithms for dispersion problems".
+
+    Examples
+    --------
+    >>> import subsel
+    >>> f = subsel.DisparitySum.from_features([[0.0], [1.0], [5.0], [9.0]])
+    >>> subsel.greedy(f, 3).indices
+    array([0, 3, 1])
+    """
+
+    def __init__(self, distances: ArrayLike, *, backend: str = "auto") -> None:
+        columns.on_cpu("DisparitySum", backend, distances)
+        self._of(_distances(distances))
+
+    @classmethod
+    def from_features(
+        cls, X: ArrayLike, metric: str = "euclidean", *, backend: str = "auto"
+    ) -> "DisparitySum":
+        """Disparity sum of the rows of X (n, d), without a matrix: O(n d) for each element.
+
+        Parameters
+        ----------
+        X : array_like, shape (n, d)
+            Finite features, any real dtype.
+        metric : {"euclidean", "cosine"}, default "euclidean"
+            Distance of rows x and y: ||x - y||, or 1 - cos(x, y). Computed in float64 from exact
+            differences: copies have distance 0, in cosine also multiples by powers of two.
+        backend : {"auto", "cpu"}, default "auto"
+            Where to compute.
+
+        Notes
+        -----
+        Memory: a copy of X and 40 bytes for each row.
+        """
+        columns.on_cpu("DisparitySum", backend, X)
+        objective = cls.__new__(cls)
+        objective._of(columns.FeatureColumns.of(X, metric, distances=True))
+        return objective
+
+    def _of(self, pairs: columns.Columns) -> None:
+        # Each unordered pair is two ordered ones.
+        super().__init__(pairs, np.zeros(pairs.n), -0.5)
+
+
+class DisparityMin(Objective):
+    """Disparity min: F(S) = the smallest distance between two elements of S; 0 for fewer than two.
+
+    Greedy is farthest-first traversal (Gonzalez): each element is the one whose distance to the
+    nearest selected one is largest. The first is the one of index 0.
+
+    Parameters
+    ----------
+    distances : array_like, shape (n, n)
+        Symmetric distances, finite and not negative, 0 between each element and itself.
+    backend : {"auto", "cpu"}, default "auto"
+        Dispersion is computed on the CPU.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As for `DisparitySum`.
+
+    Notes
+    -----
+    Neither submodular nor monotone: from the third element on, no gain is positive. A gain is
+    min(F(S), distance to S) - F(S), so that all elements which are no nearer to S than the elements
+    of S are to one another gain 0. Among equal gains `greedy` takes the element that is farthest
+    from S, and among those the lowest index; what is `given` may be close together, and the others
+    are still spread.
+
+    F of k elements is at least half of the largest possible, and every point is within twice the
+    least possible radius of k centers, for distances that keep the triangle inequality.
+
+    O(n) for each element selected, and 24 bytes for each candidate.
+
+    References
+    ----------
+    Gonzalez (1985), "Clustering to minimize the maximum intercluster distance". Ravi, Rosenkrantz,
+    Tayi (1994), "Heuristic and special case algorithms for dispersion problems".
+
+    Examples
+    --------
+    >>> import subsel
+    >>> f = subsel.DisparityMin.from_features([[0.0], [1.0], [5.0], [9.0]])
+    >>> chosen = subsel.greedy(f, 3)
+    >>> chosen.indices, chosen.value
+    (array([0, 3, 2]), 4.0)
+    """
+
+    submodular = False
+    monotone = False
+    keeps_gains = True
+
+    def __init__(self, distances: ArrayLike, *, backend: str = "auto") -> None:
+        columns.on_cpu("DisparityMin", backend, distances)
+        self._of(_distances(distances))
+
+    @classmethod
+    def from_features(
+        cls, X: ArrayLike, metric: str = "euclidean", *, backend: str = "auto"
+    ) -> "DisparityMin":
+        """Disparity min of the rows of X (n, d), without a matrix: O(n d) for each element.
+
+        `metric` and memory are those of `DisparitySum.from_features`.
+        """
+        columns.on_cpu("DisparityMin", backend, X)
+        objective = cls.__new__(cls)
+        objective._of(columns.FeatureColumns.of(X, metric, distances=True))
+        return objective
+
+    def _of(self, pairs: columns.Columns) -> None:
+        self._pairs, self.n, self.path = pairs, pairs.n, pairs.path
+        self.reset()
+
+    def reset(self) -> None:
+        """Make the selection empty."""
+        self._near, self._column = np.full(self.n, np.inf), np.empty(self.n)
+        self._added = np.zeros(self.n, bool)
+        self._value, self._count = np.inf, 0
+
+    def _gains(self, near: np.ndarray, added: np.ndarray) -> np.ndarray:
+        """Gains of elements at some distances from S."""
+        if not self._count:
+            return np.zeros(len(near))
+        before = self._value if self._count > 1 else 0.0
+        gains = np.minimum(near, self._value) - before
+        gains[added] = 0.0
+        return gains
+
+    def gains(self, candidates: ArrayLike) -> np.ndarray:
+        """Marginal gains of candidates with respect to what was added, float64 (m,): O(m).
+
+        Parameters
+        ----------
+        candidates : array_like of int, shape (m,)
+            The gain of one that was added already is 0.
+        """
+        candidates = check_indices(candidates, self.n, "candidates")
+        return self._gains(self._near[candidates], self._added[candidates])
+
+    def add(self, element: int) -> None:
+        """Select an element: one column of distances."""
+        element = check_count(element, "element", 0, self.n - 1)
+        if self._added[element]:
+            return
+        self._value = min(self._value, float(self._near[element]))
+        self._added[element] = True
+        self._count += 1
+        np.minimum(self._near, self._pairs.column(element, self._column), out=self._near)
+
+    def extend(
+        self, taken: np.ndarray, count: int, costs: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Add the candidate that is farthest from S, `count` times; its gain is the largest."""
+        if costs is not None:
+            return super().extend(taken, count, costs)
+        elements, gains = np.empty(count, np.int64), np.empty(count)
+        for step in range(count):
+            # Every candidate is infinitely far from nothing; what was added already gains 0.
+            near = np.where(self._added, self._value if self._count > 1 else 0.0, self._near)
+            near[taken] = -np.inf
+            element = elements[step] = int(np.argmax(near))
+            gains[step] = self.gains([element])[0]
+            taken[element] = True
+            self.add(element)
+        return elements, gains
+
+    def value(self, indices: ArrayLike) -> float:
+        """F(indices), from scratch; does not touch what was added.
+
+        Parameters
+        ----------
+        indices : array_like of int, shape (k,)
+            May be empty and may repeat. Time that of k columns of k distances.
+        """
+        indices = np.unique(check_indices(indices, self.n))
+        if len(indices) < 2:
+            return 0.0
+        pairs, least, column = self._pairs.restrict(indices), np.inf, np.empty(len(indices))
+        for element in range(len(indices)):
+            pairs.column(element, column)[element] = np.inf
+            least = min(least, float(column.min()))
+        return least
+
+    def restrict(self, candidates: ArrayLike) -> "DisparityMin":
+        """The same objective with fewer candidates; nothing selected.
+
+        Parameters
+        ----------
+        candidates : array_like of int, shape (m,)
+            Element j of the result is ``candidates[j]``.
+        """
+        candidates = check_indices(candidates, self.n, "candidates")
+        if not len(candidates):
+            raise ValueError("candidates must not be empty")
+        part = copy.copy(self)
+        part._of(self._pairs.restrict(candidates))
+        return part
+
+
+def _distances(distances: ArrayLike) -> columns.DenseColumns:
+    """A checked matrix of distances between n elements."""
+    if hasattr(distances, "tocsr"):
+        raise TypeError(
+            "distances is sparse, but absent distances are not 0: pass a dense matrix, or use "
+            "from_features"
+        )
+    pairs = columns.matrix(distances, "distances")
+    assert isinstance(pairs, columns.DenseColumns)
+    matrix, largest = pairs.matrix, pairs.largest()
+    if not pairs.non_negative:
+        i, j = divmod(int(np.argmin(matrix)), pairs.n)
+        raise ValueError(f"distances[{i}, {j}] is {matrix[i, j]}; distances must not be negative")
+    exact = 2.0**-40 if matrix.dtype == np.float64 else 2.0**-18
+    gap, i, j = pairs.asymmetry()
+    if gap > exact * largest:
+        raise ValueError(
+            f"distances must be symmetric, but distances[{i}, {j}] is {matrix[i, j]} and "
+            f"distances[{j}, {i}] is {matrix[j, i]}: pass (distances + distances.T) / 2 if "
+            "that is meant"
+        )
+    own = matrix.diagonal()
+    if own.max() > 0.01 * largest:
+        i = int(np.argmax(own))
+        raise ValueError(
+            f"distances[{i}, {i}] is {own[i]}, but the distance of an element to itself is 0; are "
+            "these similarities?"
+        )
+    if own.any():  # what rounding left there is no distance
+        matrix = matrix.copy()
+        np.fill_diagonal(matrix, 0)
+        pairs.matrix = columns.read_only(matrix)
+    return pairs

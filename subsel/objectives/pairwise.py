@@ -1,0 +1,130 @@
+"""The pairwise family: what each element is worth alone, less what each pair has in common.
+
+F(S) = sum of l_j over j in S, less factor times the sum of r_ab over all ordered pairs a, b in S,
+each element with itself included. Each member says what l, r and the factor are.
+"""
+
+import copy
+import math
+
+import numpy as np
+
+from subsel.kernels.cpu.columns import best
+from subsel.objectives.base import Objective
+from subsel.sources.columns import Columns
+from subsel.validation import ArrayLike, check_count, check_indices
+
+
+class Pairwise(Objective):
+    """An objective of pairs.
+
+    Parameters
+    ----------
+    pairs : Columns
+        The numbers r between candidates; see `subsel.sources.columns`.
+    alone : ndarray of float64, shape (n,)
+        What each element is worth alone, l.
+    factor : float
+        What r is multiplied by. Where it is positive and no r is negative, F is submodular.
+    sums : ndarray of float64, shape (n,), optional
+        The sum of each column of r, where it is known already.
+
+    Notes
+    -----
+    The state is one number for each candidate, the sum of its r with all selected elements, in
+    float64. Adding an element takes one column of r; then every gain is known: O(1) each.
+    """
+
+    keeps_gains = True
+
+    def __init__(
+        self, pairs: Columns, alone: np.ndarray, factor: float, sums: np.ndarray | None = None
+    ) -> None:
+        self._pairs, self._alone, self._factor = pairs, alone, float(factor)
+        self.n, self.path = pairs.n, pairs.path
+        self._base = alone - factor * pairs.diagonal()
+        self.submodular = factor == 0 or (factor > 0 and pairs.non_negative)
+        self.monotone = bool((self._base >= 0).all())
+        if self.submodular:
+            self.rounding = 0.0  # sums of r never fall, also when rounded
+        if factor and self.monotone:
+            self.monotone = pairs.non_negative and (factor < 0 or self._never_falls(sums))
+        self.reset()
+
+    def _never_falls(self, sums: np.ndarray | None) -> bool:
+        """Whether the gains beside all other elements, the smallest there are, are not negative."""
+        sums = self._pairs.sums() if sums is None else sums
+        others = sums - self._pairs.diagonal()
+        least = self._base - 2 * self._factor * others
+        return bool((least >= -(2.0**-44) * np.abs(self._alone).max()).all())
+
+    def reset(self) -> None:
+        """Make the selection empty."""
+        self._sums, self._column = np.zeros(self.n), np.empty(self.n)
+        self._added = np.zeros(self.n, bool)
+
+    def gains(self, candidates: ArrayLike) -> np.ndarray:
+        """Marginal gains of candidates with respect to what was added, float64 (m,): O(m).
+
+        Parameters
+        ----------
+        candidates : array_like of int, shape (m,)
+            The gain of one that was added already is 0.
+        """
+        candidates = check_indices(candidates, self.n, "candidates")
+        gains = self._base[candidates] - 2 * self._factor * self._sums[candidates]
+        gains[self._added[candidates]] = 0.0
+        return gains
+
+    def add(self, element: int) -> None:
+        """Select an element: one column of r."""
+        element = check_count(element, "element", 0, self.n - 1)
+        if not self._added[element]:
+            self._added[element] = True
+            self._sums += self._pairs.column(element, self._column)
+
+    def extend(
+        self, taken: np.ndarray, count: int, costs: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Add the best candidate that is not taken, `count` times; see `Objective.extend`."""
+        if costs is not None:
+            return super().extend(taken, count, costs)
+        elements, gains = np.empty(count, np.int64), np.empty(count)
+        for step in range(count):
+            elements[step], gains[step] = best(
+                self._base, self._sums, 2 * self._factor, self._added, taken
+            )
+            taken[elements[step]] = True
+            self.add(int(elements[step]))
+        return elements, gains
+
+    def value(self, indices: ArrayLike) -> float:
+        """F(indices), from scratch; does not touch what was added.
+
+        Parameters
+        ----------
+        indices : array_like of int, shape (k,)
+            May be empty (F = 0) and may repeat. Time that of the sums of k columns of k numbers.
+        """
+        indices = np.unique(check_indices(indices, self.n))
+        if not len(indices):
+            return 0.0
+        common = self._pairs.restrict(indices).sums() if self._factor else np.zeros(1)
+        return math.fsum([*self._alone[indices], *(-self._factor * common)])
+
+    def restrict(self, candidates: ArrayLike) -> "Pairwise":
+        """The same objective with fewer candidates; nothing selected.
+
+        Parameters
+        ----------
+        candidates : array_like of int, shape (m,)
+            Element j of the result is ``candidates[j]``.
+        """
+        candidates = check_indices(candidates, self.n, "candidates")
+        if not len(candidates):
+            raise ValueError("candidates must not be empty")
+        part = copy.copy(self)
+        part.n, part._pairs = len(candidates), self._pairs.restrict(candidates)
+        part._alone, part._base = self._alone[candidates], self._base[candidates]
+        part.reset()
+        return part

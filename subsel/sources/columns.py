@@ -1,0 +1,350 @@
+"""Pairwise numbers between candidates, one column at a time and in float64.
+
+Objectives of pairs (graph cut, dispersion) and determinants look at one column for each element
+that they select. Here are the three places that columns come from: a dense matrix, a sparse one,
+and features, of which a column is computed when it is asked for. Numbers are raw: they may be
+negative, and nothing is added to them.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from subsel.kernels.compiling import threads
+from subsel.kernels.cpu import columns as kernels
+from subsel.kernels.cpu import is_symmetric
+from subsel.kernels.cpu.columns import EUCLIDEAN, HALF_SQUARE, PRODUCT, RBF, Rows
+from subsel.kernels.cpu.lanes import LANES
+from subsel.sources.levels import frozen
+from subsel.validation import (
+    ArrayLike,
+    as_csr,
+    as_float_array,
+    check_backend,
+    check_choice,
+    check_entries,
+    check_matrix_shape,
+    check_number,
+    read_only,
+)
+
+_PARALLEL_WORK = 2**19
+"""Numbers to read from which on starting threads costs less than it saves."""
+
+SIMILARITIES = ("dot", "cosine", "rbf")
+DISTANCES = ("euclidean", "cosine")
+
+
+class Columns:
+    """Numbers r between n candidates. Where r is not symmetric, its symmetric part (r + r') / 2.
+
+    Attributes
+    ----------
+    n : int
+    path : {"dense", "sparse", "features"}
+    non_negative : bool
+        Whether no number is known to be, or can be, negative.
+    """
+
+    n: int
+    path: str
+    non_negative: bool
+
+    def column(self, element: int, out: np.ndarray) -> np.ndarray:
+        """The numbers between all candidates and one of them, into `out` (n,); returns it."""
+        raise NotImplementedError
+
+    def diagonal(self) -> np.ndarray:
+        """The number of each candidate with itself (n,)."""
+        raise NotImplementedError
+
+    def sums(self) -> np.ndarray:
+        """The sum of each column (n,)."""
+        raise NotImplementedError
+
+    def restrict(self, candidates: np.ndarray) -> "Columns":
+        """The numbers between some of the candidates (a copy)."""
+        raise NotImplementedError
+
+
+class DenseColumns(Columns):
+    """A matrix (n, n) in C order."""
+
+    path = "dense"
+
+    def __init__(self, matrix: np.ndarray, symmetric: bool, non_negative: bool) -> None:
+        self.matrix, self.n = matrix, len(matrix)
+        self.symmetric, self.non_negative = symmetric, non_negative
+
+    def column(self, element: int, out: np.ndarray) -> np.ndarray:
+        """The numbers between all candidates and one of them."""
+        out[:] = self.matrix[element]
+        if not self.symmetric:
+            out += self.matrix[:, element]
+            out *= 0.5
+        return out
+
+    def diagonal(self) -> np.ndarray:
+        """The number of each candidate with itself."""
+        return self.matrix.diagonal().astype(np.float64)
+
+    def sums(self) -> np.ndarray:
+        """The sum of each column."""
+        sums = column_sums(self.matrix)
+        return sums if self.symmetric else (sums + row_sums(self.matrix)) / 2
+
+    def asymmetry(self) -> tuple[float, int, int]:
+        """The largest difference between r_ij and r_ji, and its i and j."""
+        worst = (0.0, 0, 0)
+        for i in range(0 if self.symmetric else self.n):
+            gaps = np.abs(self.matrix[i].astype(np.float64) - self.matrix[:, i])
+            j = int(np.argmax(gaps))
+            worst = max(worst, (float(gaps[j]), i, j), key=lambda found: found[0])
+        return worst
+
+    def largest(self) -> float:
+        """The largest magnitude of a number."""
+        return max(float(self.matrix.max()), -float(self.matrix.min()))
+
+    def restrict(self, candidates: np.ndarray) -> "DenseColumns":
+        """The numbers between some of the candidates."""
+        part = read_only(self.matrix[np.ix_(candidates, candidates)])
+        return DenseColumns(part, self.symmetric, self.non_negative)
+
+
+class SparseColumns(Columns):
+    """A symmetric matrix in compressed rows; absent entries are 0."""
+
+    path = "sparse"
+
+    def __init__(self, matrix: Any) -> None:
+        self.matrix, self.n = matrix, matrix.shape[0]
+        self.non_negative = not (matrix.data < 0).any()
+
+    def column(self, element: int, out: np.ndarray) -> np.ndarray:
+        """The numbers between all candidates and one of them."""
+        out[:] = 0
+        start, stop = self.matrix.indptr[element : element + 2]
+        out[self.matrix.indices[start:stop]] = self.matrix.data[start:stop]
+        return out
+
+    def diagonal(self) -> np.ndarray:
+        """The number of each candidate with itself."""
+        return self.matrix.diagonal().astype(np.float64)
+
+    def sums(self) -> np.ndarray:
+        """The sum of each column."""
+        return column_sums(self.matrix)
+
+    def restrict(self, candidates: np.ndarray) -> "SparseColumns":
+        """The numbers between some of the candidates."""
+        part = self.matrix[candidates][:, candidates].tocsr()
+        return SparseColumns(part)
+
+
+class FeatureColumns(Columns):
+    """Inner products, cosines, rbf similarities or distances of the rows of features.
+
+    Memory: one copy of the features, in their own type, and 8 bytes for each row.
+    """
+
+    path = "features"
+
+    def __init__(self, rows: Rows, n: int, ones: bool, non_negative: bool) -> None:
+        self.rows, self.n, self.non_negative = rows, n, non_negative
+        self._ones = ones  # what a row has with itself is exactly 1
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.rows = frozen(self.rows)
+
+    @classmethod
+    def of(
+        cls, X: ArrayLike, metric: str, gamma: float | None = None, *,
+        distances: bool = False, name: str = "X",
+    ) -> "FeatureColumns":  # fmt: skip
+        """Check features (n, d) and make them ready.
+
+        Parameters
+        ----------
+        X : array_like, shape (n, d)
+        metric : {"dot", "cosine", "rbf"}, or with `distances` {"euclidean", "cosine"}
+        gamma : float, optional
+            Of ``"rbf"``; default 1 / d.
+        distances : bool
+            Whether numbers are distances.
+        name : str
+            What the features are called in errors.
+        """
+        check_choice(metric, DISTANCES if distances else SIMILARITIES, "metric")
+        if gamma is not None:
+            gamma = float(check_number(gamma, "gamma", 0))
+            if metric != "rbf":
+                raise ValueError(f"gamma goes with metric='rbf' only, not with {metric!r}")
+        features = as_float_array(X, name)
+        check_matrix_shape(features.shape, name, "(n, d)")
+        largest = max(check_entries(features, name), -float(features.min()))
+        if metric != "cosine" and largest and not 1e-140 < largest < 1e140:
+            raise ValueError(
+                f"{name} has entries up to {largest:g}, whose squares float64 cannot hold; "
+                "rescale it"
+            )
+        kinds = {"dot": PRODUCT, "rbf": RBF, "euclidean": EUCLIDEAN}
+        n, d = features.shape
+        if metric == "cosine":
+            kind = HALF_SQUARE if distances else PRODUCT
+            tiles = _tiles(_scaled(features))
+            lengths = np.sqrt(kernels.squares(tiles))
+            factor = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > 0)
+        else:
+            kind, tiles = kinds[metric], _tiles(features)
+            factor = np.zeros(len(tiles) * LANES)
+            factor[:n] = 1.0
+        rows = Rows(tiles, read_only(factor), kind, 1 / d if gamma is None else gamma)
+        ones = metric == "rbf" or (metric == "cosine" and not distances)
+        return cls(rows, n, ones, kind != PRODUCT or bool(features.min() >= 0))
+
+    @property
+    def d(self) -> int:
+        """Dimensions, with the one that cosine adds."""
+        return self.rows.tiles.shape[1]
+
+    @property
+    def linear(self) -> bool:
+        """Whether numbers are inner products of the rows."""
+        return self.rows.kind == PRODUCT
+
+    def row(self, element: int) -> np.ndarray:
+        """One row (d,), as it enters products and distances, float64."""
+        tile, lane = divmod(element, LANES)
+        return self.rows.tiles[tile, :, lane].astype(np.float64) * self.rows.factor[element]
+
+    def column(self, element: int, out: np.ndarray) -> np.ndarray:
+        """The numbers between all candidates and one of them: O(n d)."""
+        self.with_row(self.row(element), out)
+        if self._ones:
+            out[element] = 1.0
+        return out
+
+    def with_row(self, row: np.ndarray, out: np.ndarray) -> np.ndarray:
+        """The numbers between all candidates and any row (d,), float64."""
+        alone = threads() == 1 or self.rows.tiles.size < _PARALLEL_WORK
+        (kernels.column_serial if alone else kernels.column_parallel)(self.rows, row, out)
+        return out
+
+    def diagonal(self) -> np.ndarray:
+        """The number of each candidate with itself."""
+        if self._ones or not self.linear:
+            return np.full(self.n, float(self._ones))
+        return kernels.squares(self.rows.tiles)[: self.n]
+
+    def sums(self, others: "FeatureColumns | None" = None) -> np.ndarray:
+        """The sum of each candidate's numbers with all `others`, or with all candidates.
+
+        O(n d) for inner products and cosines, O(n^2 d) for all else; memory O(n).
+        """
+        others = others or self
+        out = np.empty(self.n)
+        if self.linear:
+            return self.with_row(kernels.total(others.rows), out)
+        alone = threads() == 1 or self.rows.tiles.size * others.n < _PARALLEL_WORK
+        run = kernels.sums_serial if alone else kernels.sums_parallel
+        run(self.rows, others.rows, others.n, out)
+        return out
+
+    def restrict(self, candidates: np.ndarray) -> "FeatureColumns":
+        """The numbers between some of the candidates."""
+        features = self.rows.tiles[candidates // LANES, :, candidates % LANES]
+        tiles = _tiles(features)
+        factor = np.zeros(len(tiles) * LANES)
+        factor[: len(candidates)] = self.rows.factor[candidates]
+        rows = self.rows._replace(tiles=tiles, factor=read_only(factor))
+        return FeatureColumns(rows, len(candidates), self._ones, self.non_negative)
+
+
+def matrix(numbers: ArrayLike, name: str) -> DenseColumns | SparseColumns:
+    """A matrix of numbers between n candidates, (n, n), dense or scipy sparse; any finite ones."""
+    return between(finite_matrix(numbers, name, "(n, n)"), name)
+
+
+def between(checked: Any, name: str, otherwise: str = "") -> DenseColumns | SparseColumns:
+    """The same of what `finite_matrix` returned."""
+    if checked.shape[0] != checked.shape[1]:
+        raise ValueError(f"{name} must be square, (n, n), not of shape {checked.shape}{otherwise}")
+    if hasattr(checked, "tocsr"):
+        transpose = checked.T.tocsr()
+        if not _equal(checked, transpose):
+            checked = (checked.astype(np.float64) + transpose) / 2
+        return SparseColumns(checked)
+    return DenseColumns(checked, bool(is_symmetric(checked)), bool(checked.min() >= 0))
+
+
+def finite_matrix(numbers: ArrayLike, name: str, axes: str) -> Any:
+    """A checked matrix of finite numbers: a dense one in C order, or compressed sparse rows."""
+    if hasattr(numbers, "tocsr"):
+        check_matrix_shape(numbers.shape, name, axes)
+        rows = as_csr(numbers, name)
+        for at in np.flatnonzero(~np.isfinite(rows.data))[:1]:
+            i = int(np.searchsorted(rows.indptr, at, side="right")) - 1
+            where = f"{name}[{i}, {rows.indices[at]}]"
+            raise ValueError(f"{where} is {rows.data[at]}; every entry must be finite")
+        return rows
+    array = as_float_array(numbers, name)
+    check_matrix_shape(array.shape, name, axes)
+    check_entries(array, name)
+    return read_only(array)
+
+
+def on_cpu(kind: str, backend: str, array: ArrayLike) -> None:
+    """Refuse a GPU, for an objective that is computed on the CPU alone."""
+    if check_backend(backend, array) == "cuda":
+        raise ValueError(
+            f"{kind} is computed on the CPU only: pass backend='cpu' "
+            "(an array on a GPU is then copied)"
+        )
+
+
+def column_sums(matrix: Any) -> np.ndarray:
+    """The sum of each column of a checked matrix, float64, row after row."""
+    if hasattr(matrix, "tocsr"):
+        return np.bincount(matrix.indices, matrix.data, matrix.shape[1])
+    return matrix.sum(axis=0, dtype=np.float64)
+
+
+def row_sums(matrix: Any) -> np.ndarray:
+    """The sum of each row of a checked matrix, float64."""
+    if hasattr(matrix, "tocsr"):
+        rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+        return np.bincount(rows, matrix.data, matrix.shape[0])
+    return matrix.sum(axis=1, dtype=np.float64)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Whether two canonical matrices of compressed rows are equal, entry by entry."""
+    return all(
+        np.array_equal(getattr(one, part), getattr(other, part))
+        for part in ("indptr", "indices", "data")
+    )
+
+
+def _scaled(features: np.ndarray) -> np.ndarray:
+    """Rows divided by powers of two, near 1, and one more column, which is 1 for rows of zeros.
+
+    That column makes a row of zeros orthogonal to all rows but the other rows of zeros.
+    """
+    extent = np.maximum(features.max(axis=1), -features.min(axis=1))
+    exponent = np.frexp(extent)[1].astype(np.int32)
+    zero = (extent == 0).astype(features.dtype)
+    return np.column_stack([np.ldexp(features, -exponent[:, None]), zero])
+
+
+def _tiles(features: np.ndarray) -> np.ndarray:
+    """Features (n, d) in tiles (count, d, LANES), zeros behind the last row."""
+    n, d = features.shape
+    count = -(-n // LANES)
+    tiles = np.zeros((count, d, LANES), features.dtype)
+    whole = n // LANES
+    tiles[:whole] = features[: whole * LANES].reshape(whole, LANES, d).transpose(0, 2, 1)
+    if whole < count:
+        tiles[whole, :, : n - whole * LANES] = features[whole * LANES :].T
+    return read_only(tiles)
