@@ -22,8 +22,10 @@ import time
 import traceback
 import warnings
 from collections import Counter
+from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
+from unittest import mock
 
 import numba
 import numpy as np
@@ -519,12 +521,26 @@ TRIALS = {
 }
 
 
+EARLIER = {
+    "subsel.sources.base.PARALLEL_WORK": [0, 2**12],
+    "subsel.sources.base._LOG": [1, 2],
+    "subsel.sources.dense._THIN_AT": [2, 4],
+    "subsel.sources.dense._THIN_FROM": [0],
+    "subsel.sources.dense._THIN_TO": [2, 32],
+    "subsel.sources.scale.DENSE_FROM_DIMENSION": [1],
+}
+"""Sizes from which on other ways are taken, and smaller ones, so that few rows take them too."""
+
+
 def trial(seed):
     """One trial, of whatever kind its seed draws; the kind's name."""
     random = np.random.default_rng(seed)
     kinds = list(TRIALS)
     kind = kinds[random.choice(len(kinds), p=list(TRIALS.values()))]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as earlier:
+        for name, values in EARLIER.items() if random.random() < 0.4 else ():
+            if random.random() < 0.7:
+                earlier.enter_context(mock.patch(name, int(random.choice(values))))
         try:
             kind(random, folder)
         except Exception as error:
