@@ -1,0 +1,95 @@
+"""`subsel warm-up`: compile every kernel for the usual kinds of input, and keep the result on disk.
+
+The first selection of a kind compiles what it needs, which takes up to half a minute. This does it
+ahead, for instance when a container is built: run it as the user, and with the folder, that will
+later select (``NUMBA_CACHE_DIR`` names a folder of your own).
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from subsel.progress import Progress
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Its options."""
+    parser.add_argument(
+        "--quick", action="store_true", help="only what selecting rows of features needs"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compile; say where the result is kept."""
+    from subsel.kernels.disk_cache import cache_folder
+
+    began = time.perf_counter()
+    jobs = list(_features() if args.quick else _everything())
+    for _, job in Progress(jobs, desc="compile", unit="kind", disable=None):
+        job()
+    place = cache_folder() or "memory only, as no folder can be written to"
+    sys.stdout.write(f"compiled in {time.perf_counter() - began:.0f} s; kept in {place}\n")
+    return 0
+
+
+def _everything() -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Kinds of input, and jobs that compile for them."""
+    yield from _features()
+    yield from _matrices()
+
+
+def _features() -> Iterator[tuple[str, Callable[[], Any]]]:
+    for dtype in (np.float32, np.float64):
+        for memory in (0, None):
+            yield f"features, {dtype.__name__}", partial(_select, dtype, memory)
+
+
+def _matrices() -> Iterator[tuple[str, Callable[[], Any]]]:
+    import scipy.sparse
+
+    for dtype in (np.float32, np.float64):
+        S = np.random.default_rng(0).random((80, 80)).astype(dtype)
+        kinds = {
+            "matrix": S,
+            "symmetric matrix": np.asfortranarray(np.maximum(S, S.T)),
+            "sparse matrix": scipy.sparse.csr_array(S),
+        }
+        for name, matrix in kinds.items():
+            yield f"{name}, {dtype.__name__}", partial(_search, matrix)
+
+
+def _select(dtype: Any, memory: float | None) -> None:
+    import subsel
+    from subsel.sources import base
+
+    X = np.random.default_rng(0).normal(size=(150, 40)).astype(dtype)
+    usual = base.PARALLEL_WORK
+    try:
+        for base.PARALLEL_WORK in (usual, 0):  # for one thread, and for all
+            subsel.select(X, 70, memory=memory)
+    finally:
+        base.PARALLEL_WORK = usual
+    _use(subsel.FacilityLocation.from_features(X, memory=memory))
+    _use(subsel.SaturatedCoverage.from_features(X, memory=memory))
+
+
+def _search(matrix: Any) -> None:
+    import subsel
+
+    _use(subsel.FacilityLocation(matrix))
+    _use(subsel.SaturatedCoverage(matrix))
+
+
+def _use(f: Any) -> None:
+    import subsel
+
+    subsel.lazy_greedy(f, 5)
+    f.value([0, 1])
+    f.restrict([2, 1, 0]).gains([0])
+    f.reset()
+    f.add(1)
