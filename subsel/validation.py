@@ -430,13 +430,14 @@ def check_indices(indices: ArrayLike, n: int, name: str = "indices") -> np.ndarr
 
 
 def check_values(
-    values: ArrayLike, name: str, n: int, low: float = -math.inf, ends: str = "("
-) -> np.ndarray:
+    values: ArrayLike, name: str, n: int, low: float = -math.inf, ends: str = "(",
+    of: str = "candidate",
+) -> np.ndarray:  # fmt: skip
     """One finite number for each of n candidates, above `low` or from it on, float64."""
     array = as_float_array(values, name).astype(np.float64)
     if array.shape != (n,):
         raise ValueError(
-            f"{name} must have one number for each candidate, ({n},), not shape {array.shape}"
+            f"{name} must have one number for each {of}, ({n},), not shape {array.shape}"
         )
     enough = array >= low if ends == "[" else array > low
     bad = np.flatnonzero(~(np.isfinite(array) & enough))

@@ -206,6 +206,50 @@ def guided_graph_cut() -> list[Member]:
     return members
 
 
+def mixtures() -> list[Member]:
+    """Modular objectives, and mixtures of objectives of several kinds."""
+    S, M, X = similarities(), np.abs(mixed()), rows()
+    worth = rng(6).integers(-4, 9, N) / 8
+    D = -reference.similarity(X, "euclidean", c0=0.0)
+
+    def made(*weights: float) -> Any:
+        f = subsel.FacilityLocation(S), subsel.GraphCut(M), subsel.Modular(np.abs(worth))
+        return subsel.Mixture(f, weights)
+
+    def formula(a: float, b: float, c: float) -> Callable[[list[int]], float]:
+        return lambda chosen: (
+            a * reference.value(S, chosen) + b * reference.graph_cut(M, chosen)
+            + c * reference.modular(np.abs(worth), chosen)
+        )  # fmt: skip
+
+    def spread() -> Any:
+        return 2.0 * subsel.FacilityLocation(S) + 0.5 * subsel.DisparitySum.from_features(X)
+
+    return [
+        Member("Modular", lambda: subsel.Modular(np.abs(worth)),
+               lambda chosen: reference.modular(np.abs(worth), chosen)),
+        Member("Modular, negative", lambda: subsel.Modular(worth),
+               lambda chosen: reference.modular(worth, chosen), monotone=False),
+        Member("Mixture", lambda: made(0.5, 2, 1), formula(0.5, 2, 1)),
+        Member("Mixture, less a modular one", lambda: made(1, 0.25, -1.5), formula(1, 0.25, -1.5),
+               monotone=False),
+        Member("Mixture, negative", lambda: made(1, -0.5, 1), formula(1, -0.5, 1), False, False),
+        Member(
+            "Mixture, spread", spread,
+            lambda chosen: 2 * reference.value(S, chosen) + reference.disparity_sum(D, chosen) / 2,
+            submodular=False,
+        ),
+        Member(
+            "Mixture, lazy",
+            lambda: subsel.SaturatedCoverage(M, fraction=0.125) + subsel.Modular(np.abs(worth)),
+            lambda chosen: (
+                reference.saturated_coverage(M, chosen, 0.125)
+                + reference.modular(np.abs(worth), chosen)
+            ),
+        ),
+    ]  # fmt: skip
+
+
 MEMBERS = [
     *over_stores("FacilityLocation", subsel.FacilityLocation, reference.value),
     # A fraction that keeps all numbers exact, so that ties are ties for the oracle too.
@@ -218,6 +262,7 @@ MEMBERS = [
     *of_pairs("SumRedundancy", subsel.SumRedundancy, reference.sum_redundancy),
     *of_distances("DisparitySum", subsel.DisparitySum, reference.disparity_sum, True, False),
     *of_distances("DisparityMin", subsel.DisparityMin, reference.disparity_min, False, True),
+    *mixtures(),
 ]
 
 

@@ -100,3 +100,8 @@ def disparity_min(D, indices):
     """F = the smallest distance of a pair; 0 for fewer than two."""
     chosen = sorted(set(indices))
     return float(min((D[a, b] for a in chosen for b in chosen if a < b), default=0.0))
+
+
+def modular(values, indices):
+    """F = the sum of the selected values."""
+    return float(values[sorted(set(indices))].sum())

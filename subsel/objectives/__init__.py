@@ -6,16 +6,20 @@ from subsel.objectives.disparity import DisparityMin, DisparitySum
 from subsel.objectives.facility_location import FacilityLocation
 from subsel.objectives.feature_based import FeatureBased
 from subsel.objectives.graph_cut import GraphCut
+from subsel.objectives.mixture import Mixture
+from subsel.objectives.modular import Modular
 from subsel.objectives.saturated_coverage import SaturatedCoverage
 from subsel.objectives.sum_redundancy import SumRedundancy
 
-__all__ = ["Coverage", "FacilityLocation", "FeatureBased", "Objective", "SaturatedCoverage"]
 __all__ = [
     "Coverage",
     "DisparityMin",
     "DisparitySum",
     "FacilityLocation",
+    "FeatureBased",
     "GraphCut",
+    "Mixture",
+    "Modular",
     "Objective",
     "SaturatedCoverage",
     "SumRedundancy",

@@ -1,10 +1,12 @@
 """What an optimizer needs of an objective."""
 
+import math
 from abc import ABC, abstractmethod
+from typing import Any, ClassVar
 
 import numpy as np
 
-from subsel.validation import check_gains, read_only
+from subsel.validation import check_gains, check_number, read_only
 
 
 class Objective(ABC):
@@ -43,9 +45,28 @@ class Objective(ABC):
     keeps_gains: bool = False
     path: str = ""
 
+    __array_ufunc__ = None  # a NumPy number times an objective is left to the objective
+    _mixture: ClassVar[Any]  # what sums and multiples make; the class Mixture puts itself here
+
     def __repr__(self) -> str:
         path = f", path={self.path!r}" if self.path else ""
         return f"{type(self).__name__}(n={self.n}{path})"
+
+    def __mul__(self, weight: float) -> "Objective":
+        """A `Mixture` in which this objective counts `weight` times."""
+        if isinstance(weight, Objective) or np.ndim(weight):
+            return NotImplemented
+        return self._mixture([self], [check_number(weight, "weight", -math.inf)])
+
+    __rmul__ = __mul__
+
+    def __add__(self, other: "Objective") -> "Objective":
+        """A `Mixture` of both."""
+        return self._mixture([self, other]) if isinstance(other, Objective) else NotImplemented
+
+    def __sub__(self, other: "Objective") -> "Objective":
+        """A `Mixture` in which the other counts -1 times."""
+        return self + -1.0 * other if isinstance(other, Objective) else NotImplemented
 
     @abstractmethod
     def reset(self) -> None:
