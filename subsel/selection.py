@@ -35,6 +35,8 @@ class Selection:
     stopped : str
         Why the search ended: ``"budget"`` (the constraint is full), ``"target"``, ``"coverage"``,
         ``"min_gain"``, or ``"exhausted"`` (no candidate was left).
+    cost : float or None
+        What the selection costs, under a `subsel.constraints.Knapsack`.
     path : str
         How the similarities were obtained: ``"features"`` (recomputed), ``"dense"`` or
         ``"sparse"`` (in memory), ``"cuda features"`` or ``"cuda dense"`` (the same on a GPU),
@@ -50,6 +52,7 @@ class Selection:
     path: str = ""
     values: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False)
     stopped: str = "budget"
+    cost: float | None = None
 
     def __len__(self) -> int:
         return len(self.indices)

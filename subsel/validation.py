@@ -448,8 +448,8 @@ def check_values(
     return array
 
 
-def check_labels(labels: ArrayLike, n: int) -> np.ndarray:
-    """One label per row: a 1-D array of integers, booleans or strings."""
+def check_labels(labels: ArrayLike, n: int | None = None) -> np.ndarray:
+    """One label per row: a 1-D array of integers, booleans or strings; of any length for None."""
     if isinstance(labels, Mapping | Set):
         raise TypeError(
             f"labels must be an array or a list with one label per row, in the order of the rows, "
@@ -460,7 +460,9 @@ def check_labels(labels: ArrayLike, n: int) -> np.ndarray:
     array = labels if isinstance(labels, list) else as_host_array(labels, "labels")
     if isinstance(array, list) or (array.dtype.kind in "OT" and array.ndim == 1):
         array = _array_of_labels(list(array))
-    if array.ndim != 1 or len(array) != n:
+    if n is None and (array.ndim != 1 or not array.size):
+        raise ValueError(f"labels must be 1-D, with one entry per candidate, not {array.shape}")
+    if n is not None and (array.ndim != 1 or len(array) != n):
         raise ValueError(f"labels must have one entry per row of X: ({n},), not {array.shape}")
     if array.dtype.kind not in "iubUS":
         cure = " (for whole numbers, pass labels.astype(int))" if array.dtype.kind == "f" else ""

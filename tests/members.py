@@ -11,6 +11,7 @@ import numpy as np
 import scipy.sparse
 
 import subsel
+from subsel.constraints import Groups, Knapsack, MinDistance
 from subsel.kernels import reference
 
 
@@ -309,24 +310,102 @@ MEMBERS += [
 
 
 class Rule(NamedTuple):
-    """A constraint, and by the oracle which elements may follow those that were picked.
+    """A constraint, and by the oracle which elements may follow those that were picked,
+    beside those given.
 
-    `compared` is what greedy compares of an element: gains, or gains divided by a cost.
+    `compared` is what greedy compares of an element: gains, or gains divided by a cost. With
+    `singles`, the best single element that is allowed is tried at each prefix.
     """
 
     name: str
     make: Callable[[], Any]
-    allowed: Callable[[list[int]], list[int]]
+    allowed: Callable[[list[int], tuple[int, ...]], list[int]]
     compared: Callable[[float, int], float] = lambda gain, element: gain
+    singles: bool = False
 
 
 def everything(chosen: list[int]) -> list[int]:
     return [j for j in range(N) if j not in chosen]
 
 
+def that_fit(chosen: list[int], given: tuple[int, ...]) -> list[int]:
+    spent = sum(TENTHS[j] for j in chosen)
+    return [j for j in everything(chosen) if spent + TENTHS[j] <= 20]
+
+
+def within_quotas(chosen: list[int], given: tuple[int, ...]) -> list[int]:
+    held = [sum(j % 4 == g for j in chosen) for g in range(4)]
+    need = {g: max(0, {0: 2, 3: 3}.get(g, 0) - held[g]) for g in range(4)}
+    left = 7 - len(chosen)
+    return [
+        j for j in everything(chosen)
+        if left and held[j % 4] < 3 and (need[j % 4] or left > sum(need.values()))
+    ]  # fmt: skip
+
+
+def apart(chosen: list[int], given: tuple[int, ...]) -> list[int]:
+    X = rows()
+    held = [*chosen, *given]
+    return [
+        j for j in everything(chosen)
+        if all(np.sqrt(((X[j] - X[a]) ** 2).sum()) >= 1.5 for a in held)
+    ]  # fmt: skip
+
+
+TENTHS = np.random.default_rng(5).integers(1, 9, N)
+"""Costs of the candidates, in tenths: their sums are exact here, but not in floating point."""
+COSTS = TENTHS / 10
+
 CONSTRAINTS = [
-    Rule("count", lambda: 6, lambda chosen: everything(chosen) if len(chosen) < 6 else []),
-]
+    Rule("count", lambda: 6, lambda chosen, given: everything(chosen) if len(chosen) < 6 else []),
+    *(
+        Rule(
+            f"knapsack, {rule}", lambda rule=rule: Knapsack(COSTS, 2.0, rule=rule), that_fit,
+            lambda gain, j, rule=rule: gain if rule == "plain" else gain / COSTS[j],
+            singles=rule == "best",
+        )
+        for rule in ("plain", "ratio", "best")
+    ),
+    Rule(
+        "groups",
+        lambda: Groups(np.arange(N) % 4, at_most=3, at_least={0: 2, 3: 3}, count=7),
+        within_quotas,
+    ),
+    Rule("distance", lambda: MinDistance(rows(), 1.5), apart),
+    Rule(
+        "knapsack & groups & distance",
+        lambda: Knapsack(COSTS, 2.0, rule="ratio")
+        & Groups(np.arange(N) % 4, at_most=2)
+        & MinDistance(rows().astype(np.float32), 1.5),
+        lambda chosen, given: [
+            j for j in apart(chosen, given)
+            if j in that_fit(chosen, given) and sum(a % 4 == j % 4 for a in chosen) < 2
+        ],
+        lambda gain, j: gain / COSTS[j],
+    ),
+]  # fmt: skip
+
+
+def free_after(
+    rule: Rule, chosen: list[int], given: tuple[int, ...], exclude: tuple[int, ...]
+) -> list[int]:
+    """What may follow by the oracle."""
+    return [j for j in rule.allowed(chosen, given) if j not in given and j not in exclude]
+
+
+def with_singles(
+    member: Member, rule: Rule, chosen: list[int], gains: list[float],
+    given: tuple[int, ...], exclude: tuple[int, ...],
+) -> tuple[list[int], list[float]]:  # fmt: skip
+    """The best of what greedy selected, and of each prefix with one more element."""
+    best, value = (chosen, gains), member.value([*given, *chosen])
+    for at in range(len(chosen) if rule.singles else 0):
+        before = member.value([*given, *chosen[:at]])
+        for j in free_after(rule, chosen[:at], given, exclude):
+            own = member.value([*given, *chosen[:at], j])
+            if own > value + 1e-12 * abs(value):
+                best, value = ([*chosen[:at], j], [*gains[:at], own - before]), own
+    return best
 
 
 def greedy(
@@ -343,9 +422,9 @@ def greedy(
     gains: list[float] = []
     while member.value([*given, *chosen]) < target:
         before = member.value([*given, *chosen])
-        free = [j for j in rule.allowed(chosen) if j not in given and j not in exclude]
+        free = free_after(rule, chosen, given, exclude)
         if not free:
-            break
+            return with_singles(member, rule, chosen, gains, given, exclude)
         gain = {j: member.value([*given, *chosen, j]) - before for j in free}
         worth = {j: rule.compared(gain[j], j) for j in free}
         scale = max(1e-300, *(abs(w) for w in worth.values()))

@@ -1,5 +1,6 @@
-"""What an optimizer needs of a constraint, and the simplest one, a count."""
+"""What an optimizer needs of a constraint; the simplest one, a count; and several at once."""
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -17,10 +18,14 @@ class State(ABC):
         If given, greedy compares gains divided by these.
     most : int or None
         How many elements can be selected at most, where that is known; for the progress bar.
+    singles : bool
+        Whether greedy also tries, at each of its prefixes, the best single element that may follow,
+        and returns the best set that it saw.
     """
 
     costs: np.ndarray | None = None
     most: int | None = None
+    singles: bool = False
 
     @abstractmethod
     def safe(self) -> int:
@@ -36,11 +41,21 @@ class State(ABC):
 
     @abstractmethod
     def add(self, elements: np.ndarray) -> None:
-        """Elements were selected, in this order; not more than `safe` said."""
+        """Elements were selected, in this order, each when it was allowed."""
 
 
 class Constraint(ABC):
-    """Which sets may be selected: with a set, all its subsets."""
+    """Which sets may be selected: with a set, all its subsets.
+
+    ``a & b`` allows what both allow.
+
+    Attributes
+    ----------
+    floors : bool
+        Whether the selection has to contain something, so that no other constraint may end it.
+    """
+
+    floors: bool = False
 
     @abstractmethod
     def start(self, closed: np.ndarray, given: np.ndarray) -> State:
@@ -59,6 +74,25 @@ class Constraint(ABC):
             If the constraint does not fit n candidates, or cannot be met.
         """
 
+    def most_of(self, gains: np.ndarray) -> float:
+        """The largest sum of gains of a set that may be selected, or a bound above it.
+
+        The sum of all gains unless a subclass knows better.
+
+        Parameters
+        ----------
+        gains : ndarray of float64, shape (n,)
+            Not negative; 0 for what may not be selected.
+        """
+        return math.fsum(gains)
+
+    def cost(self, elements: np.ndarray) -> float | None:
+        """What a selection costs; None where the constraint has no costs."""
+        return None
+
+    def __and__(self, other: Any) -> "Both":
+        return Both(self, other) if isinstance(other, Constraint) else NotImplemented
+
 
 class Count(Constraint):
     """Exactly k elements.
@@ -67,6 +101,10 @@ class Count(Constraint):
     ----------
     k : int
         In 1..n.
+
+    Notes
+    -----
+    Beside another constraint (``Count(k) & other``) it means at most k.
 
     Examples
     --------
@@ -84,13 +122,12 @@ class Count(Constraint):
     def start(self, closed: np.ndarray, given: np.ndarray) -> State:
         """An empty selection."""
         k = check_budget(self.k, len(closed))
-        left = len(closed) - int(np.count_nonzero(closed))
-        if k > left:
-            raise ValueError(
-                f"budget is {k}, but only {left} of {len(closed)} candidates are neither given nor "
-                "excluded"
-            )
+        check_enough(k, closed, "budget")
         return _Counting(k)
+
+    def most_of(self, gains: np.ndarray) -> float:
+        """The sum of the k largest gains."""
+        return largest(gains, int(self.k))
 
 
 class _Counting(State):
@@ -115,8 +152,86 @@ class Unlimited(Constraint):
         return _Counting(len(closed))
 
 
+class Both(Constraint):
+    """What two constraints allow; made by ``a & b``.
+
+    Raises
+    ------
+    ValueError
+        If one of them has floors, which the other might leave unmet, or if both divide gains by
+        costs of their own.
+    """
+
+    def __init__(self, a: Constraint, b: Constraint) -> None:
+        for one in (a, b):
+            if one.floors:
+                raise ValueError(
+                    f"{one} promises at least so many of a group, which another constraint beside "
+                    "it might prevent: leave at_least out, or the other constraint (a count of all "
+                    "is the argument count)"
+                )
+        self.a, self.b = a, b
+
+    def __repr__(self) -> str:
+        return f"{self.a} & {self.b}"
+
+    def start(self, closed: np.ndarray, given: np.ndarray) -> State:
+        """An empty selection."""
+        return _Jointly(self.a.start(closed, given), self.b.start(closed, given))
+
+    def most_of(self, gains: np.ndarray) -> float:
+        """The smaller of the two bounds."""
+        return min(self.a.most_of(gains), self.b.most_of(gains))
+
+    def cost(self, elements: np.ndarray) -> float | None:
+        """Of the one that has costs; of the first if both have."""
+        own = self.a.cost(elements)
+        return self.b.cost(elements) if own is None else own
+
+
+class _Jointly(State):
+    def __init__(self, a: State, b: State) -> None:
+        if a.costs is not None and b.costs is not None:
+            raise ValueError(
+                "gains can be divided by one kind of cost only: give one of the two Knapsacks "
+                "rule='plain'"
+            )
+        self._states = a, b
+        self.costs = b.costs if a.costs is None else a.costs
+        self.singles = a.singles or b.singles
+        self.most = min((s.most for s in (a, b) if s.most is not None), default=None)
+
+    def safe(self) -> int:
+        return min(state.safe() for state in self._states)
+
+    def close(self, closed: np.ndarray) -> None:
+        for state in self._states:
+            state.close(closed)
+
+    def add(self, elements: np.ndarray) -> None:
+        for state in self._states:
+            state.add(elements)
+
+
 def as_constraint(budget: Any) -> Constraint:
     """A constraint as it is; a number as a count; None as no limit."""
     if isinstance(budget, Constraint):
         return budget
     return Unlimited() if budget is None else Count(budget)
+
+
+def largest(gains: np.ndarray, k: int) -> float:
+    """The sum of the k largest."""
+    if k < len(gains):
+        gains = np.partition(gains, len(gains) - k)[len(gains) - k :]
+    return math.fsum(gains)
+
+
+def check_enough(k: int, closed: np.ndarray, name: str) -> None:
+    """Refuse a count of more elements than may be selected."""
+    left = len(closed) - int(np.count_nonzero(closed))
+    if k > left:
+        raise ValueError(
+            f"{name} is {k}, but only {left} of {len(closed)} candidates are neither given nor "
+            "excluded"
+        )

@@ -194,13 +194,14 @@ class DisparityMin(Objective):
         self, taken: np.ndarray, count: int, costs: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Add the candidate that is farthest from S, `count` times; its gain is the largest."""
-        if costs is not None:
-            return super().extend(taken, count, costs)
         elements, gains = np.empty(count, np.int64), np.empty(count)
         for step in range(count):
             # Every candidate is infinitely far from nothing; what was added already gains 0.
             near = np.where(self._added, self._value if self._count > 1 else 0.0, self._near)
             near[taken] = -np.inf
+            if costs is not None:
+                worth = self._gains(self._near, self._added) / costs
+                near[worth < worth.max(where=~taken, initial=-np.inf)] = -np.inf
             element = elements[step] = int(np.argmax(near))
             gains[step] = self.gains([element])[0]
             taken[element] = True

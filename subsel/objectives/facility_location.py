@@ -210,8 +210,6 @@ class FacilityLocation(Objective):
         self, taken: np.ndarray, count: int, costs: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Add the best candidate that is not taken, `count` times; see `Objective.extend`."""
-        if costs is not None:
-            return super().extend(taken, count, costs)
         usable = isinstance(taken, np.ndarray) and taken.dtype.kind == "b"
         if not usable or taken.shape != (self.n,):
             raise ValueError(f"taken must be a bool array of shape ({self.n},), not {taken!r}")
@@ -219,6 +217,10 @@ class FacilityLocation(Objective):
         count = check_count(count, "count", 0, self.n)
         if count > left:
             raise ValueError(f"count must be in 0..{left}, as many as are not taken; not {count}")
+        search = self._similarity.priced(self._search, costs)
+        if search is None:
+            return super().extend(taken, count, costs)
+        self._search = search
         elements, gains = np.empty(count, np.int64), np.empty(count)
         self._similarity.mark_taken(self._search, taken)
         done = 0

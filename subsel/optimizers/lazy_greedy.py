@@ -68,7 +68,7 @@ def lazy_greedy(
     """
     search = Run(
         "lazy_greedy", f, budget, given=given, exclude=exclude, target=target, coverage=coverage,
-        min_gain=min_gain, progress=progress, submodular=True,
+        min_gain=min_gain, progress=progress, submodular=True, singles=True,
     )  # fmt: skip
     with search as run:
         if run.f.keeps_gains:

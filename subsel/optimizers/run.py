@@ -55,6 +55,7 @@ class Run:
         min_gain: float | None = None,
         progress: bool = False,
         submodular: bool = False,
+        singles: bool = False,
     ) -> None:
         self.f = as_objective(f)
         if submodular and not self.f.submodular:
@@ -90,12 +91,20 @@ class Run:
                 )
         self.closed = np.zeros(n, bool)
         self.closed[self._given] = self.closed[excluded] = True
+        if self.closed.all() and not isinstance(self._constraint, Unlimited):
+            raise ValueError(f"all of {n} candidates are given or excluded: none is left to select")
         self._state = self._constraint.start(self.closed, self._given)
+        if self._state.singles and not singles:
+            raise ValueError(
+                f"{optimizer} does not try single elements, as a Knapsack of rule='best' wants: "
+                "give it rule='ratio' or rule='plain', or use subsel.greedy"
+            )
         self.costs = self._state.costs
+        self._never = self.closed.copy()
         self._elements: list[np.ndarray] = []
         self._gains: list[np.ndarray] = []
         self._stopped: str | None = None
-        self._counted: int | None = None
+        self._counted = 0
         self.evaluations = 0
         self._pace = Pace()
         self.most = self._state.most
@@ -129,9 +138,7 @@ class Run:
         if self._fraction is not None:
             self._target = self._fraction * self.f.value(np.arange(self.f.n))
             self._stop_at_target = "coverage"
-        self.f.reset()
-        for element in self._given:
-            self.f.add(int(element))
+        self._hold(np.empty(0, np.int64))
         self._base = self.f.value(self._given) if len(self._given) else 0.0
         self._reached = self._base
         if self._target is not None and self._reached >= self._target:
@@ -148,7 +155,9 @@ class Run:
             return 0
         left = len(self.closed) - int(np.count_nonzero(self.closed))
         if left == 0:
-            self._stopped = "exhausted"
+            picked = sum(map(len, self._elements))
+            all_picked = picked + np.count_nonzero(self._never) == len(self.closed)
+            self._stopped = "exhausted" if all_picked else "budget"
             return 0
         return min(safe, left, self._pace.size())
 
@@ -203,9 +212,14 @@ class Run:
 
     def _rewind(self) -> None:
         """Leave the objective with what is selected, where it had gone on beyond the stop."""
-        self._counted = self.f.n_evaluations
+        self._counted += self.f.n_evaluations or 0
+        self._hold(self.picked())
+        self._counted -= self.f.n_evaluations or 0
+
+    def _hold(self, elements: np.ndarray) -> None:
+        """Make the objective hold what is given and some elements, and nothing else."""
         self.f.reset()
-        for element in (*self._given, *self.picked()):
+        for element in (*self._given, *elements):
             self.f.add(int(element))
 
     def picked(self) -> np.ndarray:
@@ -214,23 +228,73 @@ class Run:
 
     def selection(self) -> Selection:
         """What was selected."""
+        if self._state.singles and self._stopped in ("budget", "exhausted"):
+            self._try_singles()
         gains = np.concatenate([np.empty(0), *self._gains])
         value = math.fsum([self._base, *gains])
         values = self._base + np.cumsum(gains)
         values[-1:] = value
-        counted: Any = self._counted or self.f.n_evaluations
+        counted = self.f.n_evaluations
         return Selection(
             indices=self.picked(),
             gains=gains,
             value=value,
-            n_evaluations=self.evaluations if counted is None else counted,
+            n_evaluations=self.evaluations if counted is None else counted + self._counted,
             path=self.f.path,
             values=values,
             stopped=self._stopped or "budget",
+            cost=self._constraint.cost(self.picked()),
         )
+
+    def _try_singles(self) -> None:
+        """Keep the best of the selection and of each prefix with one more element that may follow.
+
+        No element's gain at a prefix is more than its cost times the ratio of the one that greedy
+        took there, so few elements, mostly at the last few prefixes, have to be tried.
+        """
+        elements, gains = self.picked(), np.concatenate([np.empty(0), *self._gains])
+        if self.costs is None or not len(elements):
+            return
+        before = self._base + np.cumsum(gains) - gains
+        ratios = gains / self.costs[elements]
+        best = math.fsum([self._base, *gains])
+        own = self.costs[~self._never]
+        at_most = before + np.maximum(ratios * own.min(), ratios * own.max())
+        found, held = None, -1
+        for at in np.flatnonzero(at_most > best):
+            closed = self._never.copy()
+            closed[elements[:at]] = True
+            state = self._constraint.start(self._never, self._given)
+            state.add(elements[:at])
+            state.close(closed)
+            closed |= before[at] + ratios[at] * self.costs <= best
+            candidates = np.flatnonzero(~closed)
+            if not len(candidates):
+                continue
+            if held < 0:
+                self._counted += self.f.n_evaluations or 0
+                self._hold(elements[:at])
+            else:
+                for element in elements[held:at]:
+                    self.f.add(int(element))
+            held = int(at)
+            tried = self.f.checked_gains(candidates)
+            self.evaluations += len(candidates)
+            top = int(np.argmax(tried))
+            if before[at] + tried[top] > best + _EQUAL * abs(best):
+                best = before[at] + tried[top]
+                found = at, candidates[top], tried[top]
+        if found:
+            at, element, gain = found
+            elements, gains = np.append(elements[:at], element), np.append(gains[:at], gain)
+            self._elements, self._gains = [elements], [gains]
+        if held >= 0:
+            self._rewind()
 
 
 _REAL = (-math.inf, math.inf)
+_EQUAL = 2.0**-44
+"""Values that differ by less than this part of them count as equal."""
 
 
 def as_objective(f: Objective | ArrayLike) -> Objective:

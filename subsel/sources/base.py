@@ -74,6 +74,7 @@ class Similarity:
             gains=np.zeros(blocks * self.width),
             taken=np.zeros(self.n, bool),
             order=self.order,
+            costs=np.empty(0),
             top=np.full(blocks, np.inf),
             lead=np.arange(blocks) * self.width,
             settled=np.full(blocks, -1),
@@ -124,6 +125,11 @@ class Similarity:
     def mark_taken(self, search: Search, taken: np.ndarray) -> None:
         """Say which candidates are not to be added."""
         np.copyto(search.taken, taken[self.order])
+
+    def priced(self, search: Search, costs: np.ndarray | None) -> Search:
+        """The same search, which compares gains divided by costs; by none from now on for None."""
+        by_slot = np.empty(0) if costs is None else np.asarray(costs, np.float64)[self.order]
+        return search._replace(costs=by_slot)
 
     def gains(self, search: Search, candidates: np.ndarray) -> np.ndarray:
         """Gains of some candidates, brought up to date, in units of `unit`."""

@@ -180,6 +180,10 @@ class CudaSimilarity:
         by_slot = taken[self.candidates.local] | self.candidates.padding()
         search.arrays.taken.copy_to_device(by_slot, stream=self.device.stream)
 
+    def priced(self, search: State, costs: np.ndarray | None) -> State | None:
+        """The same search, which compares gains divided by costs: None, as it does not know how."""
+        return search if costs is None else None
+
     def thinned(self, search: State) -> "CudaSimilarity":
         """The source that the search continues with: itself."""
         return self

@@ -2,12 +2,13 @@
 
 From the bottom up: `lanes` computes similarities, `log` records what changed, `stores` says where
 similarities come from, `search` is greedy facility location, `whole` works over all pairs at once,
-`order` makes features ready.
+`order` makes features ready, `near` finds rows at a small distance.
 """
 
 from subsel.kernels.compiling import single_thread, threads
 from subsel.kernels.cpu.lanes import COSINE, DOT, EUCLIDEAN, LANES, RBF
 from subsel.kernels.cpu.log import ADDED, LOGGED, RUNS, SEEN, TODO, Search
+from subsel.kernels.cpu.near import close_near
 from subsel.kernels.cpu.order import radius, spatial_order, unit_rows
 from subsel.kernels.cpu.search import (
     add,
@@ -47,6 +48,7 @@ __all__ = [
     "Tiled",
     "add",
     "advance",
+    "close_near",
     "count_above",
     "find_leads",
     "is_symmetric",

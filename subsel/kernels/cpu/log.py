@@ -20,9 +20,10 @@ class Search(NamedTuple):
     The log: points that `changed`, their similarity `before`, the point's `previous` entry; and the
     runs of entries that are of one group: `run_start`, `run_group`, and its reach before.
 
-    By candidate: `gains`, whether `taken`, and the `order` that breaks ties. By block of `width`
-    candidates: the largest gain of those not taken (`top`) and which it is (`lead`), both as of the
-    number of runs that there were when the block was `settled` (-1: never). `todo`: blocks to
+    By candidate: `gains`, whether `taken`, the `order` that breaks ties, and `costs` by which gains
+    are divided before they are compared (empty: by none). By block of `width` candidates: the
+    largest of what is compared, of those not taken (`top`), and whose it is (`lead`), both as of
+    the number of runs that there were when the block was `settled` (-1: never). `todo`: blocks to
     settle. `counts`: see LOGGED.
     """
 
@@ -39,6 +40,7 @@ class Search(NamedTuple):
     gains: np.ndarray
     taken: np.ndarray
     order: np.ndarray
+    costs: np.ndarray
     top: np.ndarray
     lead: np.ndarray
     settled: np.ndarray

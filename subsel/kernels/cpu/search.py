@@ -59,15 +59,25 @@ def add(store, slot, search):
 @kernel
 def _find_lead(search, block):
     """The best candidate of a block that is not taken, the lowest of equals."""
-    gains, order = search.gains, search.order
+    gains, order, costs = search.gains, search.order, search.costs
     start = block * search.width
+    stop = min(start + search.width, order.size)
     top = -np.inf
     lead = start
-    for slot in range(start, min(start + search.width, order.size)):
-        gain = gains[slot]
-        if not search.taken[slot] and (gain > top or (gain == top and order[slot] < order[lead])):
-            top = gain
-            lead = slot
+    if costs.size:
+        for slot in range(start, stop):
+            worth = gains[slot] / costs[slot]
+            ahead = worth > top or (worth == top and order[slot] < order[lead])
+            if not search.taken[slot] and ahead:
+                top = worth
+                lead = slot
+    else:
+        for slot in range(start, stop):
+            gain = gains[slot]
+            ahead = gain > top or (gain == top and order[slot] < order[lead])
+            if not search.taken[slot] and ahead:
+                top = gain
+                lead = slot
     search.top[block] = top
     search.lead[block] = lead
 
@@ -258,7 +268,7 @@ def advance(store, search, elements, gains, at, too_much):
             continue
         slot = search.lead[block]
         elements[at] = search.order[slot]
-        gains[at] = search.top[block]
+        gains[at] = search.gains[slot]
         at += 1
         search.taken[slot] = True
         _find_lead(search, block)
