@@ -1,7 +1,9 @@
 """Long searches in portions, so that a progress bar moves and Ctrl-C is heard."""
 
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 _PORTION = 0.1
 """Seconds that a portion should take."""
@@ -31,3 +33,28 @@ def portions(count: int, first: int = 1) -> Iterator[slice]:
         part = slice(done, min(done + pace.size(), count))
         yield part
         done = part.stop
+
+
+def interruptible(function: Callable, *arguments: Any) -> Any:
+    """Call a function that lets other threads run, such as a kernel, so that Ctrl-C is heard.
+
+    After Ctrl-C the function runs on to its end, unseen: what it works on must be its own.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return function(*arguments)
+    outcome: list[Any] = []
+
+    def call() -> None:
+        try:
+            outcome.extend([function(*arguments), None])
+        except BaseException as error:
+            outcome.extend([None, error])
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(1.0)
+    result, error = outcome
+    if error is not None:
+        raise error
+    return result

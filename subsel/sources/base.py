@@ -11,6 +11,7 @@ import numpy as np
 
 from subsel.kernels import cpu
 from subsel.kernels.cpu import LANES, Search, coverage, threads
+from subsel.pacing import portions
 from subsel.sources.levels import CpuLevels, frozen
 
 _LOG = 3
@@ -18,6 +19,15 @@ _LOG = 3
 
 PARALLEL_WORK = 2**22
 """Similarities to look at from which on starting threads costs less than it saves."""
+
+
+_PORTION = 2**26
+"""Similarities that are looked at in about a tenth of a second, between looks for Ctrl-C."""
+
+
+def portion(work: int, count: int) -> int:
+    """How many of `count` equal parts of some work take about a tenth of a second."""
+    return max(1, count if work <= _PORTION else count * _PORTION // work)
 
 
 class Similarity:
@@ -86,15 +96,15 @@ class Similarity:
     def settle(self, search: Search, blocks: np.ndarray) -> None:
         """Bring the gains of blocks of candidates up to date, on all threads if it pays."""
         blocks = blocks[search.settled[blocks] != search.counts[cpu.RUNS]]
-        if cpu.pending(search, blocks) >= self._too_much:
-            cpu.settle_parallel(self.store, search, blocks)
-        else:
-            cpu.settle_serial(self.store, search, blocks)
+        work = cpu.pending(search, blocks)
+        run = cpu.settle_serial if work < self._too_much or threads() == 1 else cpu.settle_parallel
+        for part in portions(len(blocks), first=portion(work, len(blocks))):
+            run(self.store, search, blocks[part])
 
     @property
     def _too_much(self) -> int:
-        """Similarities from which on work is for several threads."""
-        return PARALLEL_WORK if threads() > 1 else 2**62
+        """Similarities from which on work is for several threads, or too long for one kernel."""
+        return PARALLEL_WORK if threads() > 1 else _PORTION
 
     def make_room(self, search: Search) -> None:
         """See to it that the log takes another element's changes."""

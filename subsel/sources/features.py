@@ -7,6 +7,7 @@ import numpy as np
 
 from subsel.kernels import cpu
 from subsel.kernels.cpu import LANES, Search, Tiled
+from subsel.pacing import interruptible, portions
 from subsel.sources import base
 from subsel.sources.base import Similarity
 from subsel.sources.dense import DenseSimilarity
@@ -20,13 +21,18 @@ from subsel.validation import (
     read_only,
 )
 
+_LONG = 2**21
+"""Numbers from which on an order in space takes longer than Ctrl-C may wait."""
+
 
 class Tiles:
     """Rows of features in groups of LANES neighbours, one tile each, with a box around them."""
 
     def __init__(self, features: np.ndarray) -> None:
         n, d = features.shape
-        self.order = cpu.spatial_order(features)
+        long = features.size > _LONG
+        order = cpu.spatial_order
+        self.order = interruptible(order, features) if long else order(features)
         self.slot = np.empty(n, np.int64)
         self.slot[self.order] = np.arange(n)
         self.count = -(-n // LANES)
@@ -118,7 +124,9 @@ class Conditioned:
         out = np.empty((n, n), rows.dtype)
         arguments = tiles.reshape(count, d * LANES), rows, self.rule, out
         if cpu.threads() > 1:
-            cpu.tile_matrix_parallel(*arguments)
+            pairs = -(-count // 2)
+            for part in portions(pairs, first=base.portion(n * n // 2, pairs)):
+                cpu.tile_matrix_parallel(*arguments, part.start, part.stop)
         else:
             for block in range(count):
                 cpu.tile_matrix(*arguments, block)
@@ -162,11 +170,20 @@ class FeatureSimilarity(Similarity):
         """Fill `elements` and `gains` greedily."""
         untouched = not search.counts[cpu.ADDED] and (search.settled < 0).all()
         if self.candidates is self.points and untouched:
-            if cpu.threads() > 1 and self.n**2 >= 2 * base.PARALLEL_WORK:
-                cpu.sum_all_parallel(self.store, search, cpu.threads())
-            else:
-                cpu.sum_all(self.store, search)
+            self._sum_all(search)
         return super().grow(search, elements, gains)
+
+    def _sum_all(self, search: Search) -> None:
+        """Gains of all candidates while none is selected, from every pair of rows once."""
+        low, count, pairs = search.best[0], self.points.count, self.n**2 // 2
+        pieces = cpu.threads() if pairs >= base.PARALLEL_WORK else 1
+        sums = np.zeros((pieces, len(search.gains)))
+        for part in portions(count, first=base.portion(pairs, count)):
+            if pieces == 1:
+                cpu.sum_pairs(self.store, low, part.start, part.stop, 1, sums[0])
+            else:
+                cpu.sum_pairs_parallel(self.store, low, part.start, part.stop, sums)
+        cpu.take_sums(search, sums.sum(axis=0), low)
 
     @property
     def order(self) -> np.ndarray:

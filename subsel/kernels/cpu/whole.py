@@ -46,17 +46,17 @@ def is_symmetric(matrix):
 
 
 @kernel(fastmath={"reassoc"})
-def _sum_pairs(store, low, first, step, sums):
-    """Sums of similarities, at least `low`, of every `step`-th tile to itself and those after it.
+def sum_pairs(store, low, first, stop, step, sums):
+    """Sums of similarities, at least `low`, of some tiles to themselves and to those after them.
 
-    For candidates that are the points: a pair is computed once and counts for both. Sums are exact,
-    so that they may be associated in any order.
+    The tiles are those of ``range(first, stop, step)``. For candidates that are the points: a pair
+    is computed once and counts for both. Sums are exact, so they may be associated in any order.
     """
     rows, tiles, metric, gamma = store.rows, store.tiles, store.metric, store.gamma
     low_ = tiles.dtype.type(low)
     quad = np.empty(4 * LANES, tiles.dtype)
     total = np.empty(LANES)
-    for a in range(first, tiles.shape[0], step):
+    for a in range(first, stop, step):
         for b in range(a, tiles.shape[0]):
             tile, width = tiles[b], store.members[b]
             total[:] = 0.0
@@ -79,29 +79,16 @@ def _sum_pairs(store, low, first, step, sums):
                 sums[b * LANES + j] += total[j]
 
 
-@kernel
-def sum_all(store, search):
-    """Gains of all candidates, which are the points, while none is selected."""
-    low = search.best[0]
-    sums = np.zeros(search.gains.size)
-    _sum_pairs(store, low, 0, 1, sums)
-    _take_sums(search, sums, low)
-
-
 @kernel(parallel=True)
-def sum_all_parallel(store, search, pieces):
-    """`sum_all`, in pieces of equal work."""
-    low = search.best[0]
-    sums = np.zeros((pieces, search.gains.size))
-    for p in prange(pieces):
-        _sum_pairs(store, low, p, pieces, sums[p])
-    for p in range(1, pieces):
-        sums[0] += sums[p]
-    _take_sums(search, sums[0], low)
+def sum_pairs_parallel(store, low, first, stop, sums):
+    """The same of ``range(first, stop)``, on as many threads as there are rows in `sums`."""
+    for p in prange(sums.shape[0]):
+        sum_pairs(store, low, first + p, stop, sums.shape[0], sums[p])
 
 
 @kernel
-def _take_sums(search, sums, low):
+def take_sums(search, sums, low):
+    """Gains of all candidates, which are the points, while none is selected."""
     n = search.order.size
     for slot in range(n):
         search.gains[slot] = sums[slot] - n * low
@@ -136,10 +123,13 @@ def tile_matrix(tiles, rows, rule, out, block):
 
 
 @kernel(parallel=True)
-def tile_matrix_parallel(tiles, rows, rule, out):
+def tile_matrix_parallel(tiles, rows, rule, out, first, stop):
+    """Similarities of some pairs of blocks, ``range(first, stop)``, on all threads.
+
+    Blocks are paired from both ends, so that threads get equal parts of a triangle.
+    """
     blocks = rows.shape[0] // LANES
-    # Paired from both ends, so that threads get equal parts of a triangle.
-    for block in prange((blocks + 1) // 2):
+    for block in prange(first, stop):
         tile_matrix(tiles, rows, rule, out, block)
         if blocks - 1 - block > block:
             tile_matrix(tiles, rows, rule, out, blocks - 1 - block)
