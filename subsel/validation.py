@@ -342,27 +342,6 @@ def check_number(
     return value
 
 
-def check_vector(
-    values: ArrayLike | None, name: str, count: int, each: str, high: float = math.inf
-) -> np.ndarray:
-    """One number for each point, feature or concept: finite, in [0, high], float64 (count,).
-
-    None means 1 for each.
-    """
-    if values is None:
-        return np.ones(count)
-    array = as_float_array(values, name).astype(np.float64, copy=False)
-    if array.shape != (count,):
-        raise ValueError(
-            f"{name} must have one number for each {each}, in shape ({count},), not {array.shape}"
-        )
-    bad = np.flatnonzero(~((array >= 0) & (array <= high) & np.isfinite(array)))
-    if len(bad):
-        wanted = f"in [0, {high:g}]" if math.isfinite(high) else "finite and not negative"
-        raise ValueError(f"{name}[{bad[0]}] is {array[bad[0]]}; it must be {wanted}")
-    return array
-
-
 def check_count(value: Any, name: str, low: int, high: int | None = None) -> int:
     """A whole number of at least `low`, and at most `high`."""
     wanted = f"at least {low}" if high is None else f"in {low}..{high}"
@@ -431,21 +410,45 @@ def check_indices(indices: ArrayLike, n: int, name: str = "indices") -> np.ndarr
 
 def check_values(
     values: ArrayLike, name: str, n: int, low: float = -math.inf, ends: str = "(",
-    of: str = "candidate",
+    of: str = "candidate", high: float = math.inf,
 ) -> np.ndarray:  # fmt: skip
-    """One finite number for each of n candidates, above `low` or from it on, float64."""
+    """One finite number for each of n candidates (or of another kind), float64.
+
+    It must be above `low`, or from it on with ``ends="["``, and not above `high`.
+    """
     array = as_float_array(values, name).astype(np.float64)
     if array.shape != (n,):
         raise ValueError(
             f"{name} must have one number for each {of}, ({n},), not shape {array.shape}"
         )
-    enough = array >= low if ends == "[" else array > low
+    enough = (array >= low if ends == "[" else array > low) & (array <= high)
     bad = np.flatnonzero(~(np.isfinite(array) & enough))
     if len(bad):
         above = "of at least" if ends == "[" else "above"
         wanted = "a finite number" + (f" {above} {low:g}" if low > -math.inf else "")
+        wanted += f" and at most {high:g}" if high < math.inf else ""
         raise ValueError(f"{name}[{bad[0]}] is {array[bad[0]]}; it must be {wanted}")
     return array
+
+
+def check_candidates(candidates: ArrayLike, n: int) -> np.ndarray:
+    """Which candidates an objective is restricted to, at least one, int64."""
+    candidates = check_indices(candidates, n, "candidates")
+    if not len(candidates):
+        raise ValueError("candidates must not be empty")
+    return candidates
+
+
+def check_extension(taken: Any, count: Any, n: int) -> int:
+    """How many candidates are to be added, of those that are not taken; see `Objective.extend`."""
+    usable = isinstance(taken, np.ndarray) and taken.dtype.kind == "b"
+    if not usable or taken.shape != (n,):
+        raise ValueError(f"taken must be a bool array of shape ({n},), not {taken!r}")
+    left = n - np.count_nonzero(taken)
+    count = check_count(count, "count", 0, n)
+    if count > left:
+        raise ValueError(f"count must be in 0..{left}, as many as are not taken; not {count}")
+    return count
 
 
 def check_labels(labels: ArrayLike, n: int | None = None) -> np.ndarray:

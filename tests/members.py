@@ -275,9 +275,11 @@ def amounts(seed: int = 4, d: int = 70) -> np.ndarray:
     return X
 
 
-def of_amounts(name: str, cls: Any, value: Callable, **options: Any) -> list[Member]:
+def of_amounts(
+    name: str, cls: Any, value: Callable, X: np.ndarray | None = None, **options: Any
+) -> list[Member]:
     """An objective of what candidates have of features or concepts, over every store."""
-    X = amounts()
+    X = amounts() if X is None else X
     stores = {
         "dense": X,
         "F order": np.asfortranarray(X),
@@ -305,6 +307,37 @@ MEMBERS += [
     for member in of_amounts(
         f"FeatureBased, {options['concave']}", subsel.FeatureBased, reference.feature_based,
         **options,
+    )
+]  # fmt: skip
+
+_HALF = np.arange(70) % 2 == 0
+_THIRD = np.arange(70) % 3 == 0
+MEMBERS += [
+    member
+    for name, options in (
+        ("", {}),
+        (", weights", {"weights": np.arange(70) / 8}),
+        (", twice", {"times": 2, "weights": np.arange(70) / 8}),
+        (", query", {"query": _HALF}),
+        (", private", {"private": _THIRD}),
+        (", both", {"query": _HALF, "private": _THIRD, "times": 3}),
+    )
+    for member in of_amounts(
+        f"SetCover{name}", subsel.SetCover, reference.set_cover, 1.0 * (amounts() > 0), **options
+    )
+]
+MEMBERS += [
+    member
+    for name, options in (
+        ("", {}),
+        (", weights", {"weights": np.arange(70) / 8}),
+        (", query", {"query": _HALF / 2}),
+        (", private", {"private": 1.0 * _THIRD}),
+        (", both", {"query": _HALF / 2, "private": _THIRD / 4, "weights": np.arange(70) / 8}),
+    )
+    for member in of_amounts(
+        f"ProbabilisticSetCover{name}", subsel.ProbabilisticSetCover,
+        reference.probabilistic_set_cover, amounts() / 8 * (amounts() < 2), **options,
     )
 ]  # fmt: skip
 

@@ -105,3 +105,15 @@ def disparity_min(D, indices):
 def modular(values, indices):
     """F = the sum of the selected values."""
     return float(values[sorted(set(indices))].sum())
+
+
+def set_cover(M, indices, weights=1.0, times=1, query=True, private=False):
+    """F = sum over concepts of how many of the selected items have them, at most `times`."""
+    counts = np.minimum(M[list(indices)].sum(axis=0), times)
+    return float((weights * counts * (np.asarray(query) & ~np.asarray(private))).sum())
+
+
+def probabilistic_set_cover(P, indices, weights=1.0, query=1.0, private=0.0):
+    """F = sum over concepts of the probability that the selected items cover them."""
+    covered = 1 - (1 - P[list(indices)]).prod(axis=0)
+    return float((weights * covered * query * (1 - np.asarray(private))).sum())

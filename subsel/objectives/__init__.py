@@ -8,7 +8,9 @@ from subsel.objectives.feature_based import FeatureBased
 from subsel.objectives.graph_cut import GraphCut
 from subsel.objectives.mixture import Mixture
 from subsel.objectives.modular import Modular
+from subsel.objectives.probabilistic_set_cover import ProbabilisticSetCover
 from subsel.objectives.saturated_coverage import SaturatedCoverage
+from subsel.objectives.set_cover import SetCover
 from subsel.objectives.sum_redundancy import SumRedundancy
 
 __all__ = [
@@ -21,6 +23,8 @@ __all__ = [
     "Mixture",
     "Modular",
     "Objective",
+    "ProbabilisticSetCover",
     "SaturatedCoverage",
+    "SetCover",
     "SumRedundancy",
 ]

@@ -14,7 +14,7 @@ import numpy as np
 from subsel import sources
 from subsel.objectives.base import Objective
 from subsel.sources.scale import check_gamma
-from subsel.validation import ArrayLike, check_count, check_indices
+from subsel.validation import ArrayLike, check_candidates, check_count, check_indices
 
 
 class Coverage(Objective):
@@ -70,9 +70,7 @@ class Coverage(Objective):
         candidates : array_like of int, shape (m,)
             Element j of the result is ``candidates[j]``.
         """
-        candidates = check_indices(candidates, self.n, "candidates")
-        if not len(candidates):
-            raise ValueError("candidates must not be empty")
+        candidates = check_candidates(candidates, self.n)
         part = copy.copy(self)
         part._start(self._levels.restrict(candidates))
         return part

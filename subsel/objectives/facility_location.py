@@ -8,7 +8,13 @@ from subsel import sources
 from subsel.objectives.base import Objective
 from subsel.selection import sizes_of
 from subsel.sources.scale import check_gamma
-from subsel.validation import ArrayLike, check_count, check_indices
+from subsel.validation import (
+    ArrayLike,
+    check_candidates,
+    check_count,
+    check_extension,
+    check_indices,
+)
 
 
 class FacilityLocation(Objective):
@@ -173,9 +179,7 @@ class FacilityLocation(Objective):
         candidates : array_like of int, shape (m,)
             Element j of the result is ``candidates[j]``.
         """
-        candidates = check_indices(candidates, self.n, "candidates")
-        if not len(candidates):
-            raise ValueError("candidates must not be empty")
+        candidates = check_candidates(candidates, self.n)
         objective = FacilityLocation.of(self._similarity.restrict(candidates))
         objective.offset = self.offset
         return objective
@@ -210,13 +214,7 @@ class FacilityLocation(Objective):
         self, taken: np.ndarray, count: int, costs: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Add the best candidate that is not taken, `count` times; see `Objective.extend`."""
-        usable = isinstance(taken, np.ndarray) and taken.dtype.kind == "b"
-        if not usable or taken.shape != (self.n,):
-            raise ValueError(f"taken must be a bool array of shape ({self.n},), not {taken!r}")
-        left = self.n - np.count_nonzero(taken)
-        count = check_count(count, "count", 0, self.n)
-        if count > left:
-            raise ValueError(f"count must be in 0..{left}, as many as are not taken; not {count}")
+        count = check_extension(taken, count, self.n)
         search = self._similarity.priced(self._search, costs)
         if search is None:
             return super().extend(taken, count, costs)

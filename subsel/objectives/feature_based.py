@@ -8,7 +8,7 @@ import numpy as np
 from subsel import sources
 from subsel.kernels.rules import join, worth
 from subsel.objectives.coverage import Coverage
-from subsel.validation import ArrayLike, check_choice, check_number, check_vector
+from subsel.validation import ArrayLike, check_choice, check_number, check_values
 
 
 class Sqrt(NamedTuple):
@@ -144,10 +144,12 @@ class FeatureBased(Coverage):
                 f"X has features up to {source.span:g}, whose sum may overflow; rescale X"
             )
         d = source.n_points
-        parameters = [check_vector(weights, "weights", d, "feature")]
+        parameters = [np.ones(d)]
+        if weights is not None:
+            parameters = [check_values(weights, "weights", d, 0, "[", of="feature")]
         if cap is not None:
-            each = cap if np.ndim(cap) else np.full(d, check_number(cap, "cap", 0))
-            parameters.append(check_vector(each, "cap", d, "feature"))
+            caps = cap if np.ndim(cap) else np.full(d, check_number(cap, "cap", 0))
+            parameters.append(check_values(caps, "cap", d, 0, "[", of="feature"))
         self.concave = concave
         super().__init__(source, RULES[concave](*parameters))
 

@@ -4,6 +4,7 @@ What a user gives, a matrix or features, goes in here once, and comes out checke
 any objective can search. Nothing above this package asks where it computes.
 """
 
+import math
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -49,19 +50,26 @@ def matrix(similarity: ArrayLike, backend: str = "auto", name: str = "similarity
     return DenseSimilarity.from_matrix(entries, name)
 
 
-def amounts(X: ArrayLike, backend: str, name: str, axes: str, what: str) -> Amounts:
+def amounts(
+    X: ArrayLike, backend: str, name: str, axes: str, what: str, high: float = math.inf
+) -> Amounts:
     """What each candidate has of some features or concepts: rows (n, d), dense or scipy sparse.
 
-    They are kept on the CPU, wherever they come from. `what` names the entries in messages.
+    They are kept on the CPU, wherever they come from. `what` names the entries in
+    messages; none may be larger than `high`.
     """
     if check_choice(backend, BACKENDS, "backend") == "cuda":
         raise ValueError(f"{what} are for the CPU's kernels alone: use backend='cpu'")
     if hasattr(X, "tocsr"):
         check_matrix_shape(X.shape, name, axes)
-        return Amounts.from_sparse(X, name, what)
-    entries = as_float_array(X, name)
-    check_matrix_shape(entries.shape, name, axes)
-    return Amounts.from_dense(entries, name, what)
+        result = Amounts.from_sparse(X, name, what)
+    else:
+        entries = as_float_array(X, name)
+        check_matrix_shape(entries.shape, name, axes)
+        result = Amounts.from_dense(entries, name, what)
+    if result.span > high:
+        result.refuse(lambda entries: entries > high, name, f"{what} must be in [0, {high:g}]")
+    return result
 
 
 def features(X: ArrayLike, backend: str = "auto") -> Any:

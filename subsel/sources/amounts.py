@@ -1,5 +1,6 @@
 """What each candidate has of some features or concepts: a matrix with candidates in its rows."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ import numpy as np
 from subsel.kernels.cpu import Columns, Dense
 from subsel.sources.levels import CpuLevels, frozen
 from subsel.sources.sparse import compressed
-from subsel.validation import as_csr, check_entries, check_stored, read_only
+from subsel.validation import as_csr, check_entries, check_stored, position, read_only
 
 
 class Amounts:
@@ -51,6 +52,16 @@ class Amounts:
         """Check a user's scipy matrix or array, in any format; duplicate entries are summed."""
         rows = as_csr(matrix, name)
         return cls(rows, check_stored(rows, name, what))
+
+    def refuse(self, wrong: Callable[[np.ndarray], np.ndarray], name: str, wanted: str) -> None:
+        """Say where the first entry is that is wrong, if there is one, and what is wanted."""
+        dense = isinstance(self.rows, np.ndarray)
+        entries = self.rows if dense else self.rows.data
+        bad = wrong(entries)
+        if bad.any():
+            at = int(bad.argmax())
+            i, j = divmod(at, self.n_points) if dense else position(self.rows, at)
+            raise ValueError(f"{name}[{i}, {j}] is {entries.flat[at]}; {wanted}")
 
     def restrict(self, candidates: np.ndarray) -> "Amounts":
         """A copy of some rows."""

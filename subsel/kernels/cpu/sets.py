@@ -1,0 +1,92 @@
+"""Set cover: gains of all items, exact at all times, in O(non-zeros) over all steps together.
+
+When a concept is covered often enough, its weight is taken out of the gains of all items that have
+it, which an inverted index lists. That happens once for each concept. Weights are on a grid on
+which sums and differences are exact.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from subsel.kernels.compiling import kernel
+
+
+class Sets(NamedTuple):
+    """Which concepts each item has, and which items have each concept, compressed."""
+
+    item_starts: np.ndarray
+    item_concepts: np.ndarray
+    concept_starts: np.ndarray
+    concept_items: np.ndarray
+
+
+@kernel
+def first_gains(sets, weights):
+    """Gains of all items while none is selected."""
+    gains = np.zeros(sets.item_starts.size - 1)
+    for item in range(gains.size):
+        for p in range(sets.item_starts[item], sets.item_starts[item + 1]):
+            gains[item] += weights[sets.item_concepts[p]]
+    return gains
+
+
+@kernel
+def count(sets, items, counts):
+    """Add to each concept's count the selected items that have it."""
+    for item in items:
+        for p in range(sets.item_starts[item], sets.item_starts[item + 1]):
+            counts[sets.item_concepts[p]] += 1
+
+
+@kernel
+def add(sets, weights, missing, gains, added, item):
+    """Select an item. `missing` is by how many more items each concept wants to be covered."""
+    if added[item]:
+        return
+    added[item] = True
+    gains[item] = 0.0
+    for p in range(sets.item_starts[item], sets.item_starts[item + 1]):
+        concept = sets.item_concepts[p]
+        if missing[concept] > 0:
+            missing[concept] -= 1
+            if missing[concept] == 0:
+                for q in range(sets.concept_starts[concept], sets.concept_starts[concept + 1]):
+                    other = sets.concept_items[q]
+                    if not added[other]:
+                        gains[other] -= weights[concept]
+
+
+@kernel(error_model="numpy")
+def _lead(gains, costs, taken, start, stop):
+    """The best item of a block that is not taken, the lowest of equals."""
+    top, lead = -np.inf, -1
+    for item in range(start, min(stop, gains.size)):
+        worth = gains[item] / costs[item] if costs.size else gains[item]
+        if worth > top and not taken[item]:
+            top, lead = worth, item
+    return top, lead
+
+
+@kernel
+def extend(sets, weights, missing, gains, added, costs, taken, elements, won):
+    """Greedy: add the item of largest gain by cost, until `elements` and what they `won` are full.
+
+    Without costs, of which there are none then, by gain.
+
+    Items are in blocks. Gains only fall, so the best gain that a block once had is an upper bound,
+    and only a block that seems to be the best is looked at again.
+    """
+    width = max(64, int(math.sqrt(gains.size)))
+    tops = np.full(-(-gains.size // width), np.inf)
+    for at in range(elements.size):
+        while True:
+            block = np.argmax(tops)
+            top, lead = _lead(gains, costs, taken, block * width, (block + 1) * width)
+            if top == tops[block]:
+                break
+            tops[block] = top
+        elements[at], won[at] = lead, gains[lead]
+        taken[lead] = True
+        add(sets, weights, missing, gains, added, lead)
