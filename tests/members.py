@@ -251,6 +251,80 @@ def mixtures() -> list[Member]:
     ]  # fmt: skip
 
 
+def log_determinants() -> list[Member]:
+    """Log-determinants over every store and state, and their forms with query and private items."""
+    cls, formula = subsel.LogDeterminant, reference.log_determinant
+    X, Q, P = rows(), rows(7)[:3], rows(8)[:4]
+    K = raw(X, "rbf")
+    T = np.where(K > 0.3, K, 0.0) + 2 * np.eye(N)
+    worth = rng(9).integers(4, 12, N) / 8
+    weighed = np.outer(worth, worth) * (K + np.eye(N) / 4)
+    members = [
+        Member("LogDeterminant, ridge", lambda: cls(K, ridge=0.25),
+               lambda chosen: formula(K + np.eye(N) / 4, chosen), monotone=False),
+        Member("LogDeterminant, above 1", lambda: cls(np.asfortranarray(K), ridge=1),
+               lambda chosen: formula(K + np.eye(N), chosen)),
+        Member("LogDeterminant, sparse", lambda: cls(scipy.sparse.csc_array(T)),
+               lambda chosen: formula(T, chosen)),
+        Member("LogDeterminant, quality", lambda: cls(K, ridge=0.25, quality=worth),
+               lambda chosen: formula(weighed, chosen), monotone=False),
+        Member("LogDeterminant, quality, features",
+               lambda: cls.from_features(X, quality=worth),
+               lambda chosen: formula(np.outer(worth, worth) * (np.eye(N) + X @ X.T), chosen),
+               monotone=False),
+    ]  # fmt: skip
+    wide = np.concatenate([X, rng(10).integers(-4, 5, (N, N)) / 16], axis=1)
+    wide[7] = wide[3]
+    for name, features, metric, scale in (
+        ("dot", X, "dot", 0.5), ("cosine", X, "cosine", 3.0), ("rbf", X, "rbf", 2.0),
+        ("wide dot", wide, "dot", 0.5),
+    ):  # fmt: skip
+        L = np.eye(N) + scale * raw(features, metric)
+        members.append(Member(
+            f"LogDeterminant, {name} features",
+            lambda features=features, metric=metric, scale=scale: cls.from_features(
+                features, metric=metric, scale=scale
+            ),
+            lambda chosen, L=L: formula(L, chosen),
+        ))  # fmt: skip
+    for metric in ("dot", "rbf"):
+        J = raw(np.concatenate([X, Q, P]), metric)
+        J = J + np.eye(len(J))
+        q, p = slice(N, N + 3), slice(N + 3, None)
+        to_q, to_p, cross = (J[:N, q], J[q, q]), (J[:N, p], J[p, p]), J[p, q]
+        for form, query, private, options in (
+            ("query", to_q, None, {"eta": 0.75}), ("private", None, to_p, {"nu": 0.75}),
+            ("query and private", to_q, to_p, {"eta": 0.5, "nu": 0.5}),
+        ):  # fmt: skip
+            both = query is not None and private is not None
+
+            def value(
+                chosen: list[int], L: np.ndarray = J[:N, :N], query: Any = query,
+                private: Any = private, cross: Any = cross if both else None,
+                options: dict = options,
+            ) -> float:  # fmt: skip
+                return formula(L, chosen, query, private, cross, **options)
+
+            kernels = {"query": query, "private": (*private, cross) if both else private}
+            features = {k: v for k, v in (("query", Q), ("private", P)) if kernels[k] is not None}
+            lost = query is None
+            members += [
+                Member(
+                    f"LogDeterminant, {form}, {metric} {where}", make, value,
+                    submodular=lost, monotone=True,
+                )
+                for where, make in (
+                    ("kernel", lambda L=J[:N, :N], kernels=kernels, options=options: cls(
+                        L, **kernels, **options
+                    )),
+                    ("features", lambda metric=metric, features=features, options=options: (
+                        cls.from_features(X, metric=metric, **features, **options)
+                    )),
+                )
+            ]  # fmt: skip
+    return members
+
+
 MEMBERS = [
     *over_stores("FacilityLocation", subsel.FacilityLocation, reference.value),
     # A fraction that keeps all numbers exact, so that ties are ties for the oracle too.
@@ -258,12 +332,13 @@ MEMBERS = [
         "SaturatedCoverage", subsel.SaturatedCoverage, reference.saturated_coverage, fraction=0.125
     ),
     *of_pairs("GraphCut", subsel.GraphCut, reference.graph_cut),
-    *of_pairs("GraphCut, diverse", subsel.GraphCut, reference.graph_cut, lam=1.5),
+    *of_pairs("GraphCut, diverse", subsel.GraphCut, reference.graph_cut, lam=1.5)[::4],
     *guided_graph_cut(),
     *of_pairs("SumRedundancy", subsel.SumRedundancy, reference.sum_redundancy),
     *of_distances("DisparitySum", subsel.DisparitySum, reference.disparity_sum, True, False),
     *of_distances("DisparityMin", subsel.DisparityMin, reference.disparity_min, False, True),
     *mixtures(),
+    *log_determinants(),
 ]
 
 

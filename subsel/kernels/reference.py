@@ -117,3 +117,32 @@ def probabilistic_set_cover(P, indices, weights=1.0, query=1.0, private=0.0):
     """F = sum over concepts of the probability that the selected items cover them."""
     covered = 1 - (1 - P[list(indices)]).prod(axis=0)
     return float((weights * covered * query * (1 - np.asarray(private))).sum())
+
+
+def log_determinant(L, indices, query=None, private=None, cross=None, eta=1.0, nu=1.0):
+    """F = log det of L between the selected elements, or the forms with query and private items.
+
+    `query` and `private` are pairs (kernel to the elements, own kernel); `cross` is the kernel
+    between private and query items. With f(A | P) = log det of A and P less that of P, F is
+    f(A | P) with private items, and f(A | P) + f(Q | P) - f(A, Q | P) with query items too.
+    """
+    chosen = sorted(set(indices))
+    to_q, own_q = query or (np.zeros((len(L), 0)), np.zeros((0, 0)))
+    to_p, own_p = private or (np.zeros((len(L), 0)), np.zeros((0, 0)))
+    cross = np.zeros((len(own_p), len(own_q))) if cross is None else cross
+    a, q, p = (
+        slice(0, len(chosen)),
+        slice(len(chosen), len(chosen) + len(own_q)),
+        slice(len(chosen) + len(own_q), None),
+    )
+    joint = np.block([
+        [L[np.ix_(chosen, chosen)], eta * to_q[chosen], nu * to_p[chosen]],
+        [eta * to_q[chosen].T, own_q, cross.T],
+        [nu * to_p[chosen].T, cross, own_p],
+    ])  # fmt: skip
+
+    def f(*parts):
+        at = np.concatenate([np.arange(len(joint))[part] for part in (*parts, p)])
+        return np.linalg.slogdet(joint[np.ix_(at, at)])[1] - np.linalg.slogdet(own_p)[1]
+
+    return float(f(a) if query is None else f(a) + f(q) - f(a, q))

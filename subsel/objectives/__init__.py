@@ -6,6 +6,7 @@ from subsel.objectives.disparity import DisparityMin, DisparitySum
 from subsel.objectives.facility_location import FacilityLocation
 from subsel.objectives.feature_based import FeatureBased
 from subsel.objectives.graph_cut import GraphCut
+from subsel.objectives.log_determinant import LogDeterminant
 from subsel.objectives.mixture import Mixture
 from subsel.objectives.modular import Modular
 from subsel.objectives.probabilistic_set_cover import ProbabilisticSetCover
@@ -20,6 +21,7 @@ __all__ = [
     "FacilityLocation",
     "FeatureBased",
     "GraphCut",
+    "LogDeterminant",
     "Mixture",
     "Modular",
     "Objective",

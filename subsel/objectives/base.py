@@ -35,6 +35,9 @@ class Objective(ABC):
         asking for one costs nothing and a lazy search has nothing to save.
     path : str
         How the similarities are obtained; recorded in `Selection.path`.
+    caution : str
+        What a person should know of the elements added since the last `reset`, or nothing;
+        optimizers warn of it at the end of a search.
     """
 
     n: int
@@ -44,6 +47,7 @@ class Objective(ABC):
     n_evaluations: int | None = None
     keeps_gains: bool = False
     path: str = ""
+    caution: str = ""
 
     __array_ufunc__ = None  # a NumPy number times an objective is left to the objective
     _mixture: ClassVar[Any]  # what sums and multiples make; the class Mixture puts itself here

@@ -254,14 +254,7 @@ def _distances(distances: ArrayLike) -> columns.DenseColumns:
     if not pairs.non_negative:
         i, j = divmod(int(np.argmin(matrix)), pairs.n)
         raise ValueError(f"distances[{i}, {j}] is {matrix[i, j]}; distances must not be negative")
-    exact = 2.0**-40 if matrix.dtype == np.float64 else 2.0**-18
-    gap, i, j = pairs.asymmetry()
-    if gap > exact * largest:
-        raise ValueError(
-            f"distances must be symmetric, but distances[{i}, {j}] is {matrix[i, j]} and "
-            f"distances[{j}, {i}] is {matrix[j, i]}: pass (distances + distances.T) / 2 if "
-            "that is meant"
-        )
+    columns.check_symmetric(pairs, "distances")
     own = matrix.diagonal()
     if own.max() > 0.01 * largest:
         i = int(np.argmax(own))

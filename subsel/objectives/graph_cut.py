@@ -133,15 +133,8 @@ class GraphCut(Pairwise):
         columns.on_cpu("GraphCut", backend, X)
         lam, nu = _weights(lam, nu)
         pairs = columns.FeatureColumns.of(X, metric, gamma)
-        near: np.ndarray | float = 0.0
-        if private is not None:
-            others = columns.FeatureColumns.of(private, metric, gamma, name="private")
-            if others.d != pairs.d:
-                raise ValueError(
-                    f"private must have as many features as X, {np.shape(X)[1]}, not "
-                    f"{np.shape(private)[1]}"
-                )
-            near = pairs.sums(others)
+        others = pairs.beside(private, metric, gamma, "private")
+        near = pairs.sums(others) if others else np.zeros(1)
         covered = pairs.sums()
         objective = cls.__new__(cls)
         objective.lam, objective.nu = lam, nu

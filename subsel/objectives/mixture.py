@@ -106,6 +106,11 @@ class Mixture(Objective):
         own = math.fsum(abs(w) * (f.rounding or 0.0) for f, w in _terms(self))
         return own + 2.0**-44 * self._largest
 
+    @property
+    def caution(self) -> str:  # type: ignore[override]
+        """What the objectives say of the elements added."""
+        return "; ".join(f.caution for f in self.objectives if f.caution)
+
     def reset(self) -> None:
         """Make the selection of every objective empty."""
         self._largest = 0.0

@@ -7,6 +7,7 @@ selection at the end.
 
 import math
 import threading
+import warnings
 from types import TracebackType
 from typing import Any
 
@@ -230,6 +231,8 @@ class Run:
         """What was selected."""
         if self._state.singles and self._stopped in ("budget", "exhausted"):
             self._try_singles()
+        if self.f.caution:
+            warnings.warn(self.f.caution, RuntimeWarning, stacklevel=3)
         gains = np.concatenate([np.empty(0), *self._gains])
         value = math.fsum([self._base, *gains])
         values = self._base + np.cumsum(gains)

@@ -117,9 +117,10 @@ class SparseColumns(Columns):
 
     path = "sparse"
 
-    def __init__(self, matrix: Any) -> None:
+    def __init__(self, matrix: Any, lopsided: tuple[float, int, int] = (0.0, 0, 0)) -> None:
         self.matrix, self.n = matrix, matrix.shape[0]
         self.non_negative = not (matrix.data < 0).any()
+        self._lopsided = lopsided
 
     def column(self, element: int, out: np.ndarray) -> np.ndarray:
         """The numbers between all candidates and one of them."""
@@ -135,6 +136,14 @@ class SparseColumns(Columns):
     def sums(self) -> np.ndarray:
         """The sum of each column."""
         return column_sums(self.matrix)
+
+    def asymmetry(self) -> tuple[float, int, int]:
+        """The largest difference between r_ij and r_ji as they were given, and its i and j."""
+        return self._lopsided
+
+    def largest(self) -> float:
+        """The largest magnitude of a number."""
+        return float(np.abs(self.matrix.data).max(initial=0.0))
 
     def restrict(self, candidates: np.ndarray) -> "SparseColumns":
         """The numbers between some of the candidates."""
@@ -204,6 +213,20 @@ class FeatureColumns(Columns):
         ones = metric == "rbf" or (metric == "cosine" and not distances)
         return cls(rows, n, ones, kind != PRODUCT or bool(features.min() >= 0))
 
+    def beside(
+        self, features: ArrayLike | None, metric: str, gamma: float | None, name: str
+    ) -> "FeatureColumns | None":
+        """Features of other items (m, d), checked and made ready in the same way; None if None."""
+        if features is None:
+            return None
+        others = FeatureColumns.of(features, metric, gamma, name=name)
+        if others.d != self.d:
+            added = metric == "cosine"
+            raise ValueError(
+                f"{name} must have as many features as X, {self.d - added}, not {others.d - added}"
+            )
+        return others
+
     @property
     def d(self) -> int:
         """Dimensions, with the one that cosine adds."""
@@ -218,6 +241,12 @@ class FeatureColumns(Columns):
         """One row (d,), as it enters products and distances, float64."""
         tile, lane = divmod(element, LANES)
         return self.rows.tiles[tile, :, lane].astype(np.float64) * self.rows.factor[element]
+
+    def all_rows(self) -> np.ndarray:
+        """All rows (n, d), as they enter products and distances, float64."""
+        count, d, _ = self.rows.tiles.shape
+        rows = self.rows.tiles.transpose(0, 2, 1).reshape(count * LANES, d)
+        return (rows * self.rows.factor[:, None])[: self.n]
 
     def column(self, element: int, out: np.ndarray) -> np.ndarray:
         """The numbers between all candidates and one of them: O(n d)."""
@@ -273,9 +302,12 @@ def between(checked: Any, name: str, otherwise: str = "") -> DenseColumns | Spar
         raise ValueError(f"{name} must be square, (n, n), not of shape {checked.shape}{otherwise}")
     if hasattr(checked, "tocsr"):
         transpose = checked.T.tocsr()
-        if not _equal(checked, transpose):
-            checked = (checked.astype(np.float64) + transpose) / 2
-        return SparseColumns(checked)
+        if _equal(checked, transpose):
+            return SparseColumns(checked)
+        gaps = abs(checked.astype(np.float64) - transpose).tocoo()
+        at = int(np.argmax(gaps.data))
+        lopsided = float(gaps.data[at]), int(gaps.coords[0][at]), int(gaps.coords[1][at])
+        return SparseColumns(((checked.astype(np.float64) + transpose) / 2).tocsr(), lopsided)
     return DenseColumns(checked, bool(is_symmetric(checked)), bool(checked.min() >= 0))
 
 
@@ -293,6 +325,16 @@ def finite_matrix(numbers: ArrayLike, name: str, axes: str) -> Any:
     check_matrix_shape(array.shape, name, axes)
     check_entries(array, name)
     return read_only(array)
+
+
+def check_symmetric(pairs: DenseColumns | SparseColumns, name: str) -> None:
+    """Refuse a matrix that is less symmetric than rounding would leave it."""
+    gap, i, j = pairs.asymmetry()
+    if gap > (2.0**-40 if pairs.matrix.dtype == np.float64 else 2.0**-18) * pairs.largest():
+        raise ValueError(
+            f"{name} must be symmetric, but {name}[{i}, {j}] and {name}[{j}, {i}] differ by "
+            f"{gap:g}: pass ({name} + {name}.T) / 2 if that is meant"
+        )
 
 
 def on_cpu(kind: str, backend: str, array: ArrayLike) -> None:

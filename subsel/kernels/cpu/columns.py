@@ -182,3 +182,37 @@ def best(base, raised, factor, added, taken):
             if at < 0 or gain > most:
                 at, most = j, gain
     return at, most
+
+
+@kernel
+def _subtract_from_line(rows, weights, c, out):
+    first = c * _LINE
+    length = min(_LINE, out.size - first)
+    whole = weights.size - weights.size % 4
+    for s in range(0, whole, 4):  # four at a time, subtracted one after the other
+        w0, w1, w2, w3 = weights[s], weights[s + 1], weights[s + 2], weights[s + 3]
+        for j in range(length):
+            out[first + j] = (
+                out[first + j]
+                - rows[s, first + j] * w0
+                - rows[s + 1, first + j] * w1
+                - rows[s + 2, first + j] * w2
+                - rows[s + 3, first + j] * w3
+            )
+    for s in range(whole, weights.size):
+        for j in range(length):
+            out[first + j] -= rows[s, first + j] * weights[s]
+
+
+@kernel
+def subtract_serial(rows, weights, out):
+    """Subtract rows (m, n), each times its weight, from `out` (n,), in their order."""
+    for c in range(-(-out.size // _LINE)):
+        _subtract_from_line(rows, weights, c, out)
+
+
+@kernel(parallel=True)
+def subtract_parallel(rows, weights, out):
+    """The same on all threads."""
+    for c in prange(-(-out.size // _LINE)):
+        _subtract_from_line(rows, weights, c, out)
