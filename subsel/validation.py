@@ -444,7 +444,9 @@ def check_extension(taken: Any, count: Any, n: int) -> int:
     usable = isinstance(taken, np.ndarray) and taken.dtype.kind == "b"
     if not usable or taken.shape != (n,):
         raise ValueError(f"taken must be a bool array of shape ({n},), not {taken!r}")
-    left = n - np.count_nonzero(taken)
+    if not taken.flags.writeable:
+        raise ValueError("taken is read-only; it must be writeable, to mark what is added")
+    left = n - int(np.count_nonzero(taken))
     count = check_count(count, "count", 0, n)
     if count > left:
         raise ValueError(f"count must be in 0..{left}, as many as are not taken; not {count}")

@@ -126,3 +126,30 @@ def test_the_same_seed_selects_the_same(f):
 
 def test_a_repr_names_the_objective(f):
     assert type(f).__name__ in repr(f)
+
+
+def test_what_extend_refuses_it_leaves_as_it_was(f):
+    f.reset()
+    f.add(2)
+    before = f.gains(np.arange(N))
+    free, read_only = np.zeros(N, bool), np.zeros(N, bool)
+    read_only.flags.writeable = False
+    for taken, count, costs, name in [
+        ([False] * N, 1, None, "taken"),
+        (np.zeros(N), 1, None, "taken"),
+        (np.zeros(N + 1, bool), 1, None, "taken"),
+        (read_only, 1, None, "taken"),
+        (free, N + 1, None, "count"),
+        (~free, 1, None, "count"),
+        (free, 1.0, None, "count"),
+        (free, -1, None, "count"),
+        (free, 1, np.ones(N - 1), "costs"),
+        (free, 1, np.zeros(N), "costs"),
+        (free, 1, np.full(N, np.nan), "costs"),
+    ]:
+        with pytest.raises((TypeError, ValueError), match=name):
+            f.extend(taken, count, costs)
+    assert not free.any()
+    np.testing.assert_array_equal(f.gains(np.arange(N)), before)
+    elements, _ = f.extend(free, 0)
+    assert not len(elements)

@@ -10,6 +10,7 @@ It builds on classes of Numba that are not public. Where a version of Numba lack
 cannot be imported, and `subsel.kernels.compiling` goes back to Numba's cache.
 """
 
+import contextlib
 import functools
 import getpass
 import hashlib
@@ -33,6 +34,8 @@ from numba.misc.appdirs import AppDirs
 
 _log = logging.getLogger("subsel")
 _PACKAGE = Path(__file__).parent.parent
+_SHIPPED = _PACKAGE / "kernels" / "__pycache__"
+"""The package's own folder. What is there is also read by users who cannot write to it."""
 
 
 @functools.cache
@@ -53,13 +56,14 @@ def cache_folder() -> Path | None:
     ``NUMBA_CACHE_DIR`` if it is set; else the first that can be written of the package's own
     folder, the user's cache folder, and a folder in the temporary directory. What lies there is
     executed, so the last is used only if it belongs to this user and nobody else can write to it.
+    The package's own folder is read also where it cannot be written.
     """
     own = f"subsel-{hashlib.sha256(str(_PACKAGE).encode()).hexdigest()[:16]}"
     if config.CACHE_DIR:
-        places = [Path(config.CACHE_DIR) / own]
+        places = [Path(config.CACHE_DIR).absolute() / own]
     else:
         places = [
-            _PACKAGE / "kernels" / "__pycache__",
+            _SHIPPED,
             Path(AppDirs("numba", appauthor=False).user_cache_dir) / own,
         ]
     for place in places:
@@ -68,7 +72,8 @@ def cache_folder() -> Path | None:
     if not config.CACHE_DIR:
         user = os.getuid() if hasattr(os, "getuid") else getpass.getuser()
         shared = Path(tempfile.gettempdir()) / f"subsel-{user}"
-        if _can_be_written(shared / own) and _is_ours(shared) and _is_ours(shared / own):
+        written = _can_be_written(shared) and _can_be_written(shared / own)
+        if written and _is_ours(shared) and _is_ours(shared / own):
             _log.info("compiled kernels are kept in %s", shared / own)
             return shared / own
     _log.warning(
@@ -78,7 +83,15 @@ def cache_folder() -> Path | None:
     return None
 
 
+def _folders() -> list[Path]:
+    """Where compiled kernels may be found; the package's own folder may have been filled ahead."""
+    shipped = _SHIPPED if not config.CACHE_DIR and _SHIPPED.is_dir() else None
+    return list(dict.fromkeys(place for place in (cache_folder(), shipped) if place))
+
+
 def _can_be_written(folder: Path) -> bool:
+    if not folder.is_absolute():  # of a user without a home, or an empty XDG_CACHE_HOME
+        return False
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
@@ -97,24 +110,29 @@ def _is_ours(folder: Path) -> bool:
 
 def keep_on_disk(compiled: Any) -> None:
     """Let a function of Numba's keep what it compiles, where there is a folder for it."""
-    if cache_folder() is not None:
+    if _folders():
         compiled._cache = _KernelCache(compiled.py_func)
 
 
 class _Files:
     """One file for each kernel and each kind of arguments, written whole or not at all."""
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path | None, name: str, *more: Path) -> None:
         self._folder, self._name = folder, name
+        self._all = [place for place in (folder, *more) if place]
 
-    def _path(self, key: Any) -> Path:
+    def _file(self, key: Any) -> str:
         digest = hashlib.sha256(repr((_stamp(), key)).encode()).hexdigest()
-        return self._folder / f"{self._name}.{_stamp()[:12]}.{digest[:24]}.nbc"
+        return f"{self._name}.{_stamp()[:12]}.{digest[:24]}.nbc"
 
     def load(self, key: Any) -> Any:
         """What was kept under this key; None if nothing was, or if it cannot be read."""
+        found = (self._read(place / self._file(key), key) for place in self._all)
+        return next((data for data in found if data is not None), None)
+
+    def _read(self, path: Path, key: Any) -> Any:
         try:
-            content = self._path(key).read_bytes()
+            content = path.read_bytes()
             if hashlib.sha256(content[32:]).digest() != content[:32]:
                 return None  # damaged machine code must not run
             stamp, kept, data = pickle.loads(content[32:])  # noqa: S301
@@ -124,7 +142,9 @@ class _Files:
 
     def save(self, key: Any, data: Any) -> None:
         """Keep data, and remove what other states of the sources left behind."""
-        path = self._path(key)
+        if self._folder is None:
+            return
+        path = self._folder / self._file(key)
         part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:16]}.part")
         try:
             for old in self._folder.glob(f"{self._name}.*.nbc"):
@@ -134,13 +154,21 @@ class _Files:
             part.write_bytes(hashlib.sha256(content).digest() + content)
             part.replace(path)
         except OSError as error:  # a full disk, a quota: the kernel runs all the same
-            part.unlink(missing_ok=True)
-            _log.warning("compiled kernels could not be kept in %s: %s", self._folder, error)
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+            _say_once(f"compiled kernels could not be kept in {self._folder}: {error.strerror}")
 
     def flush(self) -> None:
         """Remove all that was kept of this kernel."""
+        if self._folder is None:
+            return
         for old in self._folder.glob(f"{self._name}.*.nbc"):
             old.unlink(missing_ok=True)
+
+
+@functools.cache
+def _say_once(what: str) -> None:
+    _log.warning(what)
 
 
 class _Locator(_CacheLocator):
@@ -149,6 +177,9 @@ class _Locator(_CacheLocator):
     def __init__(self, folder: Path, function: Callable) -> None:
         self._folder, self._py_file = folder, inspect.getfile(function)
         self._line = function.__code__.co_firstlineno
+
+    def ensure_cache_path(self) -> None:
+        """Nothing: Numba would raise an error where a folder is full or gone; `_Files` does not."""
 
     def get_cache_path(self) -> str:
         """The folder."""
@@ -165,9 +196,7 @@ class _Locator(_CacheLocator):
     @classmethod
     def from_function(cls, py_func: Callable, py_file: str) -> "_Locator":
         """For a function; there is a folder, or no cache is made."""
-        folder = cache_folder()
-        assert folder is not None
-        return cls(folder, py_func)
+        return cls(_folders()[0], py_func)
 
 
 class _KernelCacheImpl(CompileResultCacheImpl):
@@ -183,7 +212,8 @@ class _KernelCache(FunctionCache):
         super().__init__(function)
         module = function.__module__.removeprefix("subsel.kernels.")
         version = f"py{sys.version_info[0]}{sys.version_info[1]}"
-        self._cache_file = _Files(Path(self._cache_path), f"{module}.{function.__name__}-{version}")
+        name = f"{module}.{function.__name__}-{version}"
+        self._cache_file = _Files(cache_folder(), name, *_folders())
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """What was kept; None if it is damaged, so that the kernel is compiled anew."""

@@ -6,7 +6,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from subsel.validation import check_gains, check_number, read_only
+from subsel.validation import (
+    check_extension,
+    check_gains,
+    check_number,
+    check_values,
+    read_only,
+)
 
 
 class Objective(ABC):
@@ -72,6 +78,13 @@ class Objective(ABC):
         """A `Mixture` in which the other counts -1 times."""
         return self + -1.0 * other if isinstance(other, Objective) else NotImplemented
 
+    def searched(self) -> list["Objective"]:
+        """The objectives whose selection a search of this one changes: itself; of a mixture, all.
+
+        An optimizer refuses one that is being searched already.
+        """
+        return [self]
+
     @abstractmethod
     def reset(self) -> None:
         """Make S empty."""
@@ -110,7 +123,26 @@ class Objective(ABC):
         elements : ndarray of int64, shape (count,)
             In the order of adding. The lowest index wins among equal gains.
         gains : ndarray of float64, shape (count,)
+
+        Raises
+        ------
+        ValueError, TypeError
+            If an argument is not one of the above. Nothing is added then.
+
+        Notes
+        -----
+        This checks the arguments and calls ``_extend``, which an objective overrides that knows the
+        best candidate without all gains.
         """
+        count = check_extension(taken, count, self.n)
+        if costs is not None:
+            costs = check_values(costs, "costs", self.n, low=0.0)
+        return self._extend(taken, count, costs)
+
+    def _extend(
+        self, taken: np.ndarray, count: int, costs: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What `extend` says, of arguments that were checked."""
         elements, won = np.empty(count, np.int64), np.empty(count)
         for step in range(count):
             candidates = np.flatnonzero(~taken)

@@ -190,8 +190,8 @@ class DisparityMin(Objective):
         self._count += 1
         np.minimum(self._near, self._pairs.column(element, self._column), out=self._near)
 
-    def extend(
-        self, taken: np.ndarray, count: int, costs: np.ndarray | None = None
+    def _extend(
+        self, taken: np.ndarray, count: int, costs: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Add the candidate that is farthest from S, `count` times; its gain is the largest."""
         elements, gains = np.empty(count, np.int64), np.empty(count)

@@ -12,7 +12,6 @@ from subsel.validation import (
     ArrayLike,
     check_candidates,
     check_count,
-    check_extension,
     check_indices,
 )
 
@@ -64,10 +63,10 @@ class FacilityLocation(Objective):
     Memory beside the similarities: some 120 bytes for each point, and for a dense matrix of 2^22
     entries or more at most an eighth of its own, for the entries that still count after 64 picks.
 
-    Similarities are rounded to a grid, at most 2**-52 of n_points times the largest of them, which
-    makes every sum exact; smaller ones count as 0. So gains and selections have the same bits for
-    any number of threads, memory layout or path, and equal gains are exactly equal: the lowest
-    index wins.
+    Similarities are rounded to a grid of at most 2**-52 times the largest of them times n_points
+    (times 16 where there are fewer points), which makes every sum exact; smaller ones count as 0.
+    So gains and selections have the same bits for any number of threads, memory layout or path, and
+    equal gains are exactly equal: the lowest index wins.
 
     References
     ----------
@@ -210,14 +209,13 @@ class FacilityLocation(Objective):
         candidates = check_indices(candidates, self.n, "candidates")
         return self._source.gains(self._search, candidates) * self._similarity.unit
 
-    def extend(
-        self, taken: np.ndarray, count: int, costs: np.ndarray | None = None
+    def _extend(
+        self, taken: np.ndarray, count: int, costs: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Add the best candidate that is not taken, `count` times; see `Objective.extend`."""
-        count = check_extension(taken, count, self.n)
         search = self._similarity.priced(self._search, costs)
         if search is None:
-            return super().extend(taken, count, costs)
+            return super()._extend(taken, count, costs)
         self._search = search
         elements, gains = np.empty(count, np.int64), np.empty(count)
         self._similarity.mark_taken(self._search, taken)

@@ -240,8 +240,8 @@ class LogDeterminant(Objective):
         for state in self._states:
             state.add(element)
 
-    def extend(
-        self, taken: np.ndarray, count: int, costs: np.ndarray | None = None
+    def _extend(
+        self, taken: np.ndarray, count: int, costs: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Add the best candidate that is not taken, `count` times; see `Objective.extend`."""
         elements, won = np.empty(count, np.int64), np.empty(count)

@@ -100,6 +100,10 @@ class Mixture(Objective):
     def __repr__(self) -> str:
         return f"Mixture({' + '.join(f'{w:g} * {f!r}' for f, w in _terms(self))})"
 
+    def searched(self) -> list[Objective]:
+        """The mixture and its objectives, which it searches themselves."""
+        return [self, *(part for f in self.objectives for part in f.searched())]
+
     @property
     def rounding(self) -> float:  # type: ignore[override]
         """What the objectives say, and the rounding of the sum of the gains seen so far."""

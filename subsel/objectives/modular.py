@@ -76,8 +76,8 @@ class Modular(Objective):
         """Select an element."""
         self._added[check_count(element, "element", 0, self.n - 1)] = True
 
-    def extend(
-        self, taken: np.ndarray, count: int, costs: np.ndarray | None = None
+    def _extend(
+        self, taken: np.ndarray, count: int, costs: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Add the best candidates that are not taken, `count` of them; see `Objective.extend`."""
         candidates = np.flatnonzero(~taken)

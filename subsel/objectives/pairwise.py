@@ -83,12 +83,12 @@ class Pairwise(Objective):
             self._added[element] = True
             self._sums += self._pairs.column(element, self._column)
 
-    def extend(
-        self, taken: np.ndarray, count: int, costs: np.ndarray | None = None
+    def _extend(
+        self, taken: np.ndarray, count: int, costs: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Add the best candidate that is not taken, `count` times; see `Objective.extend`."""
         if costs is not None:
-            return super().extend(taken, count, costs)
+            return super()._extend(taken, count, costs)
         elements, gains = np.empty(count, np.int64), np.empty(count)
         for step in range(count):
             elements[step], gains[step] = best(

@@ -16,7 +16,6 @@ from subsel.validation import (
     ArrayLike,
     check_candidates,
     check_count,
-    check_extension,
     check_indices,
     check_values,
 )
@@ -161,13 +160,12 @@ class SetCover(Objective):
         element = check_count(element, "element", 0, self.n - 1)
         sets.add(*self._state(), element)
 
-    def extend(
-        self, taken: np.ndarray, count: int, costs: np.ndarray | None = None
+    def _extend(
+        self, taken: np.ndarray, count: int, costs: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Add the best candidate that is not taken, `count` times; see `Objective.extend`."""
-        count = check_extension(taken, count, self.n)
         elements, won = np.empty(count, np.int64), np.empty(count)
-        costs = np.empty(0) if costs is None else np.array(costs, np.float64)
+        costs = np.empty(0) if costs is None else costs
         sets.extend(*self._state(), costs, taken, elements, won)
         return elements, won
 

@@ -6,6 +6,7 @@ selection at the end.
 """
 
 import math
+import os
 import threading
 import warnings
 from types import TracebackType
@@ -24,7 +25,19 @@ STOPPED = ("budget", "target", "coverage", "min_gain", "exhausted")
 """Why a search ended: see `Selection.stopped`."""
 
 _in_use: set[int] = set()
+"""Identities of the objectives that are being searched."""
 _in_use_lock = threading.Lock()
+
+
+def _after_fork() -> None:
+    """A forked child has copies of all objectives, and none of the threads that search them."""
+    global _in_use_lock
+    _in_use_lock = threading.Lock()
+    _in_use.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class Run:
@@ -59,6 +72,7 @@ class Run:
         singles: bool = False,
     ) -> None:
         self.f = as_objective(f)
+        self._searched = self.f.searched()
         if submodular and not self.f.submodular:
             raise ValueError(
                 f"{optimizer} is for submodular objectives, which {type(self.f).__name__} says "
@@ -113,18 +127,23 @@ class Run:
 
     def __enter__(self) -> "Run":
         with _in_use_lock:
-            if id(self.f) in _in_use:
-                raise RuntimeError(
-                    f"this {type(self.f).__name__} is being searched already, perhaps by another "
-                    "thread; make one objective for each search"
-                )
-            _in_use.add(id(self.f))
+            for f in self._searched:
+                if id(f) in _in_use:
+                    raise RuntimeError(
+                        f"this {type(f).__name__} is being searched already, perhaps by another "
+                        "thread; make one objective for each search"
+                    )
+            _in_use.update(map(id, self._searched))
         try:
             self._begin()
         except BaseException:
-            _in_use.discard(id(self.f))
+            self._release()
             raise
         return self
+
+    def _release(self) -> None:
+        with _in_use_lock:
+            _in_use.difference_update(map(id, self._searched))
 
     def __exit__(
         self,
@@ -133,7 +152,7 @@ class Run:
         trace: TracebackType | None,
     ) -> None:
         self._bar.close()
-        _in_use.discard(id(self.f))
+        self._release()
 
     def _begin(self) -> None:
         if self._fraction is not None:

@@ -57,11 +57,19 @@ class DenseSimilarity(Similarity):
         """After some elements: entries above their point's best, as the others cannot count.
 
         They are few, about one in as many as there are elements; if they are more than one in
-        `_THIN_TO`, or the matrix so small that it does not matter, they are left where they are.
+        `_THIN_TO`, if they cannot be allocated, or if the matrix is so small that it does not
+        matter, they are left where they are.
         """
         added = int(search.counts[cpu.ADDED])
         if added < _THIN_AT or added & (added - 1) or self.matrix.size < _THIN_FROM:
             return self
+        try:
+            return self._above(search)
+        except MemoryError:
+            return self  # the answer is the same from the whole matrix
+
+    def _above(self, search: Search) -> Similarity:
+        """What `thinned` returns for a matrix that is large enough."""
         from scipy.sparse import csr_array  # takes longer to import than subsel
 
         starts = np.zeros(self.n_points + 1, np.int64)
@@ -71,11 +79,11 @@ class DenseSimilarity(Similarity):
         if starts[-1] > self.matrix.size // _THIN_TO:
             return self
         search.counts[cpu.SEEN] += self.matrix.size
+        columns = np.empty(starts[-1], np.int32)
+        data = np.empty(starts[-1], self.matrix.dtype)
         # Also the blocks that never had to be: a sparse matrix has all gains, or none.
         self.settle(search, np.arange(len(search.settled)))
         self._empty_log(search)
-        columns = np.empty(starts[-1], np.int32)
-        data = np.empty(starts[-1], self.matrix.dtype)
         self._in_pieces(cpu.write_above, search.best, starts, columns, data)
         rows = csr_array((data, columns, starts), self.matrix.shape)
         return SparseSimilarity(rows, rows.tocsc(), self.span)

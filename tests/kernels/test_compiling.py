@@ -1,6 +1,7 @@
 """Compiled kernels: where they are kept, when they are made anew, and how many threads they use."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -125,6 +126,69 @@ def test_the_temporary_directory_serves_where_package_and_home_do_not(tmp_path, 
     assert folder.is_relative_to(tmp_path)
     folder.chmod(0o777)
     assert disk_cache.cache_folder.__wrapped__() is None
+
+
+def shipped(tmp_path, writable):
+    """A copy of the package without compiled kernels, and a process that uses it."""
+    package = shutil.copytree(
+        ROOT / "subsel", tmp_path / "subsel", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    code = (
+        "from pathlib import Path\n"
+        "from subsel.kernels import disk_cache\n"
+        f"package = Path({str(package)!r})\n"
+        "real = disk_cache._can_be_written\n"
+        f"disk_cache._can_be_written = lambda folder: ({writable}) and real(folder)\n"
+        "assert Path(disk_cache.__file__).is_relative_to(package)\n"
+    )
+    return package, lambda: start(
+        code + SMALL, PYTHONPATH=str(tmp_path), HOME=str(tmp_path / "home"), NUMBA_CACHE_DIR="",
+        XDG_CACHE_HOME=str(tmp_path / "home"), TMPDIR=str(tmp_path / "tmp"), PYTHONSAFEPATH="1",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("elsewhere", ["False", "package not in folder.parents"])
+def test_kernels_that_came_with_the_package_serve_who_cannot_write_to_it(tmp_path, elsewhere):
+    """As in a container that was warmed up when it was built."""
+    (tmp_path / "tmp").mkdir()
+    package, filled = shipped(tmp_path, "True")
+    finished(filled())
+    files = kept(tmp_path)
+    assert files == kept(package)
+    assert len(files) == 1
+    _, used = shipped(tmp_path / "other", elsewhere)
+    shutil.copytree(
+        package / "kernels" / "__pycache__", tmp_path / "other/subsel/kernels/__pycache__"
+    )
+    (tmp_path / "other" / "tmp").mkdir()
+    finished(used())
+    assert kept(tmp_path / "other") == files  # nothing was compiled anew, or kept elsewhere
+    (tmp_path / "other/subsel/kernels/__pycache__" / files[0]).unlink()
+    said = finished(used())
+    assert len(kept(tmp_path / "other")) == (elsewhere != "False")
+    assert said.count("no folder can be written to") == (elsewhere == "False")
+
+
+@pytest.mark.parametrize("home", ["", "~/.cache"])
+def test_a_user_without_a_home_gets_no_folder_where_they_stand(home, monkeypatch, tmp_path):
+    monkeypatch.setattr(disk_cache.config, "CACHE_DIR", "")
+    monkeypatch.setattr(disk_cache, "_SHIPPED", tmp_path / "a file" / "folder")
+    (tmp_path / "a file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", home)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as for a user that is not known
+    monkeypatch.setattr(disk_cache.tempfile, "gettempdir", lambda: str(tmp_path / "tmp"))
+    monkeypatch.chdir(tmp_path)
+    assert disk_cache.cache_folder.__wrapped__().is_relative_to(tmp_path / "tmp")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a file", "tmp"]
+
+
+def test_a_folder_that_is_removed_during_a_run_is_said_once(tmp_path):
+    code = "import numpy as np\nfrom subsel.kernels import cpu, disk_cache\nimport shutil\n"
+    code += "shutil.rmtree(disk_cache.cache_folder())\n"
+    code += "assert cpu.is_symmetric(np.eye(3)) and cpu.is_symmetric(np.eye(3, dtype='f4'))\n"
+    said = finished(start(code, NUMBA_CACHE_DIR=str(tmp_path)))
+    assert said.count("could not be kept") == 1
+    assert "No such file" in said
 
 
 def test_without_compilation_selections_are_the_same(tmp_path):

@@ -4,9 +4,12 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
+import subsel
 from subsel.memory import UNKNOWN, available_memory
+from subsel.sources.sparse import SparseSimilarity
 
 MIB = 2**20
 UNLIMITED = 9223372036854771712
@@ -155,3 +158,20 @@ np.testing.assert_array_equal(chosen.gains, wanted.gains)
 print(chosen.path)
 """
     assert in_a_process(code) == "features\n"
+
+
+def test_without_room_for_a_thinner_matrix_the_search_goes_on_in_the_whole_one(monkeypatch):
+    def none_left(*_):
+        raise MemoryError
+
+    S = np.random.default_rng(0).random((200, 150))
+    wanted = subsel.greedy(S, 60)
+    for name, value in {"_THIN_AT": 4, "_THIN_FROM": 0, "_THIN_TO": 1}.items():
+        monkeypatch.setattr(f"subsel.sources.dense.{name}", value)
+    thinner = []
+    for last in (lambda *a: thinner.append(a) or SparseSimilarity(*a), none_left):
+        monkeypatch.setattr("subsel.sources.dense.SparseSimilarity", last)
+        found = subsel.greedy(S, 60)
+        np.testing.assert_array_equal(found.indices, wanted.indices)
+        np.testing.assert_array_equal(found.gains, wanted.gains)
+    assert thinner
