@@ -47,7 +47,11 @@ def in_a_thread(call):
     return caught[0]
 
 
-SEARCHES = [subsel.greedy, subsel.lazy_greedy, subsel.stochastic_greedy]
+def drawn(f, budget):
+    return subsel.stochastic_greedy(f, budget, random_state=0)
+
+
+SEARCHES = [subsel.greedy, subsel.lazy_greedy, drawn]
 SHARED = {
     "itself": lambda f: f,
     "in a mixture": lambda f: f + subsel.Modular(np.ones(30)),
