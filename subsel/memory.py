@@ -1,11 +1,16 @@
 """How much memory this process may still take: the machine's, its container's, its own limits."""
 
 import os
+import time
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 UNKNOWN = 4 * 2**30
 """Bytes that are assumed where the system says nothing."""
+
+_FRESH = 0.1
+"""Seconds for which a measurement holds."""
 
 
 def available_memory(root: str | os.PathLike = "/") -> int:
@@ -20,7 +25,18 @@ def available_memory(root: str | os.PathLike = "/") -> int:
     root : path, default "/"
         Where ``proc`` and ``sys`` are; another folder for tests.
     """
-    root = Path(root)
+    if root != "/":
+        return _measured(Path(root))
+    return _measured_lately(int(time.monotonic() / _FRESH))
+
+
+@lru_cache(maxsize=1)
+def _measured_lately(period: int) -> int:
+    """What was measured in a period: many small selections do not read thirty files each."""
+    return _measured(Path("/"))
+
+
+def _measured(root: Path) -> int:
     left = [*_machine(root), *_control_groups(root), *_own_limits(root)]
     return max(0, min(left, default=UNKNOWN))
 
