@@ -25,20 +25,19 @@ def available_memory(root: str | os.PathLike = "/") -> int:
     root : path, default "/"
         Where ``proc`` and ``sys`` are; another folder for tests.
     """
-    if root != "/":
-        return _measured(Path(root))
-    return _measured_lately(int(time.monotonic() / _FRESH))
+    root = Path(root)
+    left = [*_machine(root), *_control_groups(root), *_own_limits(root)]
+    return max(0, min(left, default=UNKNOWN))
+
+
+def recently_available() -> int:
+    """The same as of a tenth of a second ago at most: it takes reading some thirty files."""
+    return _measured_in(int(time.monotonic() / _FRESH))
 
 
 @lru_cache(maxsize=1)
-def _measured_lately(period: int) -> int:
-    """What was measured in a period: many small selections do not read thirty files each."""
-    return _measured(Path("/"))
-
-
-def _measured(root: Path) -> int:
-    left = [*_machine(root), *_control_groups(root), *_own_limits(root)]
-    return max(0, min(left, default=UNKNOWN))
+def _measured_in(period: int) -> int:
+    return available_memory()
 
 
 def _machine(root: Path) -> Iterator[int]:

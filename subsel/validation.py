@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from subsel.memory import available_memory
+from subsel.memory import recently_available
 
 ArrayLike = Any
 
@@ -548,7 +548,7 @@ def check_random_state(random_state: Any) -> np.random.Generator:
 def check_memory(memory: Any) -> int:
     """A number of bytes; None means a quarter of what this process can have now."""
     if memory is None:
-        return available_memory() // 4
+        return recently_available() // 4
     value = as_scalar(memory)
     if isinstance(value, bool | np.bool_) or not _is_real(type(value)) or not value >= 0:
         raise ValueError(f"memory must be a number of bytes >= 0 or None, not {memory!r}")
