@@ -59,25 +59,34 @@ def add(store, slot, search):
 @kernel
 def _find_lead(search, block):
     """The best candidate of a block that is not taken, the lowest of equals."""
-    gains, order, costs = search.gains, search.order, search.costs
+    if search.costs.size:
+        _find_lead_by_cost(search, block)
+        return
+    gains, order = search.gains, search.order
     start = block * search.width
-    stop = min(start + search.width, order.size)
     top = -np.inf
     lead = start
-    if costs.size:
-        for slot in range(start, stop):
-            worth = gains[slot] / costs[slot]
-            ahead = worth > top or (worth == top and order[slot] < order[lead])
-            if not search.taken[slot] and ahead:
-                top = worth
-                lead = slot
-    else:
-        for slot in range(start, stop):
-            gain = gains[slot]
-            ahead = gain > top or (gain == top and order[slot] < order[lead])
-            if not search.taken[slot] and ahead:
-                top = gain
-                lead = slot
+    for slot in range(start, min(start + search.width, order.size)):
+        gain = gains[slot]
+        if not search.taken[slot] and (gain > top or (gain == top and order[slot] < order[lead])):
+            top = gain
+            lead = slot
+    search.top[block] = top
+    search.lead[block] = lead
+
+
+@kernel
+def _find_lead_by_cost(search, block):
+    """The same, of gains divided by costs."""
+    gains, order, costs = search.gains, search.order, search.costs
+    start = block * search.width
+    top = -np.inf
+    lead = start
+    for slot in range(start, min(start + search.width, order.size)):
+        worth = gains[slot] / costs[slot]
+        if not search.taken[slot] and (worth > top or (worth == top and order[slot] < order[lead])):
+            top = worth
+            lead = slot
     search.top[block] = top
     search.lead[block] = lead
 
