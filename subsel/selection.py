@@ -35,6 +35,11 @@ class Selection:
     stopped : str
         Why the search ended: ``"budget"`` (the constraint is full), ``"target"``, ``"coverage"``,
         ``"min_gain"``, or ``"exhausted"`` (no candidate was left).
+    bound : float or None
+        An upper bound of the largest F of any selection under the same constraint, with the same
+        elements given and excluded: ``value / bound`` is a proven part of the optimum, mostly far
+        above what an algorithm guarantees. None where the objective is not both monotone and
+        submodular, or where it was not computed (`subsel.greedi`).
     cost : float or None
         What the selection costs, under a `subsel.constraints.Knapsack`.
     path : str
@@ -52,6 +57,7 @@ class Selection:
     path: str = ""
     values: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False)
     stopped: str = "budget"
+    bound: float | None = None
     cost: float | None = None
 
     def __len__(self) -> int:
@@ -96,6 +102,15 @@ def by_falling_gain(gains: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarra
     return ranking, np.split(place, np.cumsum([len(own) for own in gains])[:-1])
 
 
+def bound_of_greedy(gains: np.ndarray, k: int, base: float = 0.0) -> float:
+    """An upper bound of F of k elements beside what is worth `base`, from greedy's own gains.
+
+    At each prefix, none of the k could gain more than the one that greedy took.
+    """
+    before = base + np.cumsum(gains) - gains
+    return float((before + np.maximum(gains, 0) * k).min(initial=math.inf))
+
+
 def merged(parts: list[Selection], members: list[np.ndarray], n: int) -> Selection:
     """One selection of all `n` rows from those of disjoint parts, by decreasing gain.
 
@@ -109,6 +124,7 @@ def merged(parts: list[Selection], members: list[np.ndarray], n: int) -> Selecti
         assert p.assignment is not None
         # The last entry stands for -1, a point that nothing represents.
         assignment[rows] = np.append(own, -1)[p.assignment]
+    bounds = [p.bound for p in parts if p.bound is not None]
     work = sum(p.n_evaluations * len(rows) for p, rows in zip(parts, members, strict=True))
     return Selection(
         indices=indices[ranking],
@@ -119,4 +135,5 @@ def merged(parts: list[Selection], members: list[np.ndarray], n: int) -> Selecti
         sizes=sizes_of(assignment, len(indices)),
         path=parts[0].path if len({p.path for p in parts}) == 1 else "mixed",
         values=np.cumsum(gains[ranking]),
+        bound=math.fsum(bounds) if len(bounds) == len(parts) else None,
     )

@@ -14,7 +14,7 @@ import numpy as np
 from subsel.kernels import cpu
 from subsel.pacing import portions
 from subsel.progress import Progress
-from subsel.selection import Selection, sizes_of
+from subsel.selection import Selection, bound_of_greedy, sizes_of
 
 
 def side_by_side(
@@ -50,8 +50,10 @@ def together(source: Any, counts: list[int], progress: bool) -> list[Selection]:
     for c, k in enumerate(counts):
         assignment = source.points.members(assigned, c)
         won = gains[c, :k] * source.units[c]
+        value = math.fsum(won)
         parts.append(Selection(
-            indices=elements[c, :k], gains=won, value=math.fsum(won), n_evaluations=evaluations,
+            indices=elements[c, :k], gains=won, value=value, n_evaluations=evaluations,
             assignment=assignment, sizes=sizes_of(assignment, k), path=source.path,
+            bound=max(value, bound_of_greedy(won, k)),
         ))  # fmt: skip
     return parts

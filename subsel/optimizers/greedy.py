@@ -70,7 +70,7 @@ def greedy(
     """
     search = Run(
         "greedy", f, budget, given=given, exclude=exclude, target=target, coverage=coverage,
-        min_gain=min_gain, progress=progress, singles=True,
+        min_gain=min_gain, progress=progress, greedy=True,
     )  # fmt: skip
     with search as run:
         while count := run.room():

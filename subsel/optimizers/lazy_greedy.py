@@ -2,9 +2,8 @@
 
 from typing import Any
 
-import numpy as np
-
 from subsel.objectives import Objective
+from subsel.optimizers.bounds import Bounds
 from subsel.optimizers.run import Run
 from subsel.selection import Selection
 from subsel.validation import ArrayLike
@@ -68,7 +67,7 @@ def lazy_greedy(
     """
     search = Run(
         "lazy_greedy", f, budget, given=given, exclude=exclude, target=target, coverage=coverage,
-        min_gain=min_gain, progress=progress, submodular=True, singles=True,
+        min_gain=min_gain, progress=progress, submodular=True, greedy=True,
     )  # fmt: skip
     with search as run:
         if run.f.keeps_gains:
@@ -76,31 +75,8 @@ def lazy_greedy(
                 run.extend(count)
             return run.selection()
 
-        f, n = run.f, run.f.n
-        gains, fresh = np.full(n, -np.inf), np.zeros(n, bool)
-        bounds = np.full(n, -np.inf)  # of what greedy compares: gains, or gains by cost
-
-        def evaluate(candidates: np.ndarray) -> None:
-            gains[candidates] = f.checked_gains(candidates)
-            bounds[candidates] = run.worth(gains[candidates], candidates)
-            fresh[candidates] = True
-            run.evaluations += len(candidates)
-
-        if run.room():
-            evaluate(run.candidates())
-        slack = f.rounding
-        if slack is None:
-            slack = 2.0**-44 * float(np.abs(gains[fresh]).max(initial=0.0))
+        bounds = Bounds(run)
         while run.room():
-            bounds[run.closed] = -np.inf
-            batch = 1
-            while not fresh[best := int(np.argmax(bounds))]:
-                stale = np.flatnonzero(~fresh & ~run.closed)
-                if len(stale) > batch:
-                    stale = np.sort(stale[np.argsort(-bounds[stale], kind="stable")[:batch]])
-                evaluate(stale)
-                batch *= 2
-            run.pick(best, float(gains[best]))
-            fresh[:] = False
-            bounds[:] = run.worth(gains + slack, slice(None))
-        return run.selection()
+            run.pick(*bounds.best(run.candidates()))
+            bounds.grown()
+        return run.selection(bounds.upper)

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from subsel.constraints.base import Unlimited, as_constraint
+from subsel.constraints.base import Count, Unlimited, as_constraint
 from subsel.objectives import FacilityLocation, Objective
 from subsel.pacing import Pace
 from subsel.progress import Progress
-from subsel.selection import Selection
+from subsel.selection import Selection, bound_of_greedy
 from subsel.validation import ArrayLike, as_host_array, check_indices, check_number, whole_number
 
 STOPPED = ("budget", "target", "coverage", "min_gain", "exhausted")
@@ -69,7 +69,7 @@ class Run:
         min_gain: float | None = None,
         progress: bool = False,
         submodular: bool = False,
-        singles: bool = False,
+        greedy: bool = False,
     ) -> None:
         self.f = as_objective(f)
         self._searched = self.f.searched()
@@ -109,13 +109,16 @@ class Run:
         if self.closed.all() and not isinstance(self._constraint, Unlimited):
             raise ValueError(f"all of {n} candidates are given or excluded: none is left to select")
         self._state = self._constraint.start(self.closed, self._given)
-        if self._state.singles and not singles:
+        self._greedy = greedy
+        if self._state.singles and not greedy:
             raise ValueError(
                 f"{optimizer} does not try single elements, as a Knapsack of rule='best' wants: "
                 "give it rule='ratio' or rule='plain', or use subsel.greedy"
             )
         self.costs = self._state.costs
         self._never = self.closed.copy()
+        self._bound = math.inf
+        self._certified = bool(self.f.submodular and self.f.monotone)
         self._elements: list[np.ndarray] = []
         self._gains: list[np.ndarray] = []
         self._stopped: str | None = None
@@ -164,6 +167,10 @@ class Run:
         if self._target is not None and self._reached >= self._target:
             self._stopped = self._stop_at_target
         self._state.close(self.closed)
+        self._possible = ~self.closed
+        if self._certified and self.f.keeps_gains:
+            candidates = self.candidates()
+            self.note(candidates, self.f.checked_gains(candidates))
 
     def room(self) -> int:
         """How many elements may be picked now, whichever they are; 0 at the end of the search."""
@@ -191,6 +198,8 @@ class Run:
 
     def extend(self, count: int) -> None:
         """Pick the best candidate, `count` times: greedy, by the objective itself."""
+        if not self._elements and not self.f.keeps_gains and self.most != 1:
+            self.note(candidates := self.candidates(), self.evaluated(candidates))
         left = len(self.closed) - int(np.count_nonzero(self.closed))
         self.evaluations += count * left - count * (count - 1) // 2
         self.took(*self.f.extend(self.closed, count, self.costs))
@@ -246,8 +255,51 @@ class Run:
         """What was selected so far, in order."""
         return np.concatenate([np.empty(0, np.int64), *self._elements])
 
-    def selection(self) -> Selection:
-        """What was selected."""
+    def note(self, candidates: np.ndarray, gains: np.ndarray) -> None:
+        """Gains, or upper bounds of them: F can gain no more, if they are of all that is left."""
+        picked = self.picked()
+        if not self._certified or len(candidates) < np.count_nonzero(self._possible) - len(picked):
+            return
+        by_element = np.zeros(self.f.n)
+        by_element[candidates] = np.maximum(gains, 0)
+        held = math.fsum([self._base, *np.concatenate([np.empty(0), *self._gains])])
+        self._bound = min(self._bound, held + self._constraint.most_of(by_element))
+
+    def _certify(self, upper: np.ndarray | None) -> None:
+        """An upper bound of F from the gains at the end, and from those that greedy took."""
+        gains = np.concatenate([np.empty(0), *self._gains])
+        if self._greedy and isinstance(self._constraint, Count):
+            own = bound_of_greedy(gains, int(self._constraint.k), self._base)
+            self._bound = min(self._bound, own)
+        if self._bound <= math.fsum([self._base, *gains]):
+            return
+        left = self._possible.copy()
+        left[self.picked()] = False
+        candidates = np.flatnonzero(left)
+        if upper is None or not isinstance(self._constraint, Count):
+            self.note(candidates, self.evaluated(candidates))
+        else:
+            upper = upper[candidates]
+            high = np.sort(np.argsort(-upper, kind="stable")[: len(gains)])
+            upper[high] = self.evaluated(candidates[high])
+            self.note(candidates, upper)
+
+    def evaluated(self, candidates: np.ndarray) -> np.ndarray:
+        """Gains of candidates, once they are checked and counted."""
+        self.evaluations += len(candidates)
+        return self.f.checked_gains(candidates)
+
+    def selection(self, upper: np.ndarray | None = None) -> Selection:
+        """What was selected.
+
+        Parameters
+        ----------
+        upper : ndarray of float64, shape (n,), optional
+            Upper bounds of all gains, where the optimizer has them: under a count, only the largest
+            are then evaluated anew for `Selection.bound`.
+        """
+        if self._certified:
+            self._certify(upper)
         if self._state.singles and self._stopped in ("budget", "exhausted"):
             self._try_singles()
         if self.f.caution:
@@ -265,6 +317,7 @@ class Run:
             path=self.f.path,
             values=values,
             stopped=self._stopped or "budget",
+            bound=max(self._bound, value) if self._certified else None,
             cost=self._constraint.cost(self.picked()),
         )
 
@@ -300,8 +353,7 @@ class Run:
                 for element in elements[held:at]:
                     self.f.add(int(element))
             held = int(at)
-            tried = self.f.checked_gains(candidates)
-            self.evaluations += len(candidates)
+            tried = self.evaluated(candidates)
             top = int(np.argmax(tried))
             if before[at] + tried[top] > best + _EQUAL * abs(best):
                 best = before[at] + tried[top]

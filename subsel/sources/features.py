@@ -166,15 +166,22 @@ class FeatureSimilarity(Similarity):
         chosen = Tiles(self.candidates.rows[self.slots(candidates)])
         return FeatureSimilarity(self.points, chosen, self.metric, self.scale, self.rule)
 
+    def settle(self, search: Search, blocks: np.ndarray) -> None:
+        """Bring the gains of blocks of candidates up to date."""
+        if len(blocks) == len(search.settled):
+            self._sum_all(search)
+        super().settle(search, blocks)
+
     def grow(self, search: Search, elements: np.ndarray, gains: np.ndarray) -> int:
         """Fill `elements` and `gains` greedily."""
-        untouched = not search.counts[cpu.ADDED] and (search.settled < 0).all()
-        if self.candidates is self.points and untouched:
-            self._sum_all(search)
+        self._sum_all(search)
         return super().grow(search, elements, gains)
 
     def _sum_all(self, search: Search) -> None:
-        """Gains of all candidates while none is selected, from every pair of rows once."""
+        """Gains of all candidates, from every pair of rows once, if nothing is known yet."""
+        known = search.counts[cpu.ADDED] or (search.settled >= 0).any()
+        if known or self.candidates is not self.points:
+            return
         low, count, pairs = search.best[0], self.points.count, self.n**2 // 2
         pieces = cpu.threads() if pairs >= base.PARALLEL_WORK else 1
         sums = np.zeros((pieces, len(search.gains)))

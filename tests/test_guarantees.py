@@ -1,0 +1,129 @@
+"""What each algorithm promises, and certificates, against optima by enumeration.
+
+Every submodular objective of `members`, with all but a few candidates excluded, so that all sets
+can be enumerated by the formula.
+"""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from members import MEMBERS, N
+
+import subsel
+from subsel.constraints import Count, Groups, Knapsack, MinDistance
+
+E = 1 - 1 / math.e
+OPEN = np.random.default_rng(8).permutation(N)[:8]
+"""Candidates that may be selected; those of equal columns are among them."""
+EXCLUDED = np.setdiff1d(np.arange(N), OPEN)
+COSTS = np.random.default_rng(9).integers(1, 30, N) / 10
+GROUPS = np.arange(N) % 3
+PLACES = np.random.default_rng(10).integers(0, 6, (N, 2)).astype(float)
+
+
+def far_apart(chosen):
+    pairs = itertools.combinations(chosen, 2)
+    return all(np.linalg.norm(PLACES[a] - PLACES[b]) >= 2.5 for a, b in pairs)
+
+
+# A constraint, which sets it allows, and what greedy under it guarantees.
+CONSTRAINTS = {
+    "count": (Count(3), lambda chosen: len(chosen) <= 3, E),
+    "knapsack, best": (Knapsack(COSTS, 3), lambda chosen: COSTS[chosen].sum() <= 3 + 1e-9, 1 / 2),
+    "knapsack, ratio": (
+        Knapsack(COSTS, 3, rule="ratio"), lambda chosen: COSTS[chosen].sum() <= 3 + 1e-9, 0,
+    ),
+    "groups": (
+        Groups(GROUPS, at_most=1), lambda chosen: len({*GROUPS[chosen]}) == len(chosen), 1 / 2,
+    ),
+    "floors": (
+        Groups(GROUPS, at_least={2: 2}, count=3),
+        lambda chosen: sum(GROUPS[j] == 2 for j in chosen) + 3 - len(chosen) >= 2, 1 / 2,
+    ),
+    "distance": (MinDistance(PLACES, 2.5), far_apart, 0),
+    "both": (
+        Knapsack(COSTS, 3, rule="plain") & Groups(GROUPS, at_most=1),
+        lambda chosen: COSTS[chosen].sum() <= 3 + 1e-9 and len({*GROUPS[chosen]}) == len(chosen), 0,
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(
+    scope="module",
+    params=[member for member in MEMBERS if member.submodular],
+    ids=lambda member: member.name,
+)
+def member(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def f(member):
+    return member.make()
+
+
+@pytest.fixture(scope="module")
+def values(member):
+    """F of all sets of at most four elements, by the formula."""
+    return {
+        chosen: member.value([*chosen])
+        for size in range(5)
+        for chosen in itertools.combinations(OPEN.tolist(), size)
+    }
+
+
+def best(values, allowed):
+    return max(value for chosen, value in values.items() if allowed([*chosen]))
+
+
+@pytest.mark.parametrize("name", CONSTRAINTS)
+def test_greedy(member, f, values, name):
+    constraint, allowed, part = CONSTRAINTS[name]
+    chosen = subsel.greedy(f, constraint, exclude=EXCLUDED)
+    assert allowed(chosen.indices.tolist())
+    optimum = best(values, allowed)
+    if not member.monotone:
+        assert chosen.bound is None
+        return
+    assert chosen.value >= part * optimum - 1e-9
+    assert chosen.bound >= optimum - 1e-9 * abs(optimum)
+    assert chosen.bound >= chosen.value
+    lazily = subsel.lazy_greedy(f, constraint, exclude=EXCLUDED)
+    assert lazily.bound >= optimum - 1e-9 * abs(optimum)
+
+
+def test_a_certificate_beside_what_is_given(member, f, values):
+    if not member.monotone:
+        pytest.skip("not monotone")
+    given, others = int(OPEN[0]), OPEN[1:].tolist()
+    chosen = subsel.greedy(f, 2, given=[given], exclude=EXCLUDED)
+    optimum = max(member.value([given, *pair]) for pair in itertools.combinations(others, 2))
+    assert chosen.bound >= optimum - 1e-9 * abs(optimum)
+    early = subsel.lazy_greedy(f, 2, given=[given], exclude=EXCLUDED, target=-1e9)
+    assert (len(early), early.bound >= optimum - 1e-9 * abs(optimum)) == (0, True)
+
+
+def test_certificates_are_tight_where_nothing_overlaps():
+    values = np.array([5.0, 4, 3, 2, 1])
+    for f in (subsel.Modular(values), subsel.FacilityLocation(np.diag(values))):
+        chosen = subsel.greedy(f, 2)
+        assert chosen.bound == pytest.approx(9)
+        chosen = subsel.lazy_greedy(f, Knapsack([5, 4, 3, 2, 1.0], 7.5))
+        assert chosen.bound == pytest.approx(7.5)  # a part of one element fills it up
+
+
+def test_certificates_of_classes_add_up():
+    X = np.random.default_rng(0).random((60, 3))
+    labels = np.arange(60) % 3
+    chosen = subsel.select(X, 12, labels=labels)
+    parts = [subsel.select(X[labels == c], 4) for c in range(3)]
+    assert chosen.bound == pytest.approx(sum(part.bound for part in parts))
+    assert 0.9 < chosen.value / chosen.bound <= 1
+
+
+def test_what_is_neither_monotone_nor_submodular_has_no_certificate():
+    S = np.random.default_rng(0).random((6, 6))
+    assert subsel.greedy(subsel.SumRedundancy(S + S.T), 2).bound is None
+    assert subsel.greedy(subsel.DisparitySum(1 - np.eye(6)), 2).bound is None
