@@ -146,5 +146,5 @@ class GraphCut(Pairwise):
 
 
 def _weights(lam: float, nu: float) -> tuple[float, float]:
-    lam = check_number(lam, "lam", 0, ends="[)")
-    return float(lam), float(check_number(nu, "nu", 0, ends="[)"))
+    lam = check_number(lam, "lam", 0, 1e50, ends="[]")
+    return float(lam), float(check_number(nu, "nu", 0, 1e50, ends="[]"))

@@ -99,7 +99,7 @@ class LogDeterminant(Objective):
         backend: str = "auto",
     ) -> None:  # fmt: skip
         columns.on_cpu("LogDeterminant", backend, kernel)
-        ridge = float(check_number(ridge, "ridge", 0, ends="[)"))
+        ridge = float(check_number(ridge, "ridge", 0, 1e100, ends="[]"))
         eta, nu = _weights(eta, nu)
         between = columns.matrix(kernel, "kernel")
         columns.check_symmetric(between, "kernel")
@@ -150,7 +150,7 @@ class LogDeterminant(Objective):
         most some 2**-52 times scale times the largest squared length.
         """
         columns.on_cpu("LogDeterminant", backend, X)
-        scale = float(check_number(scale, "scale", 0))
+        scale = float(check_number(scale, "scale", 0, 1e100))
         eta, nu = _weights(eta, nu)
         rows = columns.FeatureColumns.of(X, metric, gamma)
         make = _spanned if rows.linear and rows.n >= rows.d else _by_columns
@@ -287,8 +287,8 @@ class LogDeterminant(Objective):
 
 
 def _weights(eta: float, nu: float) -> tuple[float, float]:
-    eta = float(check_number(eta, "eta", 0, ends="[)"))
-    return eta, float(check_number(nu, "nu", 0, ends="[)"))
+    eta = float(check_number(eta, "eta", 0, 1e50, ends="[]"))
+    return eta, float(check_number(nu, "nu", 0, 1e50, ends="[]"))
 
 
 def _items(given: Any, name: str, n: int, many: int) -> list[np.ndarray]:

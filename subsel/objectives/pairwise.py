@@ -91,11 +91,10 @@ class Pairwise(Objective):
             return super()._extend(taken, count, costs)
         elements, gains = np.empty(count, np.int64), np.empty(count)
         for step in range(count):
-            elements[step], gains[step] = best(
-                self._base, self._sums, 2 * self._factor, self._added, taken
-            )
-            taken[elements[step]] = True
-            self.add(int(elements[step]))
+            element, gain = best(self._base, self._sums, 2 * self._factor, self._added, taken)
+            elements[step], gains[step] = element, gain
+            taken[element] = True
+            self.add(element)
         return elements, gains
 
     def value(self, indices: ArrayLike) -> float:

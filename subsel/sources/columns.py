@@ -31,6 +31,9 @@ from subsel.validation import (
 _PARALLEL_WORK = 2**19
 """Numbers to read from which on starting threads costs less than it saves."""
 
+_LARGEST = 1e70
+"""Above it, sums of squares times a weight might overflow."""
+
 SIMILARITIES = ("dot", "cosine", "rbf")
 DISTANCES = ("euclidean", "cosine")
 
@@ -193,9 +196,9 @@ class FeatureColumns(Columns):
         features = as_float_array(X, name)
         check_matrix_shape(features.shape, name, "(n, d)")
         largest = max(check_entries(features, name), -float(features.min()))
-        if metric != "cosine" and largest and not 1e-140 < largest < 1e140:
+        if metric != "cosine" and largest and not 1 / _LARGEST < largest < _LARGEST:
             raise ValueError(
-                f"{name} has entries up to {largest:g}, whose squares float64 cannot hold; "
+                f"{name} has entries up to {largest:g}, whose squares cannot be summed in float64; "
                 "rescale it"
             )
         kinds = {"dot": PRODUCT, "rbf": RBF, "euclidean": EUCLIDEAN}
@@ -315,16 +318,24 @@ def finite_matrix(numbers: ArrayLike, name: str, axes: str) -> Any:
     """A checked matrix of finite numbers: a dense one in C order, or compressed sparse rows."""
     if hasattr(numbers, "tocsr"):
         check_matrix_shape(numbers.shape, name, axes)
-        rows = as_csr(numbers, name)
-        for at in np.flatnonzero(~np.isfinite(rows.data))[:1]:
-            i = int(np.searchsorted(rows.indptr, at, side="right")) - 1
-            where = f"{name}[{i}, {rows.indices[at]}]"
-            raise ValueError(f"{where} is {rows.data[at]}; every entry must be finite")
-        return rows
-    array = as_float_array(numbers, name)
-    check_matrix_shape(array.shape, name, axes)
-    check_entries(array, name)
-    return read_only(array)
+        array = as_csr(numbers, name)
+        for at in np.flatnonzero(~np.isfinite(array.data))[:1]:
+            i = int(np.searchsorted(array.indptr, at, side="right")) - 1
+            where = f"{name}[{i}, {array.indices[at]}]"
+            raise ValueError(f"{where} is {array.data[at]}; every entry must be finite")
+        entries = array.data
+    else:
+        array = as_float_array(numbers, name)
+        check_matrix_shape(array.shape, name, axes)
+        check_entries(array, name)
+        entries = array = read_only(array)
+    largest = max(float(entries.max(initial=0)), -float(entries.min(initial=0)))
+    if largest > _LARGEST**2:
+        raise ValueError(
+            f"{name} has numbers as large as {largest:g}, which cannot be summed in float64; "
+            "rescale it"
+        )
+    return array
 
 
 def check_symmetric(pairs: DenseColumns | SparseColumns, name: str) -> None:

@@ -173,15 +173,20 @@ def squares(tiles):
 def best(base, raised, factor, added, taken):
     """The largest of ``base - factor * raised`` that is not taken, and where; 0 for what is added.
 
-    The first among equals; -1 where everything is taken.
+    The first among equals; -1 where everything is taken. Twice over the numbers without a branch is
+    faster than once with one.
     """
-    at, most = -1, -np.inf
+    most = -np.inf
     for j in range(base.size):
-        if not taken[j]:
-            gain = 0.0 if added[j] else base[j] - factor * raised[j]
-            if at < 0 or gain > most:
-                at, most = j, gain
-    return at, most
+        gain = base[j] - factor * raised[j]
+        gain = 0.0 if added[j] else gain
+        gain = -np.inf if taken[j] else gain
+        most = gain if gain > most else most
+    for j in range(base.size):
+        gain = 0.0 if added[j] else base[j] - factor * raised[j]
+        if gain == most and not taken[j]:
+            return j, most
+    return -1, most
 
 
 @kernel
