@@ -417,6 +417,64 @@ MEMBERS += [
 ]  # fmt: skip
 
 
+def guided_facility_location() -> list[Member]:
+    """Facility location with weights, a query and private items, over every store."""
+    S, X = similarities(), rows()
+    T, Q, P = thin(S), similarities(4)[:, :3] / 2, similarities(5)[:, :4] / 2
+    U, V = rows(6)[:5], rows(7)[:3]
+    forms: dict[str, dict[str, Any]] = {
+        "weights": {"weights": True},
+        "query": {"query": True, "eta": 1.25},
+        "private": {"private": True, "nu": 0.75},
+        "all": {"weights": True, "query": True, "private": True, "eta": 1.5, "nu": 0.5},
+    }
+    members = []
+    for name, form in forms.items():
+        weights = np.arange(40) % 5 / 4
+
+        def options(
+            query: Any, private: Any, points: int, form: dict = form, w: np.ndarray = weights
+        ) -> dict[str, Any]:
+            parts = {"weights": w[:points], "query": query, "private": private}
+            return {key: parts.get(key, value) for key, value in form.items()}
+
+        given = options(Q, P, 40)
+        for where, own, store in (
+            ("dense", S, np.asarray), ("F order", S, np.asfortranarray),
+            ("float32", S, np.float32), ("sparse", T, scipy.sparse.csr_array),
+        ):  # fmt: skip
+            members.append(Member(
+                f"FacilityLocation, {name}, {where}",
+                lambda own=own, store=store, given=given: subsel.FacilityLocation(
+                    store(own), **given
+                ),
+                lambda chosen, own=own, given=given: reference.guided_facility_location(
+                    own, chosen, **given
+                ),
+            ))  # fmt: skip
+        given = options(U, V, N)
+        for metric in ("euclidean", "cosine", "dot", "rbf"):
+            for where, memory in (("tiles", 0), ("matrix", 2**30)):
+
+                def make(metric: str = metric, memory: int = memory, given: dict = given) -> Any:
+                    return subsel.FacilityLocation.from_features(X, metric, memory=memory, **given)
+
+                c0 = make().offset
+                whole = reference.similarity(np.concatenate([X, U, V]), metric, c0=c0)
+                own = whole[:N]
+                near = options(own[:, N : N + 5], own[:, N + 5 :], N)
+                members.append(Member(
+                    f"FacilityLocation, {name}, {metric} features, {where}", make,
+                    lambda chosen, own=own, near=near: reference.guided_facility_location(
+                        own, chosen, **near
+                    ),
+                ))  # fmt: skip
+    return members
+
+
+MEMBERS += guided_facility_location()
+
+
 class Rule(NamedTuple):
     """A constraint, and by the oracle which elements may follow those that were picked,
     beside those given.

@@ -146,3 +146,11 @@ def log_determinant(L, indices, query=None, private=None, cross=None, eta=1.0, n
         return np.linalg.slogdet(joint[np.ix_(at, at)])[1] - np.linalg.slogdet(own_p)[1]
 
     return float(f(a) if query is None else f(a) + f(q) - f(a, q))
+
+
+def guided_facility_location(S, indices, weights=1.0, query=None, private=None, eta=1.0, nu=1.0):
+    """F = sum over rows of their largest similarity, above and below what bounds it."""
+    covered = S[:, list(indices)].max(axis=1, initial=0.0)
+    least = nu * private.max(axis=1) if private is not None else np.zeros(len(S))
+    most = eta * query.max(axis=1) if query is not None else np.full(len(S), np.inf)
+    return float((weights * np.maximum(np.minimum(covered, most) - least, 0)).sum())

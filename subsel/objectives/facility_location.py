@@ -1,5 +1,6 @@
 """Facility location: every point is represented by the most similar selected element."""
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,28 @@ from subsel.selection import sizes_of
 from subsel.sources.scale import check_gamma
 from subsel.validation import (
     ArrayLike,
+    check_backend,
     check_candidates,
     check_count,
     check_indices,
+    check_number,
+    check_values,
 )
 
 
 class FacilityLocation(Objective):
     """Facility location: F(S) = sum over points i of max over j in S of s_ij, F(empty) = 0.
+
+    With `weights`, a sum with weights. Items of a query and private items, to be unlike, guide it:
+    with q_i the largest similarity of point i to the query, and p_i to the private items,
+
+    - with `query`, F(S) = sum_i w_i min(max_j s_ij, eta q_i): only what is like the query counts
+      (mutual information, FLVMI);
+    - with `private`, F(S) = sum_i w_i max(max_j s_ij - nu p_i, 0): only what is not represented by
+      the private items counts (conditional gain, FLCG);
+    - with both, F(S) = sum_i w_i max(min(max_j s_ij, eta q_i) - nu p_i, 0) (FLCMI).
+
+    All of them are monotone and submodular.
 
     Parameters
     ----------
@@ -27,9 +42,17 @@ class FacilityLocation(Objective):
         or an F-ordered symmetric one, is used without a copy and must not be changed meanwhile.
         Sparse: any scipy format; absent entries are 0. May lie in a GPU's memory, as in
         `subsel.select`.
+    weights : array_like, shape (n_points,), optional
+        Non-negative weights of the points, default 1.
+    query : array_like or scipy sparse matrix, shape (n_points, n_query), optional
+        Similarities of the points to the items of a query, as in `similarity`.
+    private : array_like or scipy sparse matrix, shape (n_points, n_private), optional
+        Similarities of the points to items that selected ones should be unlike.
+    eta, nu : float, default 1
+        At least 0: how far similarity to the query, and to private items, counts.
     backend : {"auto", "cpu", "cuda"}, default "auto"
-        Where to compute: on the CPU, on an NVIDIA GPU, or where the matrix is. Sparse ones are for
-        the CPU.
+        Where to compute: on the CPU, on an NVIDIA GPU, or where the matrix is. Sparse ones, and
+        weights, query and private, are for the CPU.
 
     Attributes
     ----------
@@ -60,7 +83,7 @@ class FacilityLocation(Objective):
     full evaluation every time would cost k times n_points * n_candidates). From features, groups of
     rows too far to matter are skipped, which leaves about 2 n^2 of them on real gradients.
 
-    Memory beside the similarities: some 120 bytes for each point, and for a dense matrix of 2^22
+    Memory beside the similarities: some 130 bytes for each point, and for a dense matrix of 2^22
     entries or more at most an eighth of its own, for the entries that still count after 64 picks.
 
     Similarities are rounded to a grid of at most 2**-52 times the largest of them times n_points
@@ -71,6 +94,8 @@ class FacilityLocation(Objective):
     References
     ----------
     Cornuejols, Fisher, Nemhauser (1977), "Location of bank accounts to optimize float", eq. (1).
+    Kaushal, Kothawade, Ramakrishnan, Bilmes, Iyer (2022), "PRISM: a unified framework of
+    parameterized submodular information measures", table 1, for `query` and `private`.
 
     Examples
     --------
@@ -80,13 +105,29 @@ class FacilityLocation(Objective):
     2.0
     >>> subsel.greedy(f, 2).indices
     array([1, 0])
+
+    Only the second point is like the query:
+
+    >>> g = subsel.FacilityLocation([[1.0, 0.6, 0.0], [0.0, 0.6, 1.0]], query=[[0.0], [1.0]])
+    >>> subsel.greedy(g, 1).indices
+    array([2])
     """
 
     keeps_gains = True
     rounding = 0.0
 
-    def __init__(self, similarity: ArrayLike, *, backend: str = "auto") -> None:
-        self._start(sources.matrix(similarity, backend))
+    def __init__(
+        self, similarity: ArrayLike, *, weights: ArrayLike | None = None,
+        query: ArrayLike | None = None, private: ArrayLike | None = None, eta: float = 1.0,
+        nu: float = 1.0, backend: str = "auto",
+    ) -> None:  # fmt: skip
+        _check_place(backend, similarity, weights, query, private)
+        source = sources.matrix(similarity, backend)
+        if query is not None:
+            query = sources.largest(query, "query", source.n_points)
+        if private is not None:
+            private = sources.largest(private, "private", source.n_points)
+        self._start(source, weights, query, private, eta, nu)
 
     @classmethod
     def from_features(
@@ -94,6 +135,11 @@ class FacilityLocation(Objective):
         X: ArrayLike,
         metric: str = "euclidean",
         *,
+        weights: ArrayLike | None = None,
+        query: ArrayLike | None = None,
+        private: ArrayLike | None = None,
+        eta: float = 1.0,
+        nu: float = 1.0,
         gamma: float | None = None,
         memory: float | None = None,
         backend: str = "auto",
@@ -116,7 +162,14 @@ class FacilityLocation(Objective):
               squared length (rounded up).
             - ``"rbf"``: exp(-gamma ||x - y||^2), c0 = 0.
 
-            Selections do not depend on c0, only the first gain does.
+            Selections do not depend on c0, only the first gain does; those with a query or private
+            items do, so c0 is chosen for their features too, and is part of all similarities.
+        weights : array_like, shape (n,), optional
+            Non-negative weights of the rows as points, default 1.
+        query, private : array_like, shape (n_query, d) and (n_private, d), optional
+            Features of the items of a query, and of private items; see above.
+        eta, nu : float, default 1
+            At least 0: how far similarity to the query, and to private items, counts.
         gamma : float, optional
             Of ``"rbf"``; default 1 / d.
         memory : float, optional
@@ -124,7 +177,8 @@ class FacilityLocation(Objective):
             the answer is the same. Default: a quarter of what this process can have now, as in
             `subsel.select`. 0 for never.
         backend : {"auto", "cpu", "cuda"}, default "auto"
-            Where to compute: on the CPU, on an NVIDIA GPU, or where X is.
+            Where to compute: on the CPU, on an NVIDIA GPU, or where X is. Weights, query and
+            private are for the CPU.
 
         Returns
         -------
@@ -147,11 +201,26 @@ class FacilityLocation(Objective):
         Distances come from exact differences with fused multiply-adds, never from inner products,
         whose cancellation in float32 is larger than most distances between gradients. Time:
         O(n^2 d) for the first element and less for each later one, O(n^2 d ln k) in all; memory
-        twice that of X and some 120 bytes for each row, or O(n^2) with a matrix.
+        twice that of X and some 130 bytes for each row, or O(n^2) with a matrix. A query and
+        private items are looked at once, in O(n (n_query + n_private) d).
         """
         gamma = check_gamma(gamma, metric)
-        source = sources.features(X, backend).similarity(metric, gamma, memory)
-        objective = cls.of(source)
+        _check_place(backend, X, weights, query, private)
+        features = sources.features(X, backend)
+        objective = cls.__new__(cls)
+        if query is None and private is None:
+            source = features.similarity(metric, gamma, memory)
+            objective._start(source, weights)
+        else:
+            named = {"query": query, "private": private}
+            others = {
+                name: features.others(items, name)
+                for name, items in named.items()
+                if items is not None
+            }
+            source, largest = features.guided(metric, gamma, memory, [*others.values()])
+            to = dict(zip(others, largest, strict=True))
+            objective._start(source, weights, to.get("query"), to.get("private"), eta, nu)
         if metric != "rbf":
             objective.offset = source.unit * source.offset
         return objective
@@ -163,11 +232,25 @@ class FacilityLocation(Objective):
         objective._start(similarity)
         return objective
 
-    def _start(self, similarity: Any) -> None:
+    def _start(
+        self, similarity: Any, weights: ArrayLike | None = None, query: np.ndarray | None = None,
+        private: np.ndarray | None = None, eta: float = 1.0, nu: float = 1.0,
+    ) -> None:  # fmt: skip
+        """With the points' largest similarities to the query and to private items."""
         self._similarity = similarity
         self.n, self.n_points = similarity.n, similarity.n_points
         self.path = similarity.path
         self.offset = 0.0
+        eta, nu = check_number(eta, "eta", 0, ends="[)"), check_number(nu, "nu", 0, ends="[)")
+        least = None if private is None else nu * private
+        most = None if query is None else eta * query
+        if least is not None and most is not None:
+            most = np.maximum(least, most)
+        if weights is not None:
+            weights = check_values(weights, "weights", self.n_points, 0, "[", "point")
+        self._limits: Any = ()
+        if not least is most is weights is None:
+            self._limits = (similarity.limits(least, most, weights),)
         self.reset()
 
     def restrict(self, candidates: ArrayLike) -> "FacilityLocation":
@@ -179,13 +262,15 @@ class FacilityLocation(Objective):
             Element j of the result is ``candidates[j]``.
         """
         candidates = check_candidates(candidates, self.n)
-        objective = FacilityLocation.of(self._similarity.restrict(candidates))
-        objective.offset = self.offset
-        return objective
+        part = copy.copy(self)
+        part._similarity = self._similarity.restrict(candidates)
+        part.n = len(candidates)
+        part.reset()
+        return part
 
     def reset(self) -> None:
         """Make the selection empty."""
-        self._search = self._similarity.search()
+        self._search = self._similarity.search(*self._limits)
         self._source = self._similarity
 
     @property
@@ -239,7 +324,8 @@ class FacilityLocation(Objective):
 
         The earliest of equally similar ones. -1 for a point to which none is similar, its
         similarity to all of them being 0 in the matrix that was given; from features, every point
-        has a nearest element, and 0 stands where none was added.
+        has a nearest element, and 0 stands where none was added. With weights, a query or private
+        items, the element that last raised what the point counts, and -1 where none did.
         """
         return self._similarity.assignment(self._search)
 
@@ -251,11 +337,12 @@ class FacilityLocation(Objective):
         indices : array_like of int, shape (k,)
             May be empty (F = 0) and may repeat. Time O(n_points k) similarities.
         """
-        search, _ = self._similarity.represent(check_indices(indices, self.n))
+        indices = check_indices(indices, self.n)
+        search, _ = self._similarity.represent(indices, *self._limits)
         return self._similarity.value(search)
 
     def assign(self, indices: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-        """Assign every point to the most similar of the given elements.
+        """Assign every point to the most similar of the given elements, whatever it counts.
 
         Parameters
         ----------
@@ -277,3 +364,10 @@ class FacilityLocation(Objective):
         search, _ = self._similarity.represent(indices)
         assignment = self._similarity.assignment(search)
         return assignment, sizes_of(assignment, len(indices))
+
+
+def _check_place(backend: str, data: ArrayLike, *parts: ArrayLike | None) -> None:
+    """Refuse what a GPU's kernels are not for."""
+    guided = any(part is not None for part in parts)
+    if check_backend(backend, data) == "cuda" and guided:
+        raise ValueError("weights, query and private are for the CPU: use backend='cpu'")

@@ -25,7 +25,7 @@ from subsel.validation import (
     check_matrix_shape,
 )
 
-__all__ = ["METRICS", "amounts", "conditioned", "features", "matrix", "require_gpu"]
+__all__ = ["METRICS", "amounts", "conditioned", "features", "largest", "matrix", "require_gpu"]
 
 
 def matrix(similarity: ArrayLike, backend: str = "auto", name: str = "similarity") -> Any:
@@ -70,6 +70,16 @@ def amounts(
     if result.span > high:
         result.refuse(lambda entries: entries > high, name, f"{what} must be in [0, {high:g}]")
     return result
+
+
+def largest(similarity: ArrayLike, name: str, n_points: int) -> np.ndarray:
+    """Each point's largest similarity to some items, float64, from a matrix (n_points, items)."""
+    items = matrix(similarity, "cpu", name)
+    if items.n_points != n_points:
+        raise ValueError(
+            f"{name} must have a row for each of the {n_points} points, not {items.n_points}"
+        )
+    return items.largest()
 
 
 def features(X: ArrayLike, backend: str = "auto") -> Any:

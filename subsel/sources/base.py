@@ -5,7 +5,7 @@ order of its own ("slots").
 """
 
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from subsel.kernels import cpu
 from subsel.kernels.cpu import LANES, Search, coverage, threads
 from subsel.pacing import portions
 from subsel.sources.levels import CpuLevels, frozen
+from subsel.sources.scale import grid
 
 _LOG = 3
 """Changes logged for each point before all blocks are settled and the log starts anew."""
@@ -28,6 +29,19 @@ _PORTION = 2**26
 def portion(work: int, count: int) -> int:
     """How many of `count` equal parts of some work take about a tenth of a second."""
     return max(1, count if work <= _PORTION else count * _PORTION // work)
+
+
+class Limits(NamedTuple):
+    """What limits the terms of facility location, by slot and as similarities are stored.
+
+    See `Search` for what they are; `weights` is empty if all are 1.
+    """
+
+    start: np.ndarray
+    most: np.ndarray
+    weights: np.ndarray
+    up: float
+    down: float
 
 
 class Similarity:
@@ -63,16 +77,48 @@ class Similarity:
         self.__dict__.update(state)
         self.store = frozen(self.store)
 
-    def search(self, *, log: bool = True) -> Search:
+    def limits(
+        self, least: np.ndarray | None, most: np.ndarray | None, weights: np.ndarray | None
+    ) -> Limits:
+        """Bounds of what counts of the points' similarities, and weights of the points.
+
+        All are (n_points,), or None where there are none. Bounds are rounded to numbers that
+        similarities could be.
+        """
+        largest = self.span - self.offset
+        heaviest = 1.0 if weights is None else float(weights.max())
+
+        def stored(values: np.ndarray) -> np.ndarray:
+            near = np.clip(values / self.unit - self.offset, -self.offset, largest)
+            near = near.astype(self.dtype).astype(np.float64)
+            return self.points_in_slots(np.rint(near * self.store.up) * self.store.down)
+
+        nothing = np.zeros(self.n_points)
+        return Limits(
+            stored(nothing if least is None else least),
+            np.full(self.point_slots, np.inf) if most is None else stored(most),
+            np.empty(0) if weights is None else self.points_in_slots(weights),
+            *grid(self.n_points, self.span * heaviest),
+        )
+
+    def search(self, limits: Limits | None = None, *, log: bool = True) -> Search:
         """Nothing selected; without a `log`, gains cannot be kept."""
         blocks = -(-self.n // self.width)
         n_points = self.point_slots
         entries = (_LOG if log else 1) * n_points
-        best = np.full(n_points, -self.offset)
+        start, most, weights, up, down = limits or Limits(
+            np.empty(0), np.full(n_points, np.inf), np.empty(0), 1.0, 1.0
+        )
+        best = start.copy() if limits else np.full(n_points, -self.offset)
         best[self.n_points :] = np.inf
         return Search(
             best=best,
-            assigned=np.full(n_points, self.unassigned),
+            start=start,
+            most=most,
+            weights=weights,
+            up=up,
+            down=down,
+            assigned=np.full(n_points, -1 if limits else self.unassigned),
             last=np.full(n_points, -1),
             reach=np.full(-(-n_points // LANES), np.inf, self._number),
             changed=np.empty(entries, np.int64),
@@ -157,13 +203,27 @@ class Similarity:
         return self.of_points(search.assigned)[: self.n_points].copy()
 
     def value(self, search: Search) -> float:
-        """Sum of the points' similarities to what represents them."""
-        best = self.of_points(search.best)[: self.n_points]
-        return float((best + self.offset).sum()) * self.unit
+        """Sum of what the points' similarities to what represents them count."""
+        terms = search.best + self.offset
+        if search.start.size:
+            terms = self._weighed(search, search.best) - self._weighed(search, search.start)
+        return float(self.of_points(terms)[: self.n_points].sum()) * self.unit
 
-    def represent(self, candidates: np.ndarray) -> tuple[Search, np.ndarray]:
+    @staticmethod
+    def _weighed(search: Search, similarities: np.ndarray) -> np.ndarray:
+        if not search.weights.size:
+            return similarities
+        return np.rint(search.weights * similarities * search.up) * search.down
+
+    def best(self, search: Search) -> np.ndarray:
+        """Each point's similarity to what represents it."""
+        return (self.of_points(search.best)[: self.n_points] + self.offset) * self.unit
+
+    def represent(
+        self, candidates: np.ndarray, limits: Limits | None = None
+    ) -> tuple[Search, np.ndarray]:
         """A search to which candidates were added one by one, and what each of them gained."""
-        search = self.search(log=False)
+        search = self.search(limits, log=False)
         gains = cpu.represent(self.store, self.slots(candidates), search)
         return search, gains * self.unit
 
@@ -171,6 +231,11 @@ class Similarity:
     def seen(search: Search) -> int:
         """Similarities looked at."""
         return int(search.counts[cpu.SEEN])
+
+    @property
+    def dtype(self) -> Any:
+        """The type of the similarities."""
+        return self._number
 
     @property
     def terms(self) -> float:

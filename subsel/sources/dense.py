@@ -34,6 +34,11 @@ class DenseSimilarity(Similarity):
         self.offset, self.unit, self.span = offset, unit, span
         self.store = Dense(matrix, symmetric, *grid(self.n_points, span))
 
+    @property
+    def dtype(self) -> Any:
+        """The type of the similarities."""
+        return self.matrix.dtype
+
     @classmethod
     def from_matrix(cls, matrix: np.ndarray, name: str) -> "DenseSimilarity":
         """Check a user's matrix. In F order it is transposed if symmetric, else copied."""
@@ -94,6 +99,10 @@ class DenseSimilarity(Similarity):
         pieces = [(i, min(i + step, self.n_points)) for i in range(0, self.n_points, step)]
         with ThreadPoolExecutor(cpu.threads()) as pool:
             list(pool.map(lambda piece: kernel(self.matrix, *arguments, *piece), pieces))
+
+    def largest(self) -> np.ndarray:
+        """Each point's largest similarity."""
+        return self.matrix.max(axis=1).astype(np.float64)
 
     def restrict(self, candidates: np.ndarray) -> "DenseSimilarity":
         """The same points with fewer candidates (a copy of their columns)."""

@@ -71,6 +71,33 @@ class Features:
         """Similarities of the rows to one another, by the faster way that fits into `memory`."""
         return Conditioned.of(self.array, metric, gamma).fastest(check_memory(memory))
 
+    def others(self, items: ArrayLike, name: str) -> np.ndarray:
+        """Checked features of other items, of as many columns and of the same type."""
+        array = as_float_array(items, name)
+        d = self.array.shape[1]
+        check_matrix_shape(array.shape, name, f"(items, {d}), like X")
+        if array.shape[1] != d:
+            raise ValueError(f"{name} must have the {d} columns that X has, not {array.shape[1]}")
+        check_entries(array, name)
+        return array.astype(self.array.dtype)
+
+    def guided(
+        self, metric: str, gamma: float | None, memory: float | None, others: list[np.ndarray]
+    ) -> tuple[Similarity, list[np.ndarray]]:
+        """Similarities of the rows to one another, and each row's largest to rows of others.
+
+        All are in the same units, with an offset for which none of them is negative.
+        """
+        whole = Conditioned.of(np.concatenate([self.array, *others]), metric, gamma)
+        n, at, largest = len(self), len(self), []
+        own = Conditioned(read_only(whole.rows[:n]), metric, whole.scale)
+        for other in others:
+            rows = np.concatenate([own.rows, whole.rows[at : at + len(other)]])
+            facing = Conditioned(rows, metric, whole.scale, n).facing(n)
+            largest.append(facing.best(facing.represent(np.arange(len(other)))[0]))
+            at += len(other)
+        return own.fastest(check_memory(memory)), largest
+
 
 class Conditioned:
     """Features made ready for the kernels, and the units of the similarities that they give.
@@ -178,9 +205,9 @@ class FeatureSimilarity(Similarity):
         return super().grow(search, elements, gains)
 
     def _sum_all(self, search: Search) -> None:
-        """Gains of all candidates, from every pair of rows once, if nothing is known yet."""
+        """All gains, from every pair of rows once, if nothing is known yet and all points alike."""
         known = search.counts[cpu.ADDED] or (search.settled >= 0).any()
-        if known or self.candidates is not self.points:
+        if known or search.start.size or self.candidates is not self.points:
             return
         low, count, pairs = search.best[0], self.points.count, self.n**2 // 2
         pieces = cpu.threads() if pairs >= base.PARALLEL_WORK else 1

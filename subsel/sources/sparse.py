@@ -25,6 +25,11 @@ class SparseSimilarity(Similarity):
         self.store = Sparse(*compressed(rows), *compressed(columns), up, down)
 
     @property
+    def dtype(self) -> Any:
+        """The type of the similarities."""
+        return self.columns.dtype
+
+    @property
     def terms(self) -> float:
         """Similarities of one candidate that are looked at for a gain from scratch."""
         return self.columns.nnz / self.n
@@ -35,6 +40,10 @@ class SparseSimilarity(Similarity):
         rows = as_csr(matrix, name)
         span = check_stored(rows, name)
         return cls(rows, rows.tocsc(), span)
+
+    def largest(self) -> np.ndarray:
+        """Each point's largest similarity."""
+        return self.columns.max(axis=1).toarray().ravel().astype(np.float64)
 
     def restrict(self, candidates: np.ndarray) -> "SparseSimilarity":
         """The same points with fewer candidates (a copy of their columns)."""

@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from subsel.kernels.compiling import kernel
+from subsel.kernels.compiling import inlined, kernel
+from subsel.kernels.cpu.lanes import quantize
 
 LOGGED, RUNS, ADDED, SEEN, TODO = range(5)
 """In `Search.counts`: entries and runs in the log, elements added, similarities seen, `todo`."""
@@ -14,8 +15,11 @@ class Search(NamedTuple):
     """A growing selection.
 
     By point: `best` similarity to a selected element (inf for padding), position of that element in
-    order of adding (`assigned`), `last` entry in the log or -1. By group of LANES points: `reach`,
-    the squared distance beyond which no candidate can improve any of them.
+    order of adding (`assigned`), `last` entry in the log or -1. What limits the terms of F: `start`
+    is the best before anything is selected (empty: the same for all points), and similarity above
+    `most` does not count. A term is `weights` times the similarity, rounded to the grid of `up` and
+    `down` (no weights: the similarity itself). By group of LANES points: `reach`, the squared
+    distance beyond which no candidate can improve any of them.
 
     The log: points that `changed`, their similarity `before`, the point's `previous` entry; and the
     runs of entries that are of one group: `run_start`, `run_group`, and its reach before.
@@ -28,6 +32,11 @@ class Search(NamedTuple):
     """
 
     best: np.ndarray
+    start: np.ndarray
+    most: np.ndarray
+    weights: np.ndarray
+    up: float
+    down: float
     assigned: np.ndarray
     last: np.ndarray
     reach: np.ndarray
@@ -51,7 +60,10 @@ class Search(NamedTuple):
 
 @kernel
 def improve(search, i, s):
-    """A point gets a representative that is more similar."""
+    """A point gets a representative that is more similar, unless it had the most that counts."""
+    s = min(s, search.most[i])
+    if not s > search.best[i]:
+        return
     at = search.counts[LOGGED]
     search.changed[at] = i
     search.before[at] = search.best[i]
@@ -60,6 +72,14 @@ def improve(search, i, s):
     search.assigned[i] = search.counts[ADDED]
     search.best[i] = s
     search.counts[LOGGED] = at + 1
+
+
+@inlined
+def weighed(search, i, s):
+    """What a similarity of point `i` counts."""
+    if search.weights.size:
+        return quantize(search.weights[i] * s, search.up, search.down)
+    return s
 
 
 @kernel

@@ -11,9 +11,9 @@ any skipped zero and any subtraction of an old term leave the same bits.
 import numpy as np
 from numba import prange
 
-from subsel.kernels.compiling import by_type, kernel
+from subsel.kernels.compiling import by_type, inlined, kernel
 from subsel.kernels.cpu.lanes import LANES, quantize
-from subsel.kernels.cpu.log import ADDED, LOGGED, RUNS, SEEN, TODO, clear_log
+from subsel.kernels.cpu.log import ADDED, LOGGED, RUNS, SEEN, TODO, clear_log, weighed
 from subsel.kernels.cpu.stores import (
     Dense,
     Sparse,
@@ -23,6 +23,7 @@ from subsel.kernels.cpu.stores import (
     point_gaps,
     store_reach,
     sweep,
+    weighted_sweep,
 )
 
 _CHUNK = 256
@@ -39,7 +40,9 @@ def represent(store, slots, search):
     for step in range(slots.size):
         cover(store, slots[step], search)
         for entry in range(search.counts[LOGGED]):
-            gains[step] += search.best[search.changed[entry]] - search.before[entry]
+            i = search.changed[entry]
+            before = weighed(search, i, search.before[entry])
+            gains[step] += weighed(search, i, search.best[i]) - before
         clear_log(search)
     return gains
 
@@ -102,6 +105,17 @@ def find_leads(search):
             _find_lead(search, block)
 
 
+@inlined
+def _sweep(store, search, block, points, weights, low, high, m, sign):
+    """A sweep of the kind that the terms ask for."""
+    if search.weights.size:
+        for a in range(m):
+            weights[a] = search.weights[points[a]]
+        grid = search.up, search.down
+        return weighted_sweep(store, block, points, weights, low, high, m, sign, grid, search.gains)
+    return sweep(store, block, points, low, high, m, sign, search.gains)
+
+
 @kernel
 def _settle_block(store, search, block):
     """Bring the gains of a block up to date; returns similarities seen."""
@@ -118,6 +132,7 @@ def _settle_block(store, search, block):
     points = np.empty(_CHUNK + 4, np.int64)
     low = np.empty(_CHUNK + 4)
     high = np.empty(_CHUNK + 4)
+    weights = np.empty(_CHUNK + 4)
     gaps = np.empty(search.reach.size, search.reach.dtype)
     group_gaps(store, block, gaps)
     near = np.zeros(LANES, search.reach.dtype)
@@ -136,13 +151,13 @@ def _settle_block(store, search, block):
             point_gaps(store, block, group, near)
         for left in range(begin, end, LANES):
             if m + LANES > _CHUNK:
-                seen += sweep(store, (start, stop), points, low, high, m, sign, search.gains)
+                seen += _sweep(store, search, (start, stop), points, weights, low, high, m, sign)
                 m = 0
             for entry in range(left, min(left + LANES, end)):
                 if afresh:
                     i = entry
-                    before, after = best[i], np.inf
-                    needed = before < np.inf
+                    before, after = best[i], search.most[i]
+                    needed = before < after
                 else:
                     # Of a point that changed several times, the first entry stands for all.
                     i = search.changed[entry]
@@ -153,7 +168,7 @@ def _settle_block(store, search, block):
                 # Written in any case, and kept if needed: no branch to be mispredicted.
                 points[m], low[m], high[m] = i, before, after
                 m += needed
-    seen += sweep(store, (start, stop), points, low, high, m, sign, search.gains)
+    seen += _sweep(store, search, (start, stop), points, weights, low, high, m, sign)
     search.settled[block] = search.counts[RUNS]
     _find_lead(search, block)
     return seen
@@ -174,15 +189,16 @@ def _settle_all(store, search):
     for entry in range(first_entry, last_entry):
         i = entry if afresh else search.changed[entry]
         low = best[i] if afresh else search.before[entry]
-        high = np.inf if afresh else best[i]
+        high = search.most[i] if afresh else best[i]
         if not afresh and search.previous[entry] >= first_entry:
             continue
         start, stop = store.row_starts[i], store.row_starts[i + 1]
+        base = weighed(search, i, low)
         for p in range(start, stop):
             s = quantize(np.float64(store.row_data[p]), store.up, store.down)
             if s > low:
                 j = store.row_columns[p]
-                gain = min(s, high) - low
+                gain = weighed(search, i, min(s, high)) - base
                 gains[j] += gain if afresh else -gain
                 touched[j // search.width] = True
         seen += stop - start

@@ -100,6 +100,11 @@ def sweep(store, block, points, low, high, m, sign, gains):
 
 
 @by_type
+def weighted_sweep(store, block, points, weights, low, high, m, sign, grid, gains):
+    """The same with similarities that count `weights` times, rounded to another grid then."""
+
+
+@by_type
 def group_gaps(store, block, out):
     """Lower bounds of squared distances from the candidates of a block to each group of points."""
 
@@ -157,7 +162,7 @@ def _tiled_cover(store, slot, search):
             s = np.float64(line[j])
             if s > search.best[i]:
                 improve(search, i, s)
-            worst = min(worst, search.best[i])
+            worst = min(worst, search.best[i] if search.best[i] < search.most[i] else np.inf)
         end_run(search, b, search.reach[b])
         search.reach[b] = squared_reach(worst, metric, gamma)
         search.counts[SEEN] += store.point_members[b]
@@ -227,6 +232,48 @@ def _tiled_sweep(store, block, points, low, high, m, sign, gains):
     out = gains[b * LANES : (b + 1) * LANES]
     for j in range(LANES):
         out[j] += sign * (total[j] - base)
+    return m * store.members[b]
+
+
+@weighted_sweep.of(Dense)
+def _dense_weighted_sweep(store, block, points, weights, low, high, m, sign, grid, gains):
+    start, stop = block
+    up, down = grid
+    out = gains[start:stop]
+    number = store.matrix.dtype.type
+    for a in range(m):
+        row, low0, high0 = store.matrix[points[a], start:stop], number(low[a]), number(high[a])
+        weight = weights[a]
+        base = quantize(weight * low[a], up, down)
+        for j in range(out.size):
+            s = quantize(np.float64(clamp(row[j], low0, high0)), store.up, store.down)
+            out[j] += sign * (quantize(weight * s, up, down) - base)
+    return m * (stop - start)
+
+
+@weighted_sweep.of(Tiled)
+def _tiled_weighted_sweep(store, block, points, weights, low, high, m, sign, grid, gains):
+    up, down = grid
+    metric, gamma = store.metric, store.gamma
+    b = block[0] // LANES
+    tile = store.tiles[b]
+    number = tile.dtype.type
+    quad = np.empty(4 * LANES, tile.dtype)
+    total = np.zeros(LANES)
+    points[m : m + 3] = points[0]
+    for a in range(0, m, 4):
+        picked = (points[a], points[a + 1], points[a + 2], points[a + 3])
+        similarities(tile, store.point_rows, picked, metric, gamma, store.up, store.down, quad)
+        for q in range(min(4, m - a)):
+            line = quad[q * LANES : (q + 1) * LANES]
+            low0, high0, weight = number(low[a + q]), number(high[a + q]), weights[a + q]
+            base = quantize(weight * low[a + q], up, down)
+            for j in range(LANES):
+                s = np.float64(clamp(line[j], low0, high0))
+                total[j] += quantize(weight * s, up, down) - base
+    out = gains[b * LANES : (b + 1) * LANES]
+    for j in range(LANES):
+        out[j] += sign * total[j]
     return m * store.members[b]
 
 
