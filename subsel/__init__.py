@@ -27,6 +27,10 @@ _HOME = {
     "Selection": "subsel.selection",
     "greedy": "subsel.optimizers",
     "lazy_greedy": "subsel.optimizers",
+    "threshold_greedy": "subsel.optimizers",
+    "sieve_streaming": "subsel.optimizers",
+    "refine": "subsel.optimizers",
+    "random_greedy": "subsel.optimizers",
     "stochastic_greedy": "subsel.optimizers",
     "select": "subsel.coreset",
     "greedi": "subsel.distributed",
@@ -51,8 +55,12 @@ __all__ = [
     "greedi",
     "greedy",
     "lazy_greedy",
+    "random_greedy",
+    "refine",
     "select",
+    "sieve_streaming",
     "stochastic_greedy",
+    "threshold_greedy",
 ]
 
 if TYPE_CHECKING:
@@ -76,7 +84,11 @@ if TYPE_CHECKING:
     )
     from subsel.optimizers.greedy import greedy
     from subsel.optimizers.lazy_greedy import lazy_greedy
+    from subsel.optimizers.random_greedy import random_greedy
+    from subsel.optimizers.refine import refine
+    from subsel.optimizers.sieve_streaming import sieve_streaming
     from subsel.optimizers.stochastic_greedy import stochastic_greedy
+    from subsel.optimizers.threshold_greedy import threshold_greedy
     from subsel.selection import Selection
 
 

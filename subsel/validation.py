@@ -408,6 +408,20 @@ def check_indices(indices: ArrayLike, n: int, name: str = "indices") -> np.ndarr
     return array.astype(np.int64)
 
 
+def check_distinct(indices: ArrayLike | None, n: int, name: str) -> np.ndarray:
+    """Checked indices of which none occurs twice; a mask of n booleans names the true ones."""
+    if indices is None:
+        return np.empty(0, np.int64)
+    array = np.asarray(indices)
+    if array.dtype == bool and array.shape == (n,):
+        return np.flatnonzero(array)
+    array = check_indices(indices, n, name)
+    values, counts = np.unique(array, return_counts=True)
+    if len(values) < len(array):
+        raise ValueError(f"{name} has {values[counts > 1][0]} more than once")
+    return array
+
+
 def check_values(
     values: ArrayLike, name: str, n: int, low: float = -math.inf, ends: str = "(",
     of: str = "candidate", high: float = math.inf,

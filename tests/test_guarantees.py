@@ -127,3 +127,46 @@ def test_what_is_neither_monotone_nor_submodular_has_no_certificate():
     S = np.random.default_rng(0).random((6, 6))
     assert subsel.greedy(subsel.SumRedundancy(S + S.T), 2).bound is None
     assert subsel.greedy(subsel.DisparitySum(1 - np.eye(6)), 2).bound is None
+
+
+def test_threshold_greedy_and_sieve_streaming(member, f, values):
+    if not member.monotone:
+        pytest.skip("not monotone")
+    optimum = best(values, CONSTRAINTS["count"][1])
+    for epsilon in (0.1, 0.4):
+        chosen = subsel.threshold_greedy(f, 3, epsilon, exclude=EXCLUDED)
+        assert chosen.value >= (E - epsilon) * optimum - 1e-9
+        assert chosen.bound >= optimum - 1e-9 * abs(optimum)
+        chosen = subsel.sieve_streaming(f, 3, epsilon, exclude=EXCLUDED)
+        assert chosen.value >= (1 / 2 - epsilon) * optimum - 1e-9
+        assert chosen.bound >= optimum - 1e-9 * abs(optimum)
+
+
+def test_stochastic_and_random_greedy_in_the_mean(member, f, values):
+    optimum = best(values, CONSTRAINTS["count"][1])
+    if min(values.values()) < 0:
+        pytest.skip("F is negative for some sets")
+    if member.monotone:
+        drawn = [
+            subsel.stochastic_greedy(f, 3, 0.2, random_state=seed, exclude=EXCLUDED).value
+            for seed in range(8)
+        ]
+        assert np.mean(drawn) >= (E - 0.2) * optimum
+    drawn = [
+        subsel.random_greedy(f, 3, random_state=seed, exclude=EXCLUDED).value for seed in range(8)
+    ]
+    assert np.mean(drawn) >= (E if member.monotone else 1 / math.e) * optimum
+
+
+@pytest.mark.parametrize("name", ["count", "knapsack, ratio", "groups", "floors"])
+def test_refine(member, f, values, name):
+    constraint, allowed, _ = CONSTRAINTS[name]
+    begun = subsel.greedy(f, constraint, exclude=EXCLUDED)
+    if not len(begun):
+        return
+    refined = subsel.refine(f, begun, budget=constraint, exclude=EXCLUDED)
+    assert refined.value >= begun.value - 1e-9 * abs(begun.value)
+    assert allowed(refined.indices.tolist())
+    if member.monotone and name == "count":
+        worst = subsel.refine(f, OPEN[:3], exclude=EXCLUDED)
+        assert worst.value >= best(values, allowed) / 2

@@ -147,6 +147,9 @@ class _Counting(State):
 class Unlimited(Constraint):
     """As many elements as there are: a target decides."""
 
+    def __repr__(self) -> str:
+        return "no budget"
+
     def start(self, closed: np.ndarray, given: np.ndarray) -> State:
         """An empty selection."""
         return _Counting(len(closed))

@@ -6,7 +6,7 @@ from subsel.optimizers.run import Run
 
 
 class Bounds:
-    """What is known of the gains of a submodular objective from earlier steps.
+    """What is known of gains from earlier steps; of an objective that is not submodular, nothing.
 
     Gains never rise, so a gain from an earlier step bounds today's from above. A computed gain may
     be larger than an earlier one by rounding; bounds are raised by as much (`Objective.rounding`).
@@ -41,8 +41,14 @@ class Bounds:
         element = int(candidates[at])
         return element, float(self.upper[element])
 
+    def stale(self, candidates: np.ndarray) -> np.ndarray:
+        """Those whose gain is not known now."""
+        return candidates[~self._fresh[candidates]]
+
     def evaluate(self, candidates: np.ndarray) -> None:
         """Replace bounds by the gains themselves."""
+        if not len(candidates):
+            return
         gains = self._run.evaluated(candidates)
         self._largest = max(self._largest, float(np.abs(gains).max(initial=0)))
         self._run.note(candidates, gains)
@@ -54,3 +60,5 @@ class Bounds:
         slack = self._run.f.rounding
         self.upper[self._fresh] += 2.0**-44 * self._largest if slack is None else slack
         self._fresh[:] = False
+        if not self._run.f.submodular:
+            self.upper[:] = np.inf

@@ -9,6 +9,7 @@ import math
 import os
 import threading
 import warnings
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any
 
@@ -19,7 +20,7 @@ from subsel.objectives import FacilityLocation, Objective
 from subsel.pacing import Pace
 from subsel.progress import Progress
 from subsel.selection import Selection, bound_of_greedy
-from subsel.validation import ArrayLike, as_host_array, check_indices, check_number, whole_number
+from subsel.validation import ArrayLike, check_distinct, check_number, whole_number
 
 STOPPED = ("budget", "target", "coverage", "min_gain", "exhausted")
 """Why a search ended: see `Selection.stopped`."""
@@ -69,7 +70,9 @@ class Run:
         min_gain: float | None = None,
         progress: bool = False,
         submodular: bool = False,
+        monotone: bool = False,
         greedy: bool = False,
+        ranks: bool = True,
     ) -> None:
         self.f = as_objective(f)
         self._searched = self.f.searched()
@@ -78,6 +81,11 @@ class Run:
                 f"{optimizer} is for submodular objectives, which {type(self.f).__name__} says "
                 "that it is not: use subsel.greedy"
             )
+        if monotone and not self.f.monotone:
+            raise ValueError(
+                f"{optimizer} is for monotone objectives, which {type(self.f).__name__} says that "
+                "it is not: use subsel.random_greedy, or subsel.greedy"
+            )
         self._constraint = as_constraint(budget)
         if isinstance(self._constraint, Unlimited) and (target, coverage, min_gain) == (None,) * 3:
             raise ValueError(
@@ -85,8 +93,8 @@ class Run:
                 "where target, coverage or min_gain says when to stop"
             )
         n = self.f.n
-        self._given = _distinct(given, n, "given")
-        excluded = _distinct(exclude, n, "exclude")
+        self._given = check_distinct(given, n, "given")
+        excluded = check_distinct(exclude, n, "exclude")
         if len(both := np.intersect1d(self._given, excluded)):
             raise ValueError(f"{both[0]} is in given and in exclude")
         self._min_gain = -math.inf
@@ -110,7 +118,7 @@ class Run:
             raise ValueError(f"all of {n} candidates are given or excluded: none is left to select")
         self._state = self._constraint.start(self.closed, self._given)
         self._greedy = greedy
-        if self._state.singles and not greedy:
+        if self._state.singles and ranks and not greedy:
             raise ValueError(
                 f"{optimizer} does not try single elements, as a Knapsack of rule='best' wants: "
                 "give it rule='ratio' or rule='plain', or use subsel.greedy"
@@ -161,7 +169,8 @@ class Run:
         if self._fraction is not None:
             self._target = self._fraction * self.f.value(np.arange(self.f.n))
             self._stop_at_target = "coverage"
-        self._hold(np.empty(0, np.int64))
+        self.hold([])
+        self._counted = 0
         self._base = self.f.value(self._given) if len(self._given) else 0.0
         self._reached = self._base
         if self._target is not None and self._reached >= self._target:
@@ -187,6 +196,38 @@ class Run:
             self._stopped = "exhausted" if all_picked else "budget"
             return 0
         return min(safe, left, self._pace.size())
+
+    def end(self, why: str) -> None:
+        """The search is over, unless it ended before."""
+        self._stopped = self._stopped or why
+
+    def count(self, optimizer: str) -> int:
+        """The budget of an optimizer that works with a count only."""
+        if not isinstance(self._constraint, Count):
+            raise ValueError(
+                f"{optimizer} works with a count as budget only, not with {self._constraint}: "
+                "use subsel.greedy"
+            )
+        return int(self._constraint.k)
+
+    @property
+    def missing(self) -> float:
+        """By how much F of what is picked has to exceed that of what is given, for the target."""
+        return math.inf if self._target is None else self._target - self._base
+
+    @property
+    def least_gain(self) -> float:
+        """The smallest gain that is above min_gain."""
+        return math.nextafter(self._min_gain, math.inf)
+
+    def closed_beside(self, elements: list[int]) -> np.ndarray:
+        """What may not be selected beside some elements, these included."""
+        closed = self._never.copy()
+        closed[elements] = True
+        state = self._constraint.start(self._never, self._given)
+        state.add(np.array(elements, np.int64))
+        state.close(closed)
+        return closed
 
     def candidates(self) -> np.ndarray:
         """What may be picked, ascending."""
@@ -241,12 +282,12 @@ class Run:
 
     def _rewind(self) -> None:
         """Leave the objective with what is selected, where it had gone on beyond the stop."""
-        self._counted += self.f.n_evaluations or 0
-        self._hold(self.picked())
+        self.hold(self.picked())
         self._counted -= self.f.n_evaluations or 0
 
-    def _hold(self, elements: np.ndarray) -> None:
+    def hold(self, elements: Iterable[int]) -> None:
         """Make the objective hold what is given and some elements, and nothing else."""
+        self._counted += self.f.n_evaluations or 0
         self.f.reset()
         for element in (*self._given, *elements):
             self.f.add(int(element))
@@ -300,7 +341,7 @@ class Run:
         """
         if self._certified:
             self._certify(upper)
-        if self._state.singles and self._stopped in ("budget", "exhausted"):
+        if self._state.singles and self._greedy and self._stopped in ("budget", "exhausted"):
             self._try_singles()
         if self.f.caution:
             warnings.warn(self.f.caution, RuntimeWarning, stacklevel=3)
@@ -337,18 +378,13 @@ class Run:
         at_most = before + np.maximum(ratios * own.min(), ratios * own.max())
         found, held = None, -1
         for at in np.flatnonzero(at_most > best):
-            closed = self._never.copy()
-            closed[elements[:at]] = True
-            state = self._constraint.start(self._never, self._given)
-            state.add(elements[:at])
-            state.close(closed)
+            closed = self.closed_beside(elements[:at].tolist())
             closed |= before[at] + ratios[at] * self.costs <= best
             candidates = np.flatnonzero(~closed)
             if not len(candidates):
                 continue
             if held < 0:
-                self._counted += self.f.n_evaluations or 0
-                self._hold(elements[:at])
+                self.hold(elements[:at])
             else:
                 for element in elements[held:at]:
                     self.f.add(int(element))
@@ -382,17 +418,3 @@ def as_objective(f: Objective | ArrayLike) -> Objective:
             f"{getattr(f, 'n', 'missing')!r}: set self.n in its __init__"
         )
     return f
-
-
-def _distinct(indices: ArrayLike | None, n: int, name: str) -> np.ndarray:
-    """Checked indices of which none occurs twice; a mask of n booleans names the true ones."""
-    if indices is None:
-        return np.empty(0, np.int64)
-    array = as_host_array(indices, name)
-    if array.dtype == bool and array.shape == (n,):
-        return np.flatnonzero(array)
-    array = check_indices(indices, n, name)
-    values, counts = np.unique(array, return_counts=True)
-    if len(values) < len(array):
-        raise ValueError(f"{name} has {values[counts > 1][0]} more than once")
-    return array

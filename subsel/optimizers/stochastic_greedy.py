@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from subsel.objectives import Objective
+from subsel.optimizers.bounds import Bounds
 from subsel.optimizers.run import Run
 from subsel.selection import Selection
 from subsel.validation import ArrayLike, check_number, check_random_state
@@ -83,18 +84,17 @@ def stochastic_greedy(
                 "stochastic_greedy's samples depends on it"
             )
         size = math.ceil(run.f.n / run.most * -math.log(epsilon))
-        left = run.candidates()
+        left, bounds = run.candidates(), Bounds(run)
         while run.room():
             count = min(size, len(left))
             drawn = random.choice(len(left), count, replace=False, shuffle=False)
             drawn = drawn[np.argsort(left[drawn])]
             sample = left[drawn]
-            gains = run.f.checked_gains(sample)
-            run.evaluations += count
-            best = int(np.argmax(run.worth(gains, sample)))
-            run.pick(int(sample[best]), float(gains[best]))
-            left[drawn[best]] = left[-1]
+            element, gain = bounds.best(sample)
+            run.pick(element, gain)
+            bounds.grown()
+            left[drawn[np.searchsorted(sample, element)]] = left[-1]
             left = left[:-1]
             if run.closed[left].any():
                 left = left[~run.closed[left]]
-        return run.selection()
+        return run.selection(bounds.upper)

@@ -1,0 +1,171 @@
+"""Sieve streaming: one pass over the candidates, in the order in which they come."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from subsel.objectives import Objective
+from subsel.optimizers.run import Run
+from subsel.selection import Selection
+from subsel.validation import ArrayLike, check_distinct, check_number
+
+_CHUNK = 512
+"""Candidates that are taken from the stream together, at least."""
+
+
+@dataclass
+class _Sieve:
+    """What was selected by one threshold."""
+
+    elements: list[int] = field(default_factory=list)
+    gains: list[float] = field(default_factory=list)
+
+    @property
+    def value(self) -> float:
+        return math.fsum(self.gains)
+
+
+def sieve_streaming(
+    f: Objective | ArrayLike,
+    budget: Any,
+    epsilon: float = 0.1,
+    *,
+    order: ArrayLike | None = None,
+    given: ArrayLike | None = None,
+    exclude: ArrayLike | None = None,
+    target: float | None = None,
+    coverage: float | None = None,
+    min_gain: float | None = None,
+    progress: bool = False,
+) -> Selection:
+    """Select at most `budget` elements in one pass, which sees every candidate once.
+
+    Several thresholds, which lie apart by the factor 1 + epsilon, are tried side by side. Each
+    selects a candidate that comes by if it gains at least the threshold; the best of the selections
+    is returned. Thresholds that can no longer be the right one are given up.
+
+    Parameters
+    ----------
+    f : Objective, or array_like or sparse matrix of shape (n_points, n_candidates)
+        What to maximize; a matrix means ``FacilityLocation(f)``. It must be submodular and
+        monotone. An objective is reset first.
+    budget : int or `subsel.constraints.Count`
+        Number of elements k, 1..n.
+    epsilon : float, default 0.1
+        In (0, 1).
+    order : array_like of int, shape (m,), optional
+        The candidates in the order in which they come; those left out never do. Default:
+        0, 1, ..., n - 1.
+    given, exclude, target, coverage, progress
+        As for `greedy`.
+    min_gain : float, optional
+        Pass over a candidate whose gain is not larger than this.
+
+    Returns
+    -------
+    Selection
+        At most k distinct elements. `stopped` is ``"exhausted"`` where they are fewer: the pass is
+        over.
+
+    Raises
+    ------
+    TypeError, ValueError, RuntimeError
+        As `greedy` does, and if the objective says that it is not submodular, or not monotone, or
+        the budget is no count.
+
+    Notes
+    -----
+    F is at least 1/2 - epsilon of the largest possible, in any order; in a random order mostly far
+    more. Keeps O(k / epsilon) elements at any time. Evaluates at most O(n log(k) / epsilon) gains;
+    those of candidates that gain less than a threshold alone are not evaluated for it. Candidates
+    are taken from the stream some hundreds at a time, which does not change what a threshold
+    selects.
+
+    References
+    ----------
+    Kazemi, Mitrovic, Zadimoghaddam, Lattanzi, Karbasi (2019), "Submodular streaming in all its
+    glory: tight approximation, minimum memory and low adaptive complexity", Algorithm 1
+    (SieveStreaming++).
+
+    Examples
+    --------
+    >>> import subsel
+    >>> S = [[1.0, 0.6, 0.0], [0.0, 0.6, 1.0]]
+    >>> subsel.sieve_streaming(S, 2, order=[2, 0, 1]).indices
+    array([2, 0])
+    """
+    epsilon = float(check_number(epsilon, "epsilon", 0, 1))
+    search = Run(
+        "sieve_streaming", f, budget, given=given, exclude=exclude, target=target,
+        coverage=coverage, min_gain=min_gain, progress=progress, submodular=True, monotone=True,
+    )  # fmt: skip
+    k = search.count("sieve_streaming")
+    stream = np.arange(search.f.n)
+    if order is not None:
+        stream = check_distinct(order, search.f.n, "order")
+    stream = stream[~search.closed[stream]]
+    with search as run:
+        sieves: dict[int, _Sieve] = {}
+        largest = reached = 0.0  # gain of a single element, and F of a sieve
+        step = max(_CHUNK, 4 * k)
+        for start in range(0, len(stream), step):
+            if not run.room() or reached >= run.missing:
+                break
+            chunk = stream[start : start + step]
+            run.hold([])
+            alone = run.evaluated(chunk)
+            rising = np.maximum.accumulate(np.maximum(alone, largest))
+            largest = float(rising[-1])
+            for i in _thresholds(largest, max(reached, largest) / (2 * k), epsilon):
+                threshold = (1 + epsilon) ** i
+                begin = 0
+                if i not in sieves:
+                    sieves[i] = _Sieve()
+                    begin = int(np.searchsorted(rising, threshold))
+                _pass(run, sieves[i], chunk, alone, begin, max(threshold, run.least_gain), k)
+                reached = max(reached, sieves[i].value)
+            kept = _thresholds(largest, max(reached, largest) / (2 * k), epsilon)
+            sieves = {i: sieve for i, sieve in sieves.items() if i in kept}
+        best = max(sieves.values(), key=lambda sieve: sieve.value, default=_Sieve())
+        run.hold(best.elements)
+        run.took(np.array(best.elements, np.int64), np.array(best.gains))
+        if run.room():
+            run.end("exhausted")
+        return run.selection()
+
+
+def _thresholds(largest: float, least: float, epsilon: float) -> range:
+    """Exponents of 1 + epsilon between (least / (1 + epsilon)) and largest."""
+    if largest <= 0:
+        return range(0)
+    base = math.log1p(epsilon)
+    return range(math.ceil(math.log(least) / base - 1), math.floor(math.log(largest) / base) + 1)
+
+
+def _pass(
+    run: Run, sieve: _Sieve, chunk: np.ndarray, alone: np.ndarray, begin: int, threshold: float,
+    k: int,
+) -> None:  # fmt: skip
+    """What a threshold selects of a part of the stream."""
+    upper = alone.copy()  # no element gains more than alone, nor more than at an earlier time
+    upper[:begin] = -np.inf
+    hopeful = np.flatnonzero(upper >= threshold)
+    if len(sieve.elements) == k or not len(hopeful):
+        return
+    run.hold(sieve.elements)
+    at, batch = 0, 4 if sieve.elements else 1
+    while at < len(hopeful) and len(sieve.elements) < k:
+        part = hopeful[at : at + batch]
+        part = part[upper[part] >= threshold]
+        upper[part] = run.evaluated(chunk[part])
+        reach = part[upper[part] >= threshold]
+        if not len(reach):
+            at, batch = at + batch, 2 * batch
+            continue
+        element = int(chunk[reach[0]])
+        run.f.add(element)
+        sieve.elements.append(element)
+        sieve.gains.append(float(upper[reach[0]]))
+        at, batch = int(np.searchsorted(hopeful, reach[0])) + 1, max(4, batch // 2)
