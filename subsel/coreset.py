@@ -46,8 +46,9 @@ def select(
 
     Parameters
     ----------
-    X : array_like, shape (n, d)
-        Features (embeddings, gradients): finite, any real dtype. May lie in a GPU's memory: a torch
+    X : array_like or scipy sparse matrix, shape (n, d)
+        Features (embeddings, gradients): finite, any real dtype. Sparse ones, such as TF-IDF, are
+        for ``"cosine"`` and ``"dot"``, and are not made dense. May lie in a GPU's memory: a torch
         tensor, or anything with ``__cuda_array_interface__`` or DLPack.
     budget : int or float, or mapping with labels
         How many rows: a count in 1..n, or a fraction in (0, 1). With labels also a mapping from
@@ -56,8 +57,9 @@ def select(
         Class of each row. Rows are then represented only by rows of their own class. A fraction f
         takes ceil(f * n_c) rows of each class of n_c; a count is shared out in proportion to n_c
         (largest remainder), at least one to each class.
-    metric : {"euclidean", "cosine", "dot", "rbf"}, default "euclidean"
-        Similarity of two rows.
+    metric : {"euclidean", "cosine", "dot", "rbf", "precomputed"}, default "euclidean"
+        Similarity of two rows. ``"precomputed"``: X has the distances of n items to one another,
+        (n, n), dense or a sparse graph, as in `FacilityLocation.from_distances`.
     method : {"lazy", "greedy", "stochastic"}, default "lazy"
         Optimizer; ``"lazy"`` and ``"greedy"`` select the same.
     backend : {"auto", "cpu", "cuda"}, default "auto"
@@ -106,11 +108,19 @@ def select(
     >>> chosen.indices, chosen.sizes
     (array([2, 3]), array([3, 2]))
     """
-    check_choice(metric, METRICS, "metric")
+    check_choice(metric, (*METRICS, "precomputed"), "metric")
     check_choice(method, METHODS, "method")
     random = check_random_state(random_state)
     allowed = check_memory(memory)
-    features = sources.features(X, backend)
+    if metric == "precomputed":
+        features: Any = sources.distances(X, backend, "X")
+        if features.array.shape[1] != len(features):
+            raise ValueError(
+                f"X must be square for metric='precomputed', not of shape {features.array.shape}; "
+                "for distances of points to other candidates, use FacilityLocation.from_distances"
+            )
+    else:
+        features = sources.features(X, backend)
     n = len(features)
     if labels is None:
         k = check_budget(budget, n, fraction=True)

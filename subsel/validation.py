@@ -212,13 +212,17 @@ def check_entries(
     return largest
 
 
-def check_stored(matrix: Any, name: str, what: str = "similarities") -> float:
+def check_stored(
+    matrix: Any, name: str, what: str = "similarities", *, non_negative: bool = True
+) -> float:
     """`check_entries` for compressed rows: what they store is finite and not negative."""
-    for at in np.flatnonzero(~(np.isfinite(matrix.data) & (matrix.data >= 0)))[:1]:
+    good = np.isfinite(matrix.data)
+    if non_negative:
+        good &= matrix.data >= 0
+    for at in np.flatnonzero(~good)[:1]:
         i, j = position(matrix, at)
-        raise ValueError(
-            f"{name}[{i}, {j}] is {matrix.data[at]}; {what} must be finite and not negative"
-        )
+        wanted = "finite and not negative" if non_negative else "finite"
+        raise ValueError(f"{name}[{i}, {j}] is {matrix.data[at]}; {what} must be {wanted}")
     return float(matrix.data.max(initial=0.0))
 
 

@@ -1,6 +1,7 @@
 """Facility location: every point is represented by the most similar selected element."""
 
 import copy
+import warnings
 from typing import Any
 
 import numpy as np
@@ -123,6 +124,12 @@ class FacilityLocation(Objective):
     ) -> None:  # fmt: skip
         _check_place(backend, similarity, weights, query, private)
         source = sources.matrix(similarity, backend)
+        if source.path == "dense" and source.looks_like_distances():
+            warnings.warn(
+                "similarity has zeros on its diagonal and is positive elsewhere, as distances are; "
+                "if these are distances, use FacilityLocation.from_distances",
+                stacklevel=2,
+            )
         if query is not None:
             query = sources.largest(query, "query", source.n_points)
         if private is not None:
@@ -148,9 +155,10 @@ class FacilityLocation(Objective):
 
         Parameters
         ----------
-        X : array_like, shape (n, d)
+        X : array_like or scipy sparse matrix, shape (n, d)
             Finite features, any real dtype. float64 is computed in float64, all else that fits in
-            float32.
+            float32. Sparse ones, such as TF-IDF, are for ``"cosine"`` and ``"dot"``; they do not
+            become dense, but their similarities do, in an n x n matrix that must fit into `memory`.
         metric : {"euclidean", "cosine", "dot", "rbf"}, default "euclidean"
             Similarity of rows x and y, with c0 in the attribute `offset`:
 
@@ -192,7 +200,7 @@ class FacilityLocation(Objective):
             float32 or 1e150 in float64); if `metric`, `gamma` or `memory` is not
             one of the above.
         TypeError
-            If X is not numeric, or is sparse.
+            If X is not numeric.
         ImportError, RuntimeError
             If a GPU is asked for, and numba-cuda, a driver or a GPU is missing.
 
@@ -224,6 +232,118 @@ class FacilityLocation(Objective):
         if metric != "rbf":
             objective.offset = source.unit * source.offset
         return objective
+
+    @classmethod
+    def from_distances(cls, D: ArrayLike, *, backend: str = "auto") -> "FacilityLocation":
+        """Facility location of similarities = largest distance - distance.
+
+        So F(S) is n_points times the largest distance, less what the points have to go to the
+        nearest element in all: selecting minimizes the loss of k-medoids.
+
+        Parameters
+        ----------
+        D : array_like or scipy sparse matrix, shape (n_points, n_candidates)
+            Non-negative, finite distances of points to candidates. In a sparse one, a graph of
+            nearest neighbours, an absent entry is a distance of at least the largest there is,
+            whose similarity is 0; and in a square one, every item is at distance 0 from itself,
+            also where that entry is absent.
+        backend : {"auto", "cpu"}, default "auto"
+            Where to compute: on the CPU.
+
+        Returns
+        -------
+        FacilityLocation
+            Its `offset` is the largest distance; 0 for a graph, of which absent entries do not
+            represent.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As for a matrix of similarities.
+
+        Notes
+        -----
+        Makes a copy of the size of D.
+
+        Examples
+        --------
+        >>> import subsel
+        >>> f = subsel.FacilityLocation.from_distances([[0.0, 1, 5], [1, 0, 4], [5, 4, 0]])
+        >>> subsel.greedy(f, 2).indices
+        array([1, 2])
+        """
+        source = sources.distances(D, backend).similarity("precomputed", None, None)
+        objective = cls.of(source)
+        objective.offset = source.offset
+        return objective
+
+    @classmethod
+    def from_neighbors(
+        cls,
+        indices: ArrayLike,
+        similarities: ArrayLike | None = None,
+        *,
+        distances: ArrayLike | None = None,
+        n_candidates: int | None = None,
+        backend: str = "auto",
+    ) -> "FacilityLocation":
+        """Facility location of each point's nearest neighbours alone, as an index returns them.
+
+        Similarity to all others counts as 0. So memory is O(n k), and 10^7 rows are possible.
+
+        Parameters
+        ----------
+        indices : array_like of int, shape (n_points, k), or scipy sparse graph of distances
+            The neighbours of each point, at most once each; a negative index stands for none, as
+            in faiss. A graph, alone, is taken as in `from_distances`: the ``kneighbors_graph`` of
+            scikit-learn with ``mode="distance"``.
+        similarities : array_like, shape (n_points, k), optional
+            Similarities to these neighbours, not negative. A point represents itself only if it
+            is among its own neighbours.
+        distances : array_like, shape (n_points, k), optional
+            Distances to them instead, of which similarities are made as in `from_distances`.
+        n_candidates : int, optional
+            Number of candidates, default n_points: the neighbours are points themselves.
+        backend : {"auto", "cpu"}, default "auto"
+            Where to compute: on the CPU.
+
+        Returns
+        -------
+        FacilityLocation
+
+        Raises
+        ------
+        ValueError
+            If indices, similarities and distances do not fit together, a neighbour stands twice in
+            a row, or a similarity or distance is negative, NaN or infinite.
+        TypeError
+            If indices are no integers, or another is not numeric.
+
+        Examples
+        --------
+        >>> import subsel
+        >>> f = subsel.FacilityLocation.from_neighbors(
+        ...     [[0, 1], [1, 0], [2, 1]], distances=[[0.0, 1.0], [0.0, 1.0], [0.0, 4.0]]
+        ... )
+        >>> subsel.greedy(f, 2).indices
+        array([0, 2])
+        """
+        if hasattr(indices, "tocsr"):
+            if similarities is not None or distances is not None:
+                raise ValueError(
+                    "a graph has its distances in it: give no similarities and no distances"
+                )
+            return cls.from_distances(indices, backend=backend)
+        if (similarities is None) == (distances is None):
+            raise ValueError("give similarities or distances of the neighbours, one of the two")
+        if n_candidates is not None:
+            n_candidates = check_count(n_candidates, "n_candidates", 1)
+        if distances is None:
+            graph = sources.graph_of(indices, similarities, n_candidates, "similarities")
+            return cls.of(sources.matrix(graph, backend, "similarities"))
+        graph = sources.graph_of(indices, distances, n_candidates, "distances")
+        source = sources.distances(graph, backend, "distances")
+        return cls.of(source.similarity("precomputed", None, None))
 
     @classmethod
     def of(cls, similarity: Any) -> "FacilityLocation":

@@ -13,9 +13,11 @@ import numpy as np
 
 from subsel.sources.amounts import Amounts
 from subsel.sources.dense import DenseSimilarity
+from subsel.sources.distances import Distances, graph_of
 from subsel.sources.features import Conditioned, Features
 from subsel.sources.scale import METRICS, Scale
 from subsel.sources.sparse import SparseSimilarity
+from subsel.sources.sparse_features import SparseFeatures
 from subsel.validation import (
     BACKENDS,
     ArrayLike,
@@ -25,7 +27,17 @@ from subsel.validation import (
     check_matrix_shape,
 )
 
-__all__ = ["METRICS", "amounts", "conditioned", "features", "largest", "matrix", "require_gpu"]
+__all__ = [
+    "METRICS",
+    "amounts",
+    "conditioned",
+    "distances",
+    "features",
+    "graph_of",
+    "largest",
+    "matrix",
+    "require_gpu",
+]
 
 
 def matrix(similarity: ArrayLike, backend: str = "auto", name: str = "similarity") -> Any:
@@ -83,9 +95,23 @@ def largest(similarity: ArrayLike, name: str, n_points: int) -> np.ndarray:
 
 
 def features(X: ArrayLike, backend: str = "auto") -> Any:
-    """Checked features (n, d), from which sources of similarities are made."""
+    """Checked features (n, d), dense or sparse, from which sources of similarities are made."""
     place = check_backend(backend, X)
+    if hasattr(X, "tocsr"):
+        if place == "cuda":
+            raise TypeError("X is sparse, which the GPU's kernels are not for: use backend='cpu'")
+        return SparseFeatures(X)
     return (cuda_sources().Features if place == "cuda" else Features)(X)
+
+
+def distances(D: ArrayLike, backend: str = "auto", name: str = "D") -> Distances:
+    """Checked distances, of which similarities are made, on the CPU."""
+    if check_choice(backend, BACKENDS, "backend") == "cuda":
+        raise ValueError(
+            "distances are for the CPU: use backend='cpu', or give similarities "
+            "(D.max() - D) to FacilityLocation"
+        )
+    return Distances(D, name)
 
 
 def conditioned(rows: np.ndarray, metric: str, scale: Scale, total: int, backend: str) -> Any:

@@ -67,12 +67,12 @@ def choose_scale(
     largest = max(abs(float(low.min())), abs(float(high.max())))
     exponent = max(math.frexp(radius)[1], math.frexp(largest)[1] - int(limits.maxexp) + 8)
     unit = math.ldexp(1.0, exponent)
-    bound = _round_up(radius / unit * (1 + (d + 64) * float(limits.eps)))
+    bound = round_up(radius / unit * (1 + (d + 64) * float(limits.eps)))
     if metric == "euclidean":
         return Scale(unit, 2 * bound, 2 * bound, exponent)
     if metric == "dot":
-        offset = 0.0 if low.min() >= 0 else _round_up(bound**2)
-        return Scale(unit**2, offset, offset + _round_up(bound**2), exponent)
+        offset = 0.0 if low.min() >= 0 else round_up(bound**2)
+        return Scale(unit**2, offset, offset + round_up(bound**2), exponent)
     rate = (1 / d if gamma is None else gamma) * unit * unit
     most = float(limits.max) / 2**10
     if gamma is None and rate > most:  # rows that are near one another would count as equal
@@ -101,7 +101,7 @@ def matrix_pays(metric: str, d: int) -> bool:
     return d >= DENSE_FROM_DIMENSION or metric == "dot"
 
 
-def _round_up(x: float) -> float:
+def round_up(x: float) -> float:
     """The next number with at most eight significant bits: exact on every grid we use."""
     mantissa, exponent = math.frexp(x)
     return math.ldexp(math.ceil(mantissa * 256) / 256, exponent)

@@ -1,0 +1,97 @@
+"""Similarities from distances that a user gives: similarity = largest distance - distance."""
+
+import copy
+from typing import Any
+
+import numpy as np
+
+from subsel.sources.base import Similarity
+from subsel.sources.dense import DenseSimilarity
+from subsel.sources.sparse import SparseSimilarity
+from subsel.validation import (
+    ArrayLike,
+    as_csr,
+    as_float_array,
+    check_entries,
+    check_matrix_shape,
+    check_stored,
+    read_only,
+)
+
+
+class Distances:
+    """Checked distances (n_points, n), dense, or a sparse graph of the near ones alone.
+
+    In a graph, an absent entry is a distance of at least the largest there is. In a square one,
+    every item is at distance 0 from itself, also where that entry is absent.
+    """
+
+    together = False
+    """Whether all classes are searched in the same launches."""
+
+    def __init__(self, D: ArrayLike, name: str) -> None:
+        if hasattr(D, "tocsr"):
+            check_matrix_shape(D.shape, name, "(n_points, n_candidates)")
+            self.array = as_csr(D, name)
+            self.largest = check_stored(self.array, name, "distances")
+        else:
+            self.array = as_float_array(D, name)
+            check_matrix_shape(self.array.shape, name, "(n_points, n_candidates)")
+            self.largest = check_entries(self.array, name, non_negative=True, what="distances")
+
+    def __len__(self) -> int:
+        return self.array.shape[0]
+
+    def rows(self, indices: np.ndarray) -> "Distances":
+        """Distances of some items to one another."""
+        part = copy.copy(self)
+        part.array = self.array[indices][:, indices]
+        return part
+
+    def similarity(self, metric: str, gamma: float | None, memory: float | None) -> Similarity:
+        """Similarities of points and candidates."""
+        if isinstance(self.array, np.ndarray):
+            # Stored as distances, so that small ones keep their digits.
+            return DenseSimilarity(
+                read_only(-self.array), span=self.largest, symmetric=False, offset=self.largest
+            )
+        graph = self.array.copy()
+        graph.data = self.largest - graph.data
+        if graph.shape[0] == graph.shape[1]:
+            from scipy.sparse import csr_array  # takes longer to import than subsel
+
+            n = len(self)
+            own = np.full(n, self.largest, graph.dtype), np.arange(n), np.arange(n + 1)
+            graph = graph.maximum(csr_array(own, shape=(n, n)))
+        return SparseSimilarity(graph, graph.tocsc(), self.largest)
+
+
+def graph_of(indices: ArrayLike, values: ArrayLike, n_candidates: int | None, name: str) -> Any:
+    """A sparse matrix (n, n_candidates) of each row's neighbours and a value for each.
+
+    Negative indices stand for no neighbour.
+    """
+    from scipy.sparse import csr_array
+
+    at = np.asarray(indices)
+    if at.ndim != 2 or at.dtype.kind not in "iu":
+        raise TypeError(
+            f"indices must be integers (n, k), or a sparse graph of distances, not {at.dtype} of "
+            f"shape {at.shape}"
+        )
+    check_matrix_shape(at.shape, "indices", "(n, k)")
+    array = as_float_array(values, name)
+    if array.shape != at.shape:
+        raise ValueError(f"{name} must have the shape of indices, {at.shape}, not {array.shape}")
+    n = len(at) if n_candidates is None else n_candidates
+    if at.max() >= n:
+        i, j = (int(x[0]) for x in np.nonzero(at >= n))
+        raise ValueError(f"indices[{i}, {j}] is {at[i, j]}; it must be below {n}")
+    held = at >= 0
+    ordered = np.sort(at, axis=1)
+    twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
+    if twice.any():
+        i, j = (int(x[0]) for x in np.nonzero(twice))
+        raise ValueError(f"indices[{i}] has {ordered[i, j]} more than once")
+    starts = np.concatenate([[0], np.cumsum(held.sum(axis=1))])
+    return csr_array((array[held], at[held], starts), shape=(len(at), n))

@@ -1,0 +1,140 @@
+"""Similarities of sparse features, such as TF-IDF: the features never become dense."""
+
+import copy
+from typing import Any
+
+import numpy as np
+
+from subsel.sources.dense import DenseSimilarity
+from subsel.sources.scale import Scale, round_up
+from subsel.validation import (
+    ArrayLike,
+    as_csr,
+    as_float_array,
+    check_choice,
+    check_matrix_shape,
+    check_memory,
+    check_stored,
+    read_only,
+)
+
+_PORTION = 2**20
+"""Similarities that are computed at a time."""
+
+
+class SparseFeatures:
+    """Checked sparse features (n, d), from which a matrix of similarities is made.
+
+    The matrix is dense, as most rows of real texts have some word in common. It is the product of
+    the features with themselves, made from their non-zeros some rows at a time.
+    """
+
+    together = False
+    """Whether all classes are searched in the same launches."""
+
+    def __init__(self, X: Any) -> None:
+        self.array = _checked(X, "X")
+
+    def __len__(self) -> int:
+        return self.array.shape[0]
+
+    def rows(self, indices: np.ndarray) -> "SparseFeatures":
+        """A copy of some rows."""
+        part = copy.copy(self)
+        part.array = self.array[indices]
+        return part
+
+    def others(self, items: ArrayLike, name: str) -> Any:
+        """Checked features of other items, sparse or dense, of as many columns."""
+        from scipy.sparse import csr_array  # takes longer to import than subsel
+
+        if not hasattr(items, "tocsr"):
+            items = as_float_array(items, name)
+            check_matrix_shape(items.shape, name, "(items, d)")
+            items = csr_array(items)
+        array, d = _checked(items, name), self.array.shape[1]
+        if array.shape[1] != d:
+            raise ValueError(f"{name} must have the {d} columns that X has, not {array.shape[1]}")
+        return array
+
+    def similarity(self, metric: str, gamma: float | None, memory: float | None) -> DenseSimilarity:
+        """Similarities of the rows to one another, in a matrix that fits into `memory`."""
+        return self.guided(metric, gamma, memory, [])[0]
+
+    def guided(
+        self, metric: str, gamma: float | None, memory: float | None, others: list[Any]
+    ) -> tuple[DenseSimilarity, list[np.ndarray]]:
+        """Similarities of the rows to one another, and each row's largest to rows of others."""
+        from scipy.sparse import vstack
+
+        if metric not in ("cosine", "dot"):
+            check_choice(metric, ("cosine", "dot"), "metric of sparse X")
+        n, dtype = len(self), self.array.dtype
+        size, allowed = n * n * dtype.itemsize, check_memory(memory)
+        if size > allowed:
+            raise ValueError(
+                f"similarities of {n} sparse rows take {size / 1e9:.3g} GB, more than memory "
+                f"allows ({allowed / 1e9:.3g} GB): use FacilityLocation.from_neighbors with a "
+                "graph of nearest neighbours, float32, or features of fewer dimensions, which may "
+                "be dense (sklearn.decomposition.TruncatedSVD)"
+            )
+        whole = vstack([self.array, *others], format="csr") if others else self.array
+        whole, scale = _conditioned(whole.astype(np.float64), metric)
+        own = whole[:n]
+        matrix = np.empty((n, n), dtype)
+        for rows, products in _products(own, own, metric):
+            matrix[rows] = products
+        similarity = DenseSimilarity(
+            read_only(matrix), span=scale.span, symmetric=True, offset=scale.offset
+        )
+        largest, at = [], n
+        for other in others:
+            best = np.empty(n)
+            for rows, products in _products(own, whole[at : at + other.shape[0]], metric):
+                best[rows] = products.max(axis=1)
+            largest.append(best + scale.offset)
+            at += other.shape[0]
+        return similarity, largest
+
+
+def _checked(X: Any, name: str) -> Any:
+    check_matrix_shape(X.shape, name, "(n, d)")
+    rows = as_csr(X, name)
+    check_stored(rows, name, "features", non_negative=False)
+    return rows
+
+
+def _conditioned(rows: Any, metric: str) -> tuple[Any, Scale]:
+    """Rows of length 1 for cosine, with a direction more for rows of zeros; and the scale."""
+    from scipy.sparse import csr_array, hstack
+
+    counts = np.diff(rows.indptr)
+    extents = abs(rows).max(axis=1).toarray().ravel()
+    zero = extents == 0
+    rows.data /= np.repeat(extents + zero, counts)
+    lengths = np.sqrt((rows * rows).sum(axis=1))
+    if metric == "cosine":
+        rows.data /= np.repeat(lengths + zero, counts)
+        if zero.any():
+            rows = hstack([rows, csr_array(zero[:, None].astype(np.float64))], format="csr")
+        return rows, Scale(1.0, 2.0, 2.0)
+    rows.data *= np.repeat(extents, counts)
+    radius = float((lengths * extents).max())
+    if radius and not 1e-150 < radius < 1e150:
+        raise ValueError(f"X spreads over {radius:g}, too far for {metric}; rescale it")
+    square = round_up((radius * (1 + 1e-6)) ** 2)
+    offset = square if rows.data.min(initial=0.0) < 0 else 0.0
+    return rows, Scale(1.0, offset, offset + square)
+
+
+def _products(rows: Any, others: Any, metric: str) -> Any:
+    """Similarities less the offset, some rows at a time."""
+    n, across = rows.shape[0], others.T.tocsr()
+    step = max(1, _PORTION // others.shape[0])
+    for start in range(0, n, step):
+        part = slice(start, min(start + step, n))
+        products = (rows[part] @ across).toarray()
+        if metric == "cosine":
+            products -= 1
+            products[products > -(2.0**-48)] = 0  # rows in one direction, but for rounding
+        yield part, products
