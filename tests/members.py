@@ -4,6 +4,7 @@ A new objective or constraint is tested with all the others by one entry here. A
 NumPy in float64, written from the formula: slow, and independent of the library.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -574,6 +575,7 @@ def with_singles(
     return best
 
 
+@functools.cache
 def greedy(
     member: Member,
     rule: Rule,
