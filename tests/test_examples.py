@@ -43,3 +43,9 @@ def test_public_functions_and_classes_have_an_example():
 def test_examples_of_pages(path, capsys):
     runpy.run_path(str(path), run_name="__main__")
     assert capsys.readouterr().out
+
+
+def test_the_table_of_what_goes_with_what_is_true():
+    from benchmarks.selection.capabilities import table
+
+    assert table() in (ROOT / "docs" / "objectives.md").read_text()

@@ -31,7 +31,7 @@ def objectives(X):
     cells, of_cell = np.unique(membership, axis=0, return_inverse=True)
     concepts = np.zeros((len(X), len(cells)), bool)
     concepts[np.arange(len(X)), of_cell.ravel()] = True
-    query = np.array([[1.0, -3.0]])
+    to_query = np.exp(-((X - [1.0, -3.0]) ** 2).sum(axis=1) / 2)[:, None]
     make = subsel.FacilityLocation.from_features
     return {
         "FacilityLocation\none of each kind": make(X),
@@ -47,7 +47,8 @@ def objectives(X):
         "SetCover\ncells of a grid, by their points": subsel.SetCover(
             concepts, weights=concepts.sum(axis=0)
         ),
-        "FacilityLocation, query\nlike the cross": make(X, "rbf", query=query, eta=1.0),
+        "FLQMI, a mixture\nlike the cross": subsel.FacilityLocation(to_query.T)
+        + subsel.Modular(to_query.max(axis=1)),
     }
 
 
@@ -59,7 +60,7 @@ def main():
         chosen = subsel.greedy(f, 12)
         axis.scatter(*X.T, s=5, color="0.75", linewidths=0)
         axis.scatter(*X[chosen.indices].T, s=26, color="#c03a2b")
-        if "query" in title:
+        if "cross" in title:
             axis.plot(1, -3, "x", color="black", ms=9)
         axis.set_title(title, fontsize=9)
         axis.set(xticks=[], yticks=[], aspect="equal", xlim=(-5.3, 5.3), ylim=(-5.3, 5.3))

@@ -47,14 +47,19 @@ class Coverage(Objective):
         `metric`, `gamma`, `memory` and `backend` are those of `FacilityLocation.from_features`; any
         other option is the objective's own. Memory: O(n d) beside the matrix that `memory` allows.
         """
+        if not hasattr(cls, "_of"):
+            raise TypeError(
+                f"{cls.__name__} takes no similarities of features; give its data to "
+                f"{cls.__name__} itself"
+            )
         gamma = check_gamma(gamma, metric)
         objective = cls.__new__(cls)
         source = sources.features(X, backend).similarity(metric, gamma, memory)
         objective._of(source, **options)
         return objective
 
+    # A subclass that is made of similarities defines `_of(source, **options)`, which sets it up.
     _of: Any
-    """``_of(source, **options)`` sets the objective up from a source; a subclass defines it."""
 
     def _start(self, levels: Any) -> None:
         self._levels = levels
