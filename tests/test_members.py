@@ -153,3 +153,14 @@ def test_what_extend_refuses_it_leaves_as_it_was(f):
     np.testing.assert_array_equal(f.gains(np.arange(N)), before)
     elements, _ = f.extend(free, 0)
     assert not len(elements)
+
+
+def test_an_element_counts_once(member, f):
+    """Coverage by sums counted what was added or listed twice two times."""
+    np.testing.assert_allclose(f.value([3, 5, 3]), member.value([3, 5]), rtol=1e-9, atol=1e-12)
+    f.reset()
+    f.add(3)
+    before = f.gains(np.arange(N))
+    np.testing.assert_allclose(before[3], 0, atol=1e-12 * np.abs(before).max())
+    f.add(3)
+    np.testing.assert_array_equal(f.gains(np.arange(N)), before)

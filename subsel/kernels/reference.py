@@ -56,7 +56,7 @@ def assign(S, indices):
 
 def saturated_coverage(S, indices, fraction=0.1):
     """F = sum over rows of their similarity to the selected columns, at most a part of all."""
-    return float(np.minimum(S[:, list(indices)].sum(axis=1), fraction * S.sum(axis=1)).sum())
+    return float(np.minimum(S[:, sorted(set(indices))].sum(axis=1), fraction * S.sum(axis=1)).sum())
 
 
 CONCAVE = {
@@ -68,7 +68,7 @@ CONCAVE = {
 
 def feature_based(X, indices, concave="sqrt", weights=1.0, cap=None):
     """F = sum over columns of a concave function of what the selected rows have together."""
-    amounts = X[list(indices)].sum(axis=0)
+    amounts = X[sorted(set(indices))].sum(axis=0)
     worth = np.minimum(amounts, cap) if concave == "min" else CONCAVE[concave](amounts)
     return float((weights * worth).sum())
 
@@ -109,13 +109,13 @@ def modular(values, indices):
 
 def set_cover(M, indices, weights=1.0, times=1, query=True, private=False):
     """F = sum over concepts of how many of the selected items have them, at most `times`."""
-    counts = np.minimum(M[list(indices)].sum(axis=0), times)
+    counts = np.minimum(M[sorted(set(indices))].sum(axis=0), times)
     return float((weights * counts * (np.asarray(query) & ~np.asarray(private))).sum())
 
 
 def probabilistic_set_cover(P, indices, weights=1.0, query=1.0, private=0.0):
     """F = sum over concepts of the probability that the selected items cover them."""
-    covered = 1 - (1 - P[list(indices)]).prod(axis=0)
+    covered = 1 - (1 - P[sorted(set(indices))]).prod(axis=0)
     return float((weights * covered * query * (1 - np.asarray(private))).sum())
 
 

@@ -31,7 +31,7 @@ class Coverage(Objective):
     -----
     A gain costs one pass over the points (over the non-zeros of a column of a sparse matrix):
     O(n_points) similarities, of O(d) each from features. `lazy_greedy` evaluates only gains that
-    might be the largest. Memory beside the source: 16 bytes for each point.
+    might be the largest. Memory beside the source: 16 bytes for each point, 1 for each candidate.
     """
 
     def __init__(self, source: Any, rule: Any) -> None:
@@ -83,6 +83,7 @@ class Coverage(Objective):
     def reset(self) -> None:
         """Make the selection empty."""
         self._search = self._levels.search()
+        self._added = np.zeros(self.n, bool)
 
     @property
     def n_evaluations(self) -> int:  # type: ignore[override]
@@ -95,12 +96,19 @@ class Coverage(Objective):
         Parameters
         ----------
         candidates : array_like of int, shape (m,)
+            The gain of one that was added already is 0.
         """
-        return self._levels.gains(self._search, check_indices(candidates, self.n, "candidates"))
+        candidates = check_indices(candidates, self.n, "candidates")
+        gains = self._levels.gains(self._search, candidates)
+        gains[self._added[candidates]] = 0.0
+        return gains
 
     def add(self, element: int) -> None:
         """Select an element: one pass over the points."""
-        self._levels.add(self._search, check_count(element, "element", 0, self.n - 1))
+        element = check_count(element, "element", 0, self.n - 1)
+        if not self._added[element]:
+            self._added[element] = True
+            self._levels.add(self._search, element)
 
     def value(self, indices: ArrayLike) -> float:
         """F(indices), from scratch; does not touch what was added.
@@ -111,5 +119,5 @@ class Coverage(Objective):
             May be empty (F = 0) and may repeat. Time O(n_points k) similarities.
         """
         search = self._levels.search()
-        indices = check_indices(indices, self.n)
-        return math.fsum(self._levels.add(search, int(element)) for element in indices)
+        once = dict.fromkeys(check_indices(indices, self.n).tolist())
+        return math.fsum(self._levels.add(search, element) for element in once)
