@@ -1,6 +1,7 @@
 """Log-determinant: no element that the others explain."""
 
 import copy
+import math
 from typing import Any
 
 import numpy as np
@@ -170,13 +171,13 @@ class LogDeterminant(Objective):
         """
         self._states, self.n, self.path = states, states[0].n, states[0].path
         self.submodular = len(states) == 1
-        self._extra = np.zeros(self.n)
+        self._extra: np.ndarray | None = None
         if quality is not None:
             if not self.submodular:
                 raise ValueError("quality cancels out with query: leave one of them out")
             self._extra = 2 * np.log(check_values(quality, "quality", self.n, 0))
         self._monotone: bool | None = None
-        if not self.submodular or (above_one and self._extra.min() >= 0):
+        if not self.submodular or (above_one and (self._extra is None or self._extra.min() >= 0)):
             self._monotone = True
         self.reset()
 
@@ -192,13 +193,14 @@ class LogDeterminant(Objective):
         state = self._states[0]
         if not isinstance(state, Cholesky) or self.n > _LARGEST_INVERTED:
             return False
-        if (np.log(state.diagonal) + self._extra).min() < 0:
+        extra = 0.0 if self._extra is None else self._extra
+        if (np.log(state.diagonal) + extra).min() < 0:
             return False
         try:
             left = 1 / np.linalg.inv(state.matrix(np.arange(self.n))).diagonal()
         except np.linalg.LinAlgError:
             return False
-        return bool((left > state.floor).all() and (np.log(left) + self._extra).min() > -1e-12)
+        return bool((left > state.floor).all() and (np.log(left) + extra).min() > -1e-12)
 
     def reset(self) -> None:
         """Make the selection empty."""
@@ -206,24 +208,24 @@ class LogDeterminant(Objective):
             state.reset()
         self._added, self.caution = np.zeros(self.n, bool), ""
 
-    def _all_gains(self) -> np.ndarray:
-        """Gains of all candidates (n,)."""
-        gains = self._states[0].logs()
-        gains += self._extra
-        if not self.submodular:
-            gains -= self._states[1].logs()
-        gains[self._added] = 0.0
-        return gains
-
     def gains(self, candidates: ArrayLike) -> np.ndarray:
-        """Marginal gains of candidates with respect to what was added, float64 (m,): O(n).
+        """Marginal gains of candidates with respect to what was added, float64 (m,): O(m).
 
         Parameters
         ----------
         candidates : array_like of int, shape (m,)
             The gain of one that was added already is 0.
         """
-        return self._all_gains()[check_indices(candidates, self.n, "candidates")]
+        return self._gains(check_indices(candidates, self.n, "candidates"))
+
+    def _gains(self, candidates: Any) -> np.ndarray:
+        gains = self._states[0].logs(candidates)
+        if self._extra is not None:
+            gains += self._extra[candidates]
+        if not self.submodular:
+            gains -= self._states[1].logs(candidates)
+        gains[self._added[candidates]] = 0.0
+        return gains
 
     def add(self, element: int) -> None:
         """Select an element."""
@@ -246,7 +248,7 @@ class LogDeterminant(Objective):
         """Add the best candidate that is not taken, `count` times; see `Objective.extend`."""
         elements, won = np.empty(count, np.int64), np.empty(count)
         for step in range(count):
-            gains = self._all_gains()
+            gains = self._gains(slice(None))
             worth = gains if costs is None else gains / costs
             element = int(np.argmax(np.where(taken, -np.inf, worth)))
             elements[step], won[step] = element, gains[element]
@@ -266,7 +268,8 @@ class LogDeterminant(Objective):
         if not len(indices):
             return 0.0
         values = [state.value(indices) for state in self._states]
-        return float(self._extra[indices].sum()) + values[0] - sum(values[1:])
+        extra = 0.0 if self._extra is None else math.fsum(self._extra[indices])
+        return values[0] - sum(values[1:]) + extra
 
     def restrict(self, candidates: ArrayLike) -> "LogDeterminant":
         """The same objective with fewer candidates; nothing selected.
@@ -280,7 +283,8 @@ class LogDeterminant(Objective):
         if not len(candidates):
             raise ValueError("candidates must not be empty")
         part = copy.copy(self)
-        part.n, part._extra = len(candidates), self._extra[candidates]
+        part.n = len(candidates)
+        part._extra = None if self._extra is None else self._extra[candidates]
         part._states = [state.restrict(candidates) for state in self._states]
         part.reset()
         return part

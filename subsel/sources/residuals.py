@@ -8,6 +8,7 @@ All sums have a fixed order, so no library for linear algebra is used, whose sum
 """
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -68,9 +69,9 @@ class Cholesky:
         """Whether nothing of a candidate is left that could be told from rounding."""
         return bool(self.residual[element] <= self.floor[element])
 
-    def logs(self) -> np.ndarray:
-        """Logarithms of the residuals (n,); of those below the floor, that of the floor."""
-        return np.log(np.maximum(self.residual, self.floor))
+    def logs(self, candidates: Any = slice(None)) -> np.ndarray:
+        """Logarithms of residuals, of all unless said; of those below the floor, that of it."""
+        return np.log(np.maximum(self.residual[candidates], self.floor[candidates]))
 
     def add(self, element: int) -> None:
         """Select a candidate; one that depends on the others leaves their residuals as they are."""
@@ -188,9 +189,9 @@ class Spanned:
         """Never: the identity in L is always left."""
         return False
 
-    def logs(self) -> np.ndarray:
-        """Logarithms of the residuals (n,)."""
-        return np.log1p(self.scale * self._left)
+    def logs(self, candidates: Any = slice(None)) -> np.ndarray:
+        """Logarithms of residuals, of all unless said."""
+        return np.log1p(self.scale * self._left[candidates])
 
     def add(self, element: int) -> None:
         """Select a candidate."""
