@@ -50,14 +50,24 @@ FEATURES = {
     "select dot": ("X", lambda X: answer(subsel.select(X, 0.2, metric="dot", method="greedy"))),
     "from_features": ("X", lambda X: searched(subsel.FacilityLocation.from_features(X, "rbf"))),
     "greedi": ("X", lambda X: answer(subsel.greedi(X, 2, partitions=2, random_state=0))),
+    "GraphCut": ("X", lambda X: searched(subsel.GraphCut.from_features(X))),
+    "DisparityMin": ("X", lambda X: searched(subsel.DisparityMin.from_features(X))),
+    "LogDeterminant": ("X", lambda X: searched(subsel.LogDeterminant.from_features(X))),
 }
 WRONG_FEATURES = {
     "select": ("X", lambda X: subsel.select(X, 1)),
     "from_features": ("X", subsel.FacilityLocation.from_features),
     "greedi": ("X", lambda X: subsel.greedi(X, 1)),
+    "GraphCut": ("X", subsel.GraphCut.from_features),
+    "DisparityMin": ("X", subsel.DisparityMin.from_features),
+    "LogDeterminant": ("X", subsel.LogDeterminant.from_features),
 }
 MATRICES = {
     "FacilityLocation": ("similarity", lambda S: searched(subsel.FacilityLocation(S))),
+    "GraphCut": (
+        "similarity",
+        lambda S: searched(subsel.GraphCut(S, redundancy=np.eye(SIMILARITY.shape[1]))),
+    ),
     "greedy": ("similarity", searched),
     "lazy_greedy": ("similarity", lambda S: answer(subsel.lazy_greedy(S, 6))),
     "stochastic_greedy": (
@@ -68,6 +78,7 @@ MATRICES = {
 WRONG_MATRICES = {
     "FacilityLocation": ("similarity", subsel.FacilityLocation),
     "greedy": ("similarity", lambda S: subsel.greedy(S, 1)),
+    "GraphCut": ("similarity", lambda S: subsel.GraphCut(S, redundancy=np.eye(20))),
     "lazy_greedy": ("similarity", lambda S: subsel.lazy_greedy(S, 1)),
     "stochastic_greedy": ("similarity", lambda S: subsel.stochastic_greedy(S, 1)),
 }
