@@ -132,6 +132,8 @@ cls = subsel.FacilityLocation
         (lambda: cls.from_neighbors([[0]], [[1]], distances=[[1]]), "give similarities or dist"),
         (lambda: cls.from_neighbors([[0.0]], [[1]]), r"indices must be integers \(n, k\), or a sp"),
         (lambda: cls.from_neighbors([0], [1]), "indices must be integers"),
+        (lambda: cls.from_neighbors([[0], [0, 1]], [[1]]), "indices must be a rectangular"),
+        (lambda: cls.from_neighbors(np.ma.masked_array([[0]]), [[1]]), "indices is a masked array"),
         (lambda: cls.from_neighbors([[1]], [[1]]), r"indices\[0, 0\] is 1; it must be below 1"),
         (lambda: cls.from_neighbors([[0, 0]], [[1, 1]]), r"indices\[0\] has 0 more than once"),
         (lambda: cls.from_neighbors([[0]], [[1, 2]]), r"similarities must have the shape of ind"),

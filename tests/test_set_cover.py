@@ -135,6 +135,8 @@ COMMON = [
         ([[0, 1]], {"times": 1.5}, "times must be a count"),
         ([[0, 1]], {"query": [0.5, 1]}, "query must be true or false for each concept"),
         ([[0, 1]], {"private": [np.nan, 1]}, r"private\[0\] is nan"),
+        ([[0, 1]], {"query": {0, 1}}, "query must be an array or a list, not a set"),
+        ([[0, 1]], {"private": np.ma.masked_array([1, 0])}, "private is a masked array"),
         *(([[0, 1]], options, message) for options, message in COMMON),
     ],
 )  # fmt: skip

@@ -14,6 +14,7 @@ from subsel.sources.scale import grid
 from subsel.sources.sparse import compressed
 from subsel.validation import (
     ArrayLike,
+    as_host_array,
     check_candidates,
     check_count,
     check_indices,
@@ -100,7 +101,7 @@ class SetCover(Objective):
         self.n_concepts = rows.shape[1]
         weights = concept_weights(weights, query, private, self.n_concepts)
         for mask, name in ((query, "query"), (private, "private")):
-            if mask is not None and not np.isin(mask, (0, 1)).all():
+            if mask is not None and not np.isin(as_host_array(mask, name), (0, 1)).all():
                 raise ValueError(f"{name} must be true or false for each concept")
         up, down = grid(self.n_concepts, float(weights.max()))
         self._weights = np.rint(weights * up) * down

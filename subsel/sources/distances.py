@@ -12,6 +12,7 @@ from subsel.validation import (
     ArrayLike,
     as_csr,
     as_float_array,
+    as_host_array,
     check_entries,
     check_matrix_shape,
     check_stored,
@@ -73,7 +74,7 @@ def graph_of(indices: ArrayLike, values: ArrayLike, n_candidates: int | None, na
     """
     from scipy.sparse import csr_array
 
-    at = np.asarray(indices)
+    at = as_host_array(indices, "indices")
     if at.ndim != 2 or at.dtype.kind not in "iu":
         raise TypeError(
             f"indices must be integers (n, k), or a sparse graph of distances, not {at.dtype} of "
