@@ -124,16 +124,17 @@ def merged(parts: list[Selection], members: list[np.ndarray], n: int) -> Selecti
         assert p.assignment is not None
         # The last entry stands for -1, a point that nothing represents.
         assignment[rows] = np.append(own, -1)[p.assignment]
+    base = [p.value - math.fsum(p.gains) for p in parts]  # F of what is given; 0 if nothing is
     bounds = [p.bound for p in parts if p.bound is not None]
     work = sum(p.n_evaluations * len(rows) for p, rows in zip(parts, members, strict=True))
     return Selection(
         indices=indices[ranking],
         gains=gains[ranking],
-        value=math.fsum(gains),
+        value=math.fsum([*gains, *base]),
         n_evaluations=-(-work // n),
         assignment=assignment,
         sizes=sizes_of(assignment, len(indices)),
         path=parts[0].path if len({p.path for p in parts}) == 1 else "mixed",
-        values=np.cumsum(gains[ranking]),
+        values=math.fsum(base) + np.cumsum(gains[ranking]),
         bound=math.fsum(bounds) if len(bounds) == len(parts) else None,
     )

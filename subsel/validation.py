@@ -471,7 +471,7 @@ def check_extension(taken: Any, count: Any, n: int) -> int:
     return count
 
 
-def check_labels(labels: ArrayLike, n: int | None = None) -> np.ndarray:
+def check_labels(labels: ArrayLike, n: int | None = None, name: str = "labels") -> np.ndarray:
     """One label per row: a 1-D array of integers, booleans or strings; of any length for None."""
     if isinstance(labels, Mapping | Set):
         raise TypeError(
@@ -486,7 +486,7 @@ def check_labels(labels: ArrayLike, n: int | None = None) -> np.ndarray:
     if n is None and (array.ndim != 1 or not array.size):
         raise ValueError(f"labels must be 1-D, with one entry per candidate, not {array.shape}")
     if n is not None and (array.ndim != 1 or len(array) != n):
-        raise ValueError(f"labels must have one entry per row of X: ({n},), not {array.shape}")
+        raise ValueError(f"{name} must have one entry per row of X: ({n},), not {array.shape}")
     if array.dtype.kind not in "iubUS":
         cure = " (for whole numbers, pass labels.astype(int))" if array.dtype.kind == "f" else ""
         raise TypeError(f"labels must be integers, booleans or strings, not {array.dtype}{cure}")

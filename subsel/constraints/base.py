@@ -152,7 +152,9 @@ class Unlimited(Constraint):
 
     def start(self, closed: np.ndarray, given: np.ndarray) -> State:
         """An empty selection."""
-        return _Counting(len(closed))
+        state = _Counting(len(closed) - int(np.count_nonzero(closed)))
+        state._left += 1  # it is never full: what ends it is that no candidate is left
+        return state
 
 
 class Both(Constraint):

@@ -346,10 +346,10 @@ class FacilityLocation(Objective):
         return cls.of(source.similarity("precomputed", None, None))
 
     @classmethod
-    def of(cls, similarity: Any) -> "FacilityLocation":
+    def of(cls, similarity: Any, weights: np.ndarray | None = None) -> "FacilityLocation":
         """Facility location of similarities that have been checked."""
         objective = cls.__new__(cls)
-        objective._start(similarity)
+        objective._start(similarity, weights)
         return objective
 
     def _start(
