@@ -1,0 +1,228 @@
+"""Every objective beside the peers that have it: time, peak memory, and whether they agree.
+
+    pip install ".[bench]"
+    python -m benchmarks.selection.objectives --n 3000 --k 300
+
+Each goes from n rows of 64 features to indices, in a process of its own, all with the same threads.
+subsel warms up on a small problem first; the peers compile nothing, or compile at every call, which
+is part of their time. Greedy is lazy where the objective is submodular and the peer can do it. After
+timing, F of the peer's selection is computed by subsel's objective, and printed as a part of F of
+subsel's own. Writes docs/speed/objectives.md. PEERS_PYTHON names the interpreter that has the peers,
+if it is another one.
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.poisoning.report import markdown
+from benchmarks.selection.measure import conditions, in_process, timed
+
+PAGE = Path("docs/speed/objectives.md")
+D = 64
+
+
+def rows(n):
+    """Rows around forty centres, of non-negative numbers."""
+    rng = np.random.default_rng(0)
+    X = rng.gamma(1.0, size=(40, D))[rng.integers(40, size=n)] * rng.gamma(2.0, size=(n, D))
+    return X.astype(np.float32)
+
+
+def concepts(n):
+    """Which of 500 concepts each element has: five in the mean."""
+    return np.random.default_rng(1).random((n, 500)) < 0.01
+
+
+def cosine(X):
+    X = X / np.linalg.norm(X, axis=1, keepdims=True)
+    return X @ X.T
+
+
+def distances(X):
+    from scipy.spatial.distance import cdist
+
+    return cdist(X, X)
+
+
+def objective(name, n):
+    """subsel's objective of this name."""
+    import subsel
+
+    X = rows(n)
+    return {
+        "facility location": lambda: subsel.FacilityLocation.from_features(X, "cosine"),
+        "saturated coverage": lambda: subsel.SaturatedCoverage.from_features(
+            X, "cosine", fraction=0.1
+        ),
+        "graph cut": lambda: subsel.GraphCut.from_features(X, "cosine", lam=0.4),
+        "sum redundancy": lambda: subsel.SumRedundancy.from_features(X, "cosine"),
+        "log-determinant": lambda: subsel.LogDeterminant.from_features(X, metric="cosine"),
+        "disparity sum": lambda: subsel.DisparitySum.from_features(X),
+        "disparity min": lambda: subsel.DisparityMin.from_features(X),
+        "feature based": lambda: subsel.FeatureBased(X, concave="sqrt"),
+        "set cover": lambda: subsel.SetCover(concepts(n)),
+    }[name]()
+
+
+NAMES = [
+    "facility location",
+    "saturated coverage",
+    "graph cut",
+    "sum redundancy",
+    "log-determinant",
+    "disparity sum",
+    "disparity min",
+    "feature based",
+    "set cover",
+]
+
+
+def subsel(name, n, k):
+    """Greedy, or lazy greedy."""
+    import subsel as library
+
+    f = objective(name, n)
+    search = library.lazy_greedy if f.submodular else library.greedy
+    return search(f, k).indices
+
+
+def apricot(name, n, k):
+    """Lazy greedy, on similarities computed by NumPy."""
+    import apricot as library
+
+    X = rows(n)
+    kind, options, data = {
+        "facility location": ("FacilityLocationSelection", {}, 1 + cosine(X)),
+        "saturated coverage": ("SaturatedCoverageSelection", {"alpha": 0.1}, 1 + cosine(X)),
+        "graph cut": ("GraphCutSelection", {"alpha": 1 / 0.4}, cosine(X)),
+        "sum redundancy": ("SumRedundancySelection", {}, cosine(X)),
+        "feature based": ("FeatureBasedSelection", {"concave_func": "sqrt"}, X),
+        "set cover": ("MaxCoverageSelection", {"threshold": 1.0}, concepts(n).astype(float)),
+    }[name]
+    if kind not in ("FeatureBasedSelection", "MaxCoverageSelection"):
+        options["metric"] = "precomputed"
+    selector = getattr(library, kind)(k, optimizer="lazy", **options)
+    return selector.fit(np.asarray(data, np.float64)).ranking
+
+
+def submodlib(name, n, k):
+    """Lazy greedy, naive greedy for dispersion."""
+    import submodlib as library
+
+    X = rows(n)
+    if name == "set cover":
+        sets = [set(np.flatnonzero(row).tolist()) for row in concepts(n)]
+        f = library.SetCoverFunction(n=n, cover_set=sets, num_concepts=500)
+    elif name == "facility location":
+        f = library.FacilityLocationFunction(n=n, mode="dense", data=X, metric="cosine")
+    elif name == "graph cut":
+        f = library.GraphCutFunction(
+            n=n, mode="dense", data=X, metric="cosine", lambdaVal=0.4
+        )  # fmt: skip
+    elif name == "log-determinant":
+        L = np.eye(n, dtype=np.float32) + cosine(X)
+        f = library.LogDeterminantFunction(n=n, mode="dense", sijs=L, lambdaVal=0)
+    else:
+        kind = {"disparity sum": "DisparitySumFunction", "disparity min": "DisparityMinFunction"}
+        similarity = (1 - distances(X)).astype(np.float32)  # it takes 1 - similarity for a distance
+        f = getattr(library, kind[name])(n=n, mode="dense", sijs=similarity)
+    lazy = "NaiveGreedy" if name.startswith("disparity") else "LazyGreedy"
+    found = f.maximize(
+        budget=k, optimizer=lazy, stopIfZeroGain=False, stopIfNegativeGain=False,
+        show_progress=False,
+    )  # fmt: skip
+    return [index for index, _ in found]
+
+
+LIBRARIES = {"subsel": subsel, "apricot": apricot, "submodlib": submodlib}
+HAVE = {
+    "subsel": NAMES,
+    "apricot": [name for name in NAMES if name[:3] not in ("log", "dis")],
+    "submodlib": [name for name in NAMES if name[:3] not in ("sat", "sum", "fea")],
+}
+
+
+def child(name, library, n, k):
+    """One measurement, as JSON: seconds, bytes beyond the input, indices."""
+    run = LIBRARIES[library]
+    if library == "subsel":
+        run(name, 300, 20)
+    indices, seconds, memory = timed(lambda: run(name, n, k))
+    found = [int(i) for i in indices]
+    print(json.dumps({"seconds": seconds, "memory": memory, "indices": found}))
+
+
+def measure(name, n, k, threads, libraries):
+    """A line of the table."""
+    python = os.environ.get("PEERS_PYTHON", sys.executable)
+    records = {}
+    for library in libraries:
+        if name not in HAVE[library]:
+            continue
+        where = sys.executable if library == "subsel" else python
+        record, error = in_process(
+            "benchmarks.selection.objectives",
+            ["--child", name, library, "--n", n, "--k", k], threads, where,
+        )  # fmt: skip
+        if record is None:
+            print(f"{name}, {library}: {error}", file=sys.stderr)
+            continue
+        records[library] = record
+    own = records["subsel"]
+    f = objective(name, n)
+    cells = [name, f"{own['seconds']:.3g}", f"{own['memory'] / 1e6:.0f}"]
+    for library in ("apricot", "submodlib"):
+        if library not in records:
+            cells += ["–", "–", "–", "–"]
+            continue
+        other = records[library]
+        quality = f.value(other["indices"]) / f.value(own["indices"])
+        cells += [
+            f"{other['seconds']:.3g}", f"{other['seconds'] / own['seconds']:.0f}",
+            f"{other['memory'] / 1e6:.0f}", f"{quality:.4f}",
+        ]  # fmt: skip
+    return cells
+
+
+HEAD = ["objective", "subsel, s", "MB", *(
+    f"{library}{what}" for library in ("apricot", "submodlib")
+    for what in (", s", ", times subsel's", ", MB", ", F")
+)]  # fmt: skip
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--n", type=int, default=5000)
+    parser.add_argument("--k", type=int, default=500)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--only", nargs="+", default=NAMES, choices=NAMES)
+    parser.add_argument("--libraries", nargs="+", default=list(LIBRARIES), choices=LIBRARIES)
+    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, default=PAGE)
+    args = parser.parse_args()
+    if args.child:
+        child(*args.child, args.n, args.k)
+        return
+    lines = []
+    for name in args.only:
+        lines.append(measure(name, args.n, args.k, args.threads, args.libraries))
+        print(" | ".join(lines[-1]), flush=True)
+    args.out.write_text(
+        f"# Every objective beside its peers\n\nn = {args.n}, d = {D}, k = {args.k}, from features "
+        "(set cover: from a table of 500 concepts). MB is memory beyond what the process had "
+        "before; *F* is F of the peer's selection as a part of F of subsel's.\n\n"
+        f"{markdown(HEAD, lines)}\n\n"
+        f"({conditions(args.threads, 'subsel', 'numba')}; "
+        f"`python -m benchmarks.selection.objectives --n {args.n} --k {args.k}`, one run each)\n"
+    )
+
+
+if __name__ == "__main__":
+    main()
