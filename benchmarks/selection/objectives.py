@@ -5,10 +5,10 @@
 
 Each goes from n rows of 64 features to indices, in a process of its own, all with the same threads.
 subsel warms up on a small problem first; the peers compile nothing, or compile at every call, which
-is part of their time. Greedy is lazy where the objective is submodular and the peer can do it. After
-timing, F of the peer's selection is computed by subsel's objective, and printed as a part of F of
-subsel's own. Writes docs/speed/objectives.md. PEERS_PYTHON names the interpreter that has the peers,
-if it is another one.
+is part of their time. Greedy is lazy where the objective is submodular and the peer can do it.
+After timing, F of the peer's selection is computed by subsel's objective, and printed as a part of
+F of subsel's own. Writes docs/speed/objectives.md. PEERS_PYTHON names the interpreter that has the
+peers, if it is another one.
 """
 
 import argparse

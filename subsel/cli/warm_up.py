@@ -40,6 +40,8 @@ def run(args: argparse.Namespace) -> int:
 def _everything() -> Iterator[tuple[str, Callable[[], Any]]]:
     """Kinds of input, and jobs that compile for them."""
     yield from _features()
+    for dtype in (np.float32, np.float64):
+        yield f"other objectives of features, {dtype.__name__}", partial(_others, dtype)
     yield from _matrices()
 
 
@@ -67,7 +69,7 @@ def _select(dtype: Any, memory: float | None) -> None:
     import subsel
     from subsel.sources import base
 
-    X = np.random.default_rng(0).normal(size=(150, 40)).astype(dtype)
+    X = np.random.default_rng(0).random((150, 40)).astype(dtype)
     usual = base.PARALLEL_WORK
     try:
         for base.PARALLEL_WORK in (usual, 0):  # for one thread, and for all
@@ -78,17 +80,35 @@ def _select(dtype: Any, memory: float | None) -> None:
     _use(subsel.SaturatedCoverage.from_features(X, memory=memory))
 
 
+def _others(dtype: Any) -> None:
+    """Objectives of features that need no matrix."""
+    import subsel
+
+    X = np.random.default_rng(0).random((150, 40)).astype(dtype)
+    for metric in ("dot", "rbf"):
+        _use(subsel.GraphCut.from_features(X, metric))
+        _use(subsel.LogDeterminant.from_features(X, metric=metric))
+    for kind in (subsel.DisparitySum, subsel.DisparityMin):
+        _use(kind.from_features(X))
+    _use(subsel.FeatureBased(X))
+
+
 def _search(matrix: Any) -> None:
     import subsel
 
     _use(subsel.FacilityLocation(matrix))
     _use(subsel.SaturatedCoverage(matrix))
+    _use(subsel.FeatureBased(matrix))
+    _use(subsel.SetCover(matrix > 0.5))
+    _use(subsel.ProbabilisticSetCover(matrix / 2))
+    if matrix.shape[0] == matrix.shape[1]:
+        _use(subsel.GraphCut(matrix))
 
 
 def _use(f: Any) -> None:
     import subsel
 
-    subsel.lazy_greedy(f, 5)
+    (subsel.lazy_greedy if f.submodular else subsel.greedy)(f, 5)
     f.value([0, 1])
     f.restrict([2, 1, 0]).gains([0])
     f.reset()
