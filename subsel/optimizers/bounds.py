@@ -34,7 +34,7 @@ class Bounds:
         while not self._fresh[candidates[at := int(np.argmax(worth))]]:
             stale = np.flatnonzero(~self._fresh[candidates])
             if len(stale) > batch:
-                stale = np.sort(stale[np.argsort(-worth[stale], kind="stable")[:batch]])
+                stale = stale[largest(worth[stale], batch)]
             self.evaluate(candidates[stale])
             worth[stale] = self._run.worth(self.upper[candidates[stale]], candidates[stale])
             batch *= 2
@@ -62,3 +62,11 @@ class Bounds:
         self._fresh[:] = False
         if not self._run.f.submodular:
             self.upper[:] = np.inf
+
+
+def largest(values: np.ndarray, count: int) -> np.ndarray:
+    """Positions of the `count` largest values, ascending; among equal values the first ones."""
+    last = np.partition(values, len(values) - count)[len(values) - count]
+    ahead = np.flatnonzero(values > last)
+    level = np.flatnonzero(values == last)[: count - len(ahead)]
+    return np.sort(np.concatenate([ahead, level]))
