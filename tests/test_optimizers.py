@@ -136,12 +136,9 @@ def test_random_greedy_never_selects_what_makes_it_worse():
         assert len(chosen) < 20
 
 
-def test_a_sieve_sees_the_candidates_in_order_and_each_once():
+def test_a_sieve_sees_the_candidates_that_come():
     f = Plain(S)
     order = np.random.default_rng(5).permutation(40)
-    chosen = subsel.sieve_streaming(f, 5, order=order)
-    place = np.argsort(order)
-    assert (np.diff(place[chosen.indices]) > 0).all()
     part = subsel.sieve_streaming(f, 5, order=order[:20])
     assert {*part.indices.tolist()} <= {*order[:20].tolist()}
     with pytest.raises(ValueError, match="order has 3 more than once"):
@@ -182,7 +179,7 @@ def test_a_sieve_in_random_order_is_near_greedy():
     chosen = subsel.sieve_streaming(f, 20, order=order)
     assert chosen.value >= 0.9 * subsel.greedy(f, 20).value
     chosen = subsel.sieve_streaming(subsel.FacilityLocation.from_features(X, "rbf"), 20)
-    assert chosen.value >= 0.8 * subsel.greedy(f.from_features(X, "rbf"), 20).value
+    assert chosen.value >= 0.85 * subsel.greedy(f.from_features(X, "rbf"), 20).value
 
 
 def test_a_sieve_over_several_chunks():

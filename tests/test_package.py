@@ -73,7 +73,9 @@ def blocks(page):
     return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("page", ["docs/getting_started.md", "docs/objectives.md"])
+@pytest.mark.parametrize(
+    "page", ["docs/getting_started.md", "docs/objectives.md", "docs/constraints.md"]
+)
 def test_examples_of_a_page_run_in_sequence(page):
     names = {}
     for block in blocks(page):

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from subsel.objectives import Objective
+from subsel.optimizers.bounds import Bounds
 from subsel.optimizers.run import Run
 from subsel.selection import Selection
 from subsel.validation import ArrayLike, check_distinct, check_number
@@ -43,8 +44,9 @@ def sieve_streaming(
     """Select at most `budget` elements in one pass, which sees every candidate once.
 
     Several thresholds, which lie apart by the factor 1 + epsilon, are tried side by side. Each
-    selects a candidate that comes by if it gains at least the threshold; the best of the selections
-    is returned. Thresholds that can no longer be the right one are given up.
+    selects a candidate that comes by if it gains at least the threshold. Thresholds that can no
+    longer be the right one are given up. At the end greedy goes over all elements that were kept,
+    and the best of these selections is returned.
 
     Parameters
     ----------
@@ -81,7 +83,7 @@ def sieve_streaming(
     more. Keeps O(k / epsilon) elements at any time. Evaluates at most O(n log(k) / epsilon) gains;
     those of candidates that gain less than a threshold alone are not evaluated for it. Candidates
     are taken from the stream some hundreds at a time, which does not change what a threshold
-    selects.
+    selects. Greedy at the end is not in the paper; it needs no other elements than those kept.
 
     References
     ----------
@@ -93,8 +95,8 @@ def sieve_streaming(
     --------
     >>> import subsel
     >>> S = [[1.0, 0.6, 0.0], [0.0, 0.6, 1.0]]
-    >>> subsel.sieve_streaming(S, 2, order=[2, 0, 1]).indices
-    array([2, 0])
+    >>> subsel.sieve_streaming(S, 2, order=[2, 0, 1]).value
+    2.0
     """
     epsilon = float(check_number(epsilon, "epsilon", 0, 1))
     search = Run(
@@ -128,12 +130,30 @@ def sieve_streaming(
                 reached = max(reached, sieves[i].value)
             kept = _thresholds(largest, max(reached, largest) / (2 * k), epsilon)
             sieves = {i: sieve for i, sieve in sieves.items() if i in kept}
-        best = max(sieves.values(), key=lambda sieve: sieve.value, default=_Sieve())
+        both = [*sieves.values(), _greedily(run, sieves, k)]
+        best = max(both, key=lambda sieve: sieve.value)
         run.hold(best.elements)
         run.took(np.array(best.elements, np.int64), np.array(best.gains))
         if run.room():
             run.end("exhausted")
         return run.selection()
+
+
+def _greedily(run: Run, sieves: dict[int, _Sieve], k: int) -> _Sieve:
+    """Greedy over the elements that the thresholds kept."""
+    left = np.unique([e for sieve in sieves.values() for e in sieve.elements]).astype(np.int64)
+    found, bounds = _Sieve(), Bounds(run)
+    run.hold([])
+    while len(left) and len(found.elements) < k:
+        element, gain = bounds.best(left)
+        if gain < run.least_gain:
+            break
+        run.f.add(element)
+        bounds.grown()
+        found.elements.append(element)
+        found.gains.append(gain)
+        left = left[left != element]
+    return found
 
 
 def _thresholds(largest: float, least: float, epsilon: float) -> range:
