@@ -526,3 +526,20 @@ def test_coverage_of_a_matrix_by_a_rule_as_on_the_cpu():
         found, expected = subsel.greedy(f, 3), subsel.greedy(g, 3)
         np.testing.assert_array_equal(found.indices, expected.indices)
         np.testing.assert_array_equal(found.gains, expected.gains)
+
+
+def test_constraints_and_certificates_are_those_of_the_cpu():
+    X = np.random.default_rng(0).integers(-4, 5, (40, 3)).astype(np.float32)
+    ours, wanted = (
+        subsel.FacilityLocation.from_features(X, backend=backend) for backend in ("cuda", "cpu")
+    )
+    costs = np.arange(1, 41) / 10
+    for budget in (
+        5, subsel.constraints.Knapsack(costs, 3.3), subsel.constraints.MinDistance(X, 3.0),
+    ):  # fmt: skip
+        found, own = (subsel.greedy(f, budget, given=[3]) for f in (ours, wanted))
+        np.testing.assert_array_equal(found.indices, own.indices)
+        assert (found.value, found.bound, found.cost) == (own.value, own.bound, own.cost)
+    labels = np.arange(40) % 2
+    found, own = (subsel.select(X, 6, labels=labels, backend=b) for b in ("cuda", "cpu"))
+    assert found.value <= found.bound <= 1.2 * own.bound
