@@ -2,7 +2,7 @@
 
 The error has to come out as it was raised, no thread may go on, and the next call has to give the
 bits that it would have given. Selection writes nothing but a progress bar, and renames no file.
-What a killed worker changes is tested in tests/test_distributed.py.
+What a killed worker changes is tested in tests/distributed/test_distributed.py.
 """
 
 import io
