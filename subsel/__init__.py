@@ -33,6 +33,7 @@ _HOME = {
     "random_greedy": "subsel.optimizers",
     "stochastic_greedy": "subsel.optimizers",
     "select": "subsel.coreset",
+    "assign": "subsel.assignment",
     "greedi": "subsel.distributed",
 }
 _MODULES = ("constraints", "defense", "objectives", "optimizers", "testing")
@@ -52,6 +53,7 @@ __all__ = [
     "Selection",
     "SetCover",
     "SumRedundancy",
+    "assign",
     "greedi",
     "greedy",
     "lazy_greedy",
@@ -64,6 +66,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from subsel.assignment import assign
     from subsel.coreset import select
     from subsel.distributed.greedi import greedi
     from subsel.objectives import (

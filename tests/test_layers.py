@@ -16,7 +16,7 @@ LAYERS = [
     {"constraints"},
     {"objectives"},
     {"optimizers", "testing"},
-    {"coreset"},
+    {"assignment", "coreset"},
     {"distributed"},
     {"defense", "estimators", "plots"},
     {"cli", "__main__"},

@@ -7,7 +7,7 @@ each class, merged by gain (`subsel.selection.merged`), select the same.
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -16,10 +16,12 @@ from subsel.pacing import portions
 from subsel.progress import Progress
 from subsel.selection import Selection, bound_of_greedy, sizes_of
 
+Result = TypeVar("Result")
+
 
 def side_by_side(
-    search: Callable[..., Selection], tasks: list[tuple], workers: int, progress: bool
-) -> list[Selection]:
+    search: Callable[..., Result], tasks: list[tuple], workers: int, progress: bool
+) -> list[Result]:
     """Selections of all classes, ``search(*task)`` each, by a number of threads.
 
     A class has one thread of Numba's: its thread pools do not nest.

@@ -1,0 +1,143 @@
+"""New points, each assigned to the nearest of some representatives."""
+
+import numpy as np
+
+from subsel.kernels import cpu
+from subsel.kernels.cpu import LANES
+from subsel.objectives.disjoint import side_by_side
+from subsel.sources import METRICS
+from subsel.sources.features import Conditioned, conditioned, farthest
+from subsel.sources.scale import Scale, choose_scale, spread
+from subsel.validation import (
+    BACKENDS,
+    ArrayLike,
+    as_float_array,
+    check_choice,
+    check_entries,
+    check_matrix_shape,
+    check_memory,
+    read_only,
+)
+
+_FEWEST = 1024
+"""Rows of a block, at least, where memory allows: representatives are made ready for each block."""
+
+_WORK = 2**32
+"""Differences of features that a block may take, some seconds, so that Ctrl-C is heard."""
+
+_PER_ROW = 256
+"""Bytes for a row of a block beside its features, at most."""
+
+
+def assign(
+    X_new: ArrayLike,
+    representatives: ArrayLike,
+    metric: str = "euclidean",
+    *,
+    backend: str = "auto",
+    memory: float | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Assign new points to the nearest of some representatives, as the rows of a selection.
+
+    Parameters
+    ----------
+    X_new : array_like, shape (n, d)
+        Features of the points: finite, any real dtype.
+    representatives : array_like, shape (k, d)
+        Features of the representatives, such as ``X[chosen.indices]``: finite, any real dtype.
+    metric : {"euclidean", "cosine", "dot", "rbf"}, default "euclidean"
+        What is near, as in `select`. ``"rbf"`` has gamma = 1 / d.
+    backend : {"auto", "cpu"}, default "auto"
+        Where to compute: on the CPU. What lies in a GPU's memory is copied from there.
+    memory : float, optional
+        Bytes that the blocks in which points are taken may use together. Default: a quarter of what
+        this process can have now, as in `select`. A block has at least 64 points, beside
+        which the representatives are copied, whatever this says. The answer does not depend on it.
+
+    Returns
+    -------
+    assignment : ndarray of int64, shape (n,)
+        For each point the position of its representative; the first of equally near ones.
+    nearness : ndarray of float64, shape (n,)
+        For ``"euclidean"`` the distance to it, ||x - y||; for the others the similarity: the cosine
+        of the angle, the inner product, or exp(-gamma ||x - y||^2).
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is not one of the above: not 2-D, empty, sparse, not numeric, or with NaN or
+        inf (said where); `representatives` of another width than `X_new`.
+
+    Notes
+    -----
+    Time at most O(n k d), on all threads; groups of points whose representatives are nearer than
+    the next one can be are skipped. Distances come from exact differences, never from inner
+    products, in float64 if one of the two arrays is, else in float32. Similarities are rounded to
+    the grid that `select` uses for n rows, at most 2**-52 n times the largest of them (see
+    `FacilityLocation`), so that ``assign(X, X[chosen.indices])`` is ``chosen.assignment``; those
+    that are equal on the grid count as equal.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import subsel
+    >>> X = np.array([[0.0], [0.1], [0.2], [5.0], [5.1]])
+    >>> chosen = subsel.select(X, 2)
+    >>> subsel.assign([[4.0], [0.5], [2.5]], X[chosen.indices])
+    (array([1, 0, 0]), array([1. , 0.3, 2.3]))
+    """
+    check_choice(metric, METRICS, "metric")
+    if check_choice(backend, BACKENDS, "backend") == "cuda":
+        raise ValueError("points are assigned on the CPU: use backend='cpu'")
+    allowed = check_memory(memory)
+    points = _checked(X_new, "X_new")
+    others = _checked(representatives, "representatives")
+    (n, d), k = points.shape, len(others)
+    if others.shape[1] != d:
+        raise ValueError(
+            f"representatives must have the {d} columns that X_new has, not {others.shape[1]}"
+        )
+    dtype = np.result_type(points, others)
+    others = others.astype(dtype, copy=False)
+    scale = _scale([points, others], metric, dtype)
+
+    assignment, nearness = np.empty(n, np.int64), np.empty(n)
+
+    def settle(start: int, stop: int) -> None:
+        rows = np.concatenate([points[start:stop], others], dtype=dtype)
+        ready = conditioned(read_only(rows), metric, scale)
+        source = Conditioned(ready, metric, scale, n).facing(stop - start)
+        search, _ = source.represent(np.arange(k))
+        assignment[start:stop] = source.assignment(search)
+        nearness[start:stop] = source.of_points(search.best)[: stop - start]
+
+    workers = max(1, min(cpu.threads(), n // _FEWEST))
+    per_row = 5 * (d + 1) * dtype.itemsize  # stacked, made ready, in an order, in tiles
+    fitting = (allowed // workers - k * per_row) // (per_row + _PER_ROW)
+    wanted = min(-(-n // workers), max(_FEWEST, _WORK // (k * d)))
+    step = max(LANES, min(wanted, fitting))
+    blocks = [(start, min(start + step, n)) for start in range(0, n, step)]
+    side_by_side(settle, blocks, workers, progress=False)
+    if metric == "euclidean":
+        return assignment, np.abs(nearness) * scale.unit
+    if metric == "dot":
+        return assignment, nearness * scale.unit
+    return assignment, nearness + 1  # stored less the similarity of equals
+
+
+def _checked(X: ArrayLike, name: str) -> np.ndarray:
+    array = as_float_array(X, name)
+    check_matrix_shape(array.shape, name, "(rows, d)")
+    check_entries(array, name)
+    return array
+
+
+def _scale(arrays: list[np.ndarray], metric: str, dtype: np.dtype) -> Scale:
+    """The units of similarities of all rows."""
+    low = np.min([array.min(axis=0) for array in arrays], axis=0).astype(dtype)
+    high = np.max([array.max(axis=0) for array in arrays], axis=0).astype(dtype)
+    middle, extent = spread(metric, low, high)
+    radius = 0.0
+    if metric != "cosine":
+        radius = max(farthest(read_only(array), middle, extent) for array in arrays)
+    return choose_scale(metric, None, low, high, radius)
