@@ -122,6 +122,6 @@ def _number(file: Path) -> int | None:
 def _lines(file: Path) -> list[str]:
     """The lines of a file, none if it cannot be read."""
     try:
-        return file.read_text().splitlines()
+        return os.fsdecode(file.read_bytes()).splitlines()
     except (OSError, ValueError):
         return []

@@ -1,4 +1,4 @@
-"""A progress bar that cannot spoil the work that it shows."""
+"""What a terminal shows, which cannot spoil the work that it tells of."""
 
 import sys
 from contextlib import suppress
@@ -47,3 +47,15 @@ class _Unfailing:
         """Flush, or not."""
         with suppress(OSError):
             self._stream.flush()
+
+
+def say(text: str) -> None:
+    """Write to standard output; what its encoding has not is shown as an escape.
+
+    If it cannot be written, nothing is raised: what is told of has been done.
+    """
+    if sys.stdout is None:
+        return
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    with suppress(OSError, ValueError):
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))

@@ -517,7 +517,7 @@ def _array_of_labels(labels: list) -> np.ndarray:
         names = ", ".join(sorted(kind.__name__ for kind in kinds))
         raise TypeError(f"labels must be of one kind, not a mixture of {names}")
     for at, label in enumerate(labels):
-        if label[-1:] in ("\0", b"\0"):
+        if label[-1:] == ("\0" if isinstance(label, str) else b"\0"):
             raise ValueError(
                 f"labels[{at}] is {label!r}; strings must not end in a null character, which NumPy "
                 "drops (use integers, or other names)"

@@ -3,8 +3,9 @@
 import argparse
 import os
 import platform
-import sys
 from importlib.metadata import PackageNotFoundError, version
+
+from subsel.progress import say
 
 PACKAGES = ("subsel", "numpy", "scipy", "numba", "numba-cuda", "torch", "dask", "scikit-learn")
 
@@ -16,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print it."""
     for name, value in facts():
-        sys.stdout.write(f"{name:14}{value}\n")
+        say(f"{name:14}{value}\n")
     return 0
 
 

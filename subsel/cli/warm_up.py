@@ -6,7 +6,6 @@ later select (``NUMBA_CACHE_DIR`` names a folder of your own).
 """
 
 import argparse
-import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from subsel.progress import Progress
+from subsel.progress import Progress, say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     for _, job in Progress(jobs, desc="compile", unit="kind", disable=None):
         job()
     place = cache_folder() or "memory only, as no folder can be written to"
-    sys.stdout.write(f"compiled in {time.perf_counter() - began:.0f} s; kept in {place}\n")
+    say(f"compiled in {time.perf_counter() - began:.0f} s; kept in {place}\n")
     return 0
 
 

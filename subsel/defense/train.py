@@ -25,6 +25,7 @@ from subsel.defense.randomness import seeded
 from subsel.defense.result import TrainResult
 from subsel.defense.training import train
 from subsel.files import remove_parts, write_whole
+from subsel.progress import say
 from subsel.sources import METRICS
 from subsel.validation import check_count
 
@@ -134,8 +135,8 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace, ranks: paral
         else:
             sys.stderr.write(f"{parser.prog}: error: {rank}{text}\n")
         return status
-    sys.stdout.write("".join(f"{key}: {value}\n" for key, value in summary.items()))
-    sys.stdout.write(f"written to {out}: metrics.jsonl kept.npy checkpoint.pt dropped.png\n")
+    say("".join(f"{key}: {value}\n" for key, value in summary.items()))
+    say(f"written to {out}: metrics.jsonl kept.npy checkpoint.pt dropped.png\n")
     return 0
 
 

@@ -66,10 +66,13 @@ def facility_location(random, n):
             options[name] = S.max() / 4 * random.integers(0, 5, (len(S), 3))
             options[factor] = float(random.choice([0.5, 1.0, 2.0]))
     most = max([float(S.max()), *(float(np.max(o)) for o in options.values())])
+    # What similarities are bounded by has their number type.
+    single = clean(array).dtype == np.float32 and len(options) > ("weights" in options)
+    rounded = 2.0**-22 * len(S) * most if single else 0.0
     return Drawn(
         array, lambda S: subsel.FacilityLocation(S, **options),
         lambda c: reference.guided_facility_location(S, c, **options),
-        2.0**-44 * (S.sum() + len(S) * most * bool(options)), exact,
+        2.0**-44 * (S.sum() + len(S) * most * bool(options)) + rounded, exact,
     )  # fmt: skip
 
 
