@@ -1,8 +1,9 @@
 """`subsel warm-up`: compile every kernel for the usual kinds of input, and keep the result on disk.
 
 The first selection of a kind compiles what it needs, which takes up to half a minute. This does it
-ahead, for instance when a container is built: run it as the user, and with the folder, that will
-later select (``NUMBA_CACHE_DIR`` names a folder of your own).
+ahead, for instance when a container is built. Run it as a user who can write to the package, whose
+kernels then serve everybody, or as the user who will later select (``NUMBA_CACHE_DIR`` names a
+folder of your own).
 """
 
 import argparse

@@ -90,7 +90,8 @@ class FacilityLocation(Objective):
     Similarities are rounded to a grid of at most 2**-52 times the largest of them times n_points
     (times 16 where there are fewer points), which makes every sum exact; smaller ones count as 0.
     So gains and selections have the same bits for any number of threads, memory layout or path, and
-    equal gains are exactly equal: the lowest index wins.
+    equal gains are exactly equal: the lowest index wins. What `query` and `private` bound
+    similarities by is rounded to their number type: beside a float32 matrix, to float32.
 
     References
     ----------

@@ -8,7 +8,7 @@ import numpy as np
 from subsel import sources
 from subsel.kernels.rules import join, worth
 from subsel.objectives.coverage import Coverage
-from subsel.validation import ArrayLike, check_choice, check_number, check_values
+from subsel.validation import ArrayLike, as_host_array, check_choice, check_number, check_values
 
 
 class Sqrt(NamedTuple):
@@ -148,7 +148,8 @@ class FeatureBased(Coverage):
         if weights is not None:
             parameters = [check_values(weights, "weights", d, 0, "[", of="feature")]
         if cap is not None:
-            caps = cap if np.ndim(cap) else np.full(d, check_number(cap, "cap", 0))
+            alone = not as_host_array(cap, "cap").ndim
+            caps = np.full(d, check_number(cap, "cap", 0)) if alone else cap
             parameters.append(check_values(caps, "cap", d, 0, "[", of="feature"))
         self.concave = concave
         super().__init__(source, RULES[concave](*parameters))

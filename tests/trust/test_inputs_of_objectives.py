@@ -120,7 +120,8 @@ ONE_AXIS = {
 # Forms that are for two axes alone, or of which NumPy itself would drop something.
 ONLY_TWO_AXES = {
     "columns of a wider array", "reversed", "DataFrame", "DataFrame of polars", "list of arrays",
-    "list of lists of tensors", "tuple of tuples", "tensor, transposed", "list of buffers", "matrix", "dask",
+    "list of lists of tensors", "tuple of tuples", "tensor, transposed", "list of buffers",
+    "matrix", "dask",
     "DataFrame of objects", "DataFrame, nullable integers", "DataFrame, nullable floats",
     "DataFrame of pyarrow", "Table of pyarrow", "polars, whole numbers",
 }  # fmt: skip
@@ -238,7 +239,7 @@ def test_what_is_no_number(name):
         optional = {"at_most", "target", "coverage", "min_gain"}
         if (wrong is None and name in optional) or (name == "weight" and isinstance(wrong, list)):
             continue
-        with pytest.raises((TypeError, ValueError), match="operand" if wrong is True else name):
+        with pytest.raises((TypeError, ValueError), match=None if name == "weight" else name):
             NUMBERS[name](wrong)
 
 
