@@ -23,6 +23,7 @@ from subsel.validation import (
     as_float_array,
     as_host_array,
     as_scalar,
+    check_backend,
     check_budget,
     check_choice,
     check_distinct,
@@ -60,6 +61,7 @@ def select(
     labels: ArrayLike | None = None,
     weights: ArrayLike | None = None,
     given: ArrayLike | None = None,
+    given_features: ArrayLike | None = None,
     exclude: ArrayLike | None = None,
     candidates: ArrayLike | None = None,
     costs: ArrayLike | None = None,
@@ -107,7 +109,12 @@ def select(
         objectives of features. Default 1.
     given : array_like of int, optional
         Rows that are held already, labelled for instance. They represent others from the start, and
-        are neither selected nor counted. Also a mask of n booleans, as for the next two.
+        are neither selected nor counted. Also a mask of n booleans, as for `exclude` and
+        `candidates`.
+    given_features : array_like, shape (m, d), optional
+        Features of rows that are held already and are not in X. They are as rows of X that are
+        `given`, but need not be represented: F is a sum over the rows of X. For facility location
+        of dense features on the CPU, without labels.
     exclude : array_like of int, optional
         Rows that are never selected.
     candidates : array_like of int, optional
@@ -186,6 +193,8 @@ def select(
     """
     check_choice(objective, OBJECTIVES, "objective")
     check_choice(method, METHODS, "method")
+    if given_features is not None:
+        _check_held_elsewhere(X, objective, metric, labels, backend)
     random = check_random_state(random_state)
     allowed = check_memory(memory)
     stops = {"target": target, "coverage": coverage}
@@ -204,11 +213,17 @@ def select(
         f = _named(objective, X, metric, weights, backend, memory)
         n = f.n
     rows = _Rows.of(n, given, exclude, candidates)
+    others = None
+    if given_features is not None:
+        others = features.others(given_features, "given_features")
+        rows = rows.beside(len(others))
 
     if labels is None:
         rule = "ratio" if method == "stochastic" else "best"
-        constraint = _constraint(X, rows, budget, metric, rule, stops, **limits)
-        if objective == "facility_location":
+        constraint = _constraint(X, others, rows, budget, metric, rule, stops, **limits)
+        if others is not None:
+            f = FacilityLocation.of(features.beside(others, metric, None, memory), weights)
+        elif objective == "facility_location":
             f = FacilityLocation.of(features.similarity(metric, None, memory), weights)
         return _represent(f, rows, constraint, method, refine, random, progress, **stops)
 
@@ -273,6 +288,11 @@ class _Rows:
             shut |= ~some
         return cls(held, ~(held | shut))
 
+    def beside(self, count: int) -> "_Rows":
+        """And as many more, below them, that are held."""
+        held, open_ = np.ones(count, bool), np.zeros(count, bool)
+        return _Rows(np.append(self.held, held), np.append(self.open, open_))
+
     def part(self, stops: dict[str, float | None]) -> np.ndarray:
         """The rows that the objective gets as candidates, ascending: all, or those that may be."""
         few = np.flatnonzero(self.held | self.open)
@@ -298,7 +318,8 @@ def _represent(
     """Select rows without regard to labels, with the assignment that the search left behind."""
     part = rows.part(stops)
     if not rows.open.any():
-        raise ValueError(f"none of {f.n} rows is left to select: all are given or excluded")
+        n = f.n_points if isinstance(f, FacilityLocation) else f.n
+        raise ValueError(f"none of {n} rows is left to select: all are given or excluded")
     if len(part) < f.n:
         f = f.restrict(part)
     held, open_ = rows.held[part], rows.open[part]
@@ -344,6 +365,24 @@ def _named(
     return make.from_features(X, **options)
 
 
+def _check_held_elsewhere(
+    X: ArrayLike, objective: str, metric: str | None, labels: Any, backend: str
+) -> None:
+    """Refuse what does not go together with given_features."""
+    wrong = {
+        f"the objective {objective!r}": objective != "facility_location",
+        "labels": labels is not None,
+        "metric='precomputed'": metric == "precomputed",
+        "sparse X": hasattr(X, "tocsr"),
+        "a GPU": check_backend(backend, X) == "cuda",
+    }
+    for what in (what for what, is_so in wrong.items() if is_so):
+        raise ValueError(
+            f"given_features do not go together with {what}: put these rows below those of X, and "
+            "name them in given"
+        )
+
+
 def _weights_of_rows(weights: Any, n: int, features: Any) -> np.ndarray | None:
     if weights is None:
         return None
@@ -366,12 +405,16 @@ def _only_for_classes(objective: str, refused: dict[str, Any]) -> None:
 
 
 def _constraint(
-    X: ArrayLike, rows: _Rows, budget: Any, metric: str | None, rule: str,
-    stops: dict[str, float | None], *, costs: Any, groups: Any, at_most: Any, at_least: Any,
-    min_distance: Any,
+    X: ArrayLike, others: np.ndarray | None, rows: _Rows, budget: Any, metric: str | None,
+    rule: str, stops: dict[str, float | None], *, costs: Any, groups: Any, at_most: Any,
+    at_least: Any, min_distance: Any,
 ) -> Constraint | None:  # fmt: skip
-    """What the arguments of `select` allow, of `_Rows.part`; None if a stop decides."""
-    n, part = len(rows.open), rows.part(stops)
+    """What the arguments of `select` allow, of `_Rows.part`; None if a stop decides.
+
+    `others` are features of rows that are held and not in X.
+    """
+    n, part = len(rows.open) - (0 if others is None else len(others)), rows.part(stops)
+    known = np.where(part < n, part, 0)  # what others cost, and their group, count nowhere
     some: list[Constraint] = []
     if costs is not None:
         if budget is None:
@@ -379,7 +422,7 @@ def _constraint(
         own = as_host_array(costs, "costs")
         if own.shape != (n,):
             raise ValueError(f"costs must have one entry per row of X: ({n},), not {own.shape}")
-        some.append(Knapsack(own[part], budget, rule=rule))
+        some.append(Knapsack(own[known], budget, rule=rule))
     count = None
     if costs is None and budget is not None:
         count = check_budget(budget, n, fraction=True)
@@ -397,7 +440,7 @@ def _constraint(
         if at_least is not None and count is None:
             raise ValueError("at_least needs a budget that is a count, so that room can be kept")
         own = check_labels(groups, n, "groups")
-        some.append(Groups(own[part], at_most=at_most, at_least=at_least, count=count))
+        some.append(Groups(own[known], at_most=at_most, at_least=at_least, count=count))
     if min_distance is not None:
         if metric == "precomputed":
             raise ValueError(
@@ -405,8 +448,9 @@ def _constraint(
                 "subsel.constraints.MinDistance with subsel.greedy"
             )
         distance = "cosine" if metric == "cosine" else "euclidean"
-        own = as_float_array(X, "X")[part]
-        some.append(MinDistance(own, min_distance, metric=distance))
+        own = as_float_array(X, "X")
+        own = own if others is None else np.concatenate([own, others])
+        some.append(MinDistance(own[part], min_distance, metric=distance))
     if count is not None and groups is None:
         some.append(Count(count))
     if not some and all(stop is None for stop in stops.values()):

@@ -211,3 +211,116 @@ def test_what_does_not_go_together(options, error, message):
         return
     with pytest.raises(error, match=message):
         subsel.select(X, **options)
+
+
+HELD = random.standard_normal((9, 4)).astype(np.float32) + 1
+BELOW = np.arange(N, N + len(HELD))
+WIDE = random.standard_normal((N + len(HELD), 40))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"budget": 7},
+        {"budget": 0.1, "method": "greedy"},
+        {"budget": 5, "metric": "cosine"},
+        {"budget": 5, "metric": "rbf", "given": [3, 70], "exclude": [4]},
+        {"budget": 5, "metric": "dot", "weights": np.arange(N)},
+        {"budget": 5, "candidates": np.arange(0, N, 7)},
+        {"budget": 2.0, "costs": COSTS},
+        {"budget": 9, "groups": LABELS, "at_most": 4, "at_least": {0: 4}},
+        {"min_distance": 1.5},
+        {"budget": 6, "min_distance": 0.05, "metric": "cosine"},
+        {"coverage": 0.9},
+        {"budget": 50, "target": 1300.0},
+        {"budget": 6, "refine": True},
+        {"budget": 6, "method": "stochastic", "random_state": 0},
+    ],
+    ids=lambda options: "-".join(options),
+)
+@pytest.mark.parametrize("wide", [False, True])
+def test_rows_that_are_held_elsewhere_are_as_given_ones_that_need_no_representative(options, wide):
+    rows, held = (WIDE[:N], WIDE[N:]) if wide else (X, HELD)
+    if wide and "target" in options:
+        options = options | {"target": 1500.0}
+    chosen = subsel.select(rows, **options, given_features=held)
+    # The same rows below those of X, with no weight as points.
+    stacked = dict(options, weights=np.append(options.get("weights", np.ones(N)), np.zeros(9)))
+    stacked["given"] = [*options.get("given", []), *BELOW]
+    if "costs" in options:
+        stacked["costs"] = np.append(COSTS, np.ones(9))
+    if "groups" in options:
+        stacked["groups"] = np.append(LABELS, np.zeros(9, int))
+    if options.get("budget") == 0.1:
+        stacked["budget"] = 12
+    if "candidates" in options:
+        stacked["candidates"] = np.append(options["candidates"], BELOW)
+    wanted = subsel.select(np.concatenate([rows, held]), **stacked)
+    assert len(chosen) > 0
+    np.testing.assert_array_equal(chosen.indices, wanted.indices)
+    np.testing.assert_allclose(chosen.gains, wanted.gains, rtol=1e-6)
+    np.testing.assert_allclose(chosen.values, wanted.values, rtol=1e-6)
+    assert chosen.value == pytest.approx(wanted.value, rel=1e-6)
+    assert chosen.bound == pytest.approx(wanted.bound, rel=1e-6)
+    assert (chosen.stopped, chosen.cost) == (wanted.stopped, wanted.cost)
+    if "weights" not in options:  # else a point of weight 0 has none
+        np.testing.assert_array_equal(chosen.assignment, wanted.assignment[:N])
+    assert len(chosen.assignment) == N
+    assert chosen.sizes.sum() + chosen.uncovered == N
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine", "rbf"])
+def test_rows_held_elsewhere_select_as_given_rows_below(metric):
+    chosen = subsel.select(X, 6, metric=metric, given_features=HELD)
+    wanted = subsel.select(np.concatenate([X, HELD]), 6, metric=metric, given=BELOW)
+    np.testing.assert_array_equal(chosen.indices, wanted.indices)
+    np.testing.assert_allclose(chosen.gains, wanted.gains, rtol=1e-6)
+    np.testing.assert_array_equal(chosen.assignment, wanted.assignment[:N])
+
+
+def test_rows_held_elsewhere_with_and_without_a_matrix():
+    rows, held = WIDE[:N], WIDE[N:]
+    matrix, tiled = (
+        subsel.select(rows, 9, given_features=held, memory=memory) for memory in (None, 0)
+    )
+    assert (matrix.path, tiled.path) == ("dense", "features")
+    same(matrix, tiled)
+    np.testing.assert_array_equal(matrix.assignment, tiled.assignment)
+    near = np.linalg.norm(rows[:, None] - np.concatenate([held, rows[matrix.indices]]), axis=2)
+    np.testing.assert_array_equal(matrix.assignment, np.maximum(near.argmin(axis=1) - 9, -1))
+
+
+def test_a_row_that_is_held_elsewhere_gains_nothing():
+    chosen = subsel.select(X, N, given_features=X[:100])
+    assert set(chosen.indices[:20].tolist()) == set(range(100, N))
+    assert (chosen.gains[20:] == 0).all()
+    assert (chosen.assignment[:100] == -1).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"given_features": HELD[:, :3]}, "given_features must have the 4 columns"),
+        ({"given_features": HELD[0]}, "given_features must be 2-D"),
+        ({"given_features": HELD[:0]}, "given_features must not be empty"),
+        ({"given_features": HELD.astype(float) * 1e200}, r"given_features\[0, 0\] is -?inf"),
+        ({"given_features": HELD * np.nan}, r"given_features\[0, 0\] is nan"),
+        ({"labels": LABELS}, "given_features do not go together with labels: put these rows"),
+        ({"objective": "graph_cut"}, "together with the objective 'graph_cut'"),
+        ({"metric": "precomputed"}, "together with metric='precomputed'"),
+        ({"backend": "cuda"}, "together with a GPU"),
+        ({"costs": np.ones(N + 9)}, r"costs must have one entry per row of X: \(120,\)"),
+        ({"budget": N + 1}, "budget must be"),
+        ({"groups": np.zeros(N + 9), "at_most": 1}, "groups"),
+        ({"exclude": range(N)}, "none of 120 rows is left"),
+    ],
+)
+def test_what_does_not_go_with_given_features(options, message):
+    with pytest.raises(ValueError, match=message):
+        subsel.select(X, **({"budget": 3, "given_features": HELD} | options))
+
+
+def test_given_features_are_for_dense_X():
+    sparse = scipy.sparse.csr_array(X)
+    with pytest.raises(ValueError, match="sparse X"):
+        subsel.select(sparse, 3, metric="dot", given_features=HELD)

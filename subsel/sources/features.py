@@ -71,6 +71,13 @@ class Features:
         """Similarities of the rows to one another, by the faster way that fits into `memory`."""
         return Conditioned.of(self.array, metric, gamma).fastest(check_memory(memory))
 
+    def beside(
+        self, others: np.ndarray, metric: str, gamma: float | None, memory: float | None
+    ) -> Similarity:
+        """Similarities of the rows to one another and to `others`, which come after them."""
+        stacked = np.concatenate([self.array, others])
+        return Conditioned.of(stacked, metric, gamma, len(self)).fastest(check_memory(memory))
+
     def others(self, items: ArrayLike, name: str) -> np.ndarray:
         """Checked features of other items, of as many columns and of the same type."""
         array = as_float_array(items, name)
@@ -78,8 +85,10 @@ class Features:
         check_matrix_shape(array.shape, name, f"(items, {d}), like X")
         if array.shape[1] != d:
             raise ValueError(f"{name} must have the {d} columns that X has, not {array.shape[1]}")
+        with np.errstate(over="ignore"):  # what overflows becomes inf, and is refused as that
+            array = array.astype(self.array.dtype)
         check_entries(array, name)
-        return array.astype(self.array.dtype)
+        return array
 
     def guided(
         self, metric: str, gamma: float | None, memory: float | None, others: list[np.ndarray]
@@ -102,25 +111,30 @@ class Features:
 class Conditioned:
     """Features made ready for the kernels, and the units of the similarities that they give.
 
-    `rows` may be a part of `total` rows, for which sums have to be exact.
+    The first `n_points` of the rows are the points that are represented, by default all; every row
+    is a candidate. `rows` may be a part of `total` rows, for which sums have to be exact.
     """
 
     def __init__(
-        self, rows: np.ndarray, metric: str, scale: Scale, total: int | None = None
-    ) -> None:
+        self, rows: np.ndarray, metric: str, scale: Scale, total: int | None = None,
+        n_points: int | None = None,
+    ) -> None:  # fmt: skip
         self.rows, self.metric, self.scale = rows, metric, scale
-        total = total or len(rows)
+        self.n_points = n_points or len(rows)
+        total = total or self.n_points
         self.rule = choose_rule(metric, scale, total, rows.shape[1], rows.dtype)
 
     @classmethod
-    def of(cls, features: np.ndarray, metric: str, gamma: float | None) -> "Conditioned":
+    def of(
+        cls, features: np.ndarray, metric: str, gamma: float | None, n_points: int | None = None
+    ) -> "Conditioned":
         """Checked features, divided by a power of two, or brought to unit length for cosine."""
         features = read_only(features)
         low, high = features.min(axis=0), features.max(axis=0)
         middle, extent = spread(metric, low, high)
         radius = 0.0 if metric == "cosine" else farthest(features, middle, extent)
         scale = choose_scale(metric, gamma, low, high, radius)
-        return cls(conditioned(features, metric, scale), metric, scale)
+        return cls(conditioned(features, metric, scale), metric, scale, n_points=n_points)
 
     def fastest(self, memory: int) -> Similarity:
         """A matrix, if it fits into so many bytes, pays, and can be had; else tiles."""
@@ -133,9 +147,11 @@ class Conditioned:
         return self.tiled()
 
     def tiled(self) -> "FeatureSimilarity":
-        """The rows represented by one another, without a matrix."""
-        tiles = Tiles(self.rows)
-        return FeatureSimilarity(tiles, tiles, self.metric, self.scale, self.rule)
+        """The points represented by all rows, without a matrix."""
+        tiles = points = Tiles(self.rows)
+        if self.n_points < len(self.rows):
+            points = Tiles(read_only(self.rows[: self.n_points]))
+        return FeatureSimilarity(points, tiles, self.metric, self.scale, self.rule)
 
     def facing(self, count: int) -> "FeatureSimilarity":
         """The first `count` rows as points, represented by the others alone."""
@@ -143,7 +159,7 @@ class Conditioned:
         return FeatureSimilarity(points, candidates, self.metric, self.scale, self.rule)
 
     def matrix(self) -> DenseSimilarity:
-        """All similarities of the rows to one another, computed once; the same bits."""
+        """All similarities of the points to the rows, computed once; the same bits."""
         n, d = self.rows.shape
         rows = read_only(np.pad(self.rows, [(0, -n % LANES), (0, 0)]))
         count = len(rows) // LANES
@@ -159,8 +175,9 @@ class Conditioned:
                 cpu.tile_matrix(*arguments, block)
         scale = self.scale
         return DenseSimilarity(
-            read_only(out), span=scale.span, symmetric=True, offset=scale.offset, unit=scale.unit
-        )
+            read_only(out[: self.n_points]), span=scale.span, symmetric=self.n_points == n,
+            offset=scale.offset, unit=scale.unit,
+        )  # fmt: skip
 
 
 class FeatureSimilarity(Similarity):
