@@ -48,6 +48,12 @@ FEATURES = {
     "select": ("X", lambda X: answer(subsel.select(X, 6))),
     "select labels": ("X", lambda X: answer(subsel.select(X, 6, labels=CLASSES))),
     "select dot": ("X", lambda X: answer(subsel.select(X, 0.2, metric="dot", method="greedy"))),
+    "select beside": (
+        "given_features",
+        lambda X: answer(subsel.select(ROWS[:9] + 0.25, 6, given_features=X)),
+    ),
+    "assign": ("X_new", lambda X: subsel.assign(X, ROWS[:5] + 0.25)),
+    "assign to": ("representatives", lambda X: subsel.assign(ROWS + 0.25, X)),
     "from_features": ("X", lambda X: searched(subsel.FacilityLocation.from_features(X, "rbf"))),
     "greedi": ("X", lambda X: answer(subsel.greedi(X, 2, partitions=2, random_state=0))),
     "GraphCut": ("X", lambda X: searched(subsel.GraphCut.from_features(X))),
@@ -56,6 +62,8 @@ FEATURES = {
 }
 WRONG_FEATURES = {
     "select": ("X", lambda X: subsel.select(X, 1)),
+    "assign": ("X_new", lambda X: subsel.assign(X, ROWS)),
+    "assign to": ("representatives", lambda X: subsel.assign(ROWS, X)),
     "from_features": ("X", subsel.FacilityLocation.from_features),
     "greedi": ("X", lambda X: subsel.greedi(X, 1)),
     "GraphCut": ("X", subsel.GraphCut.from_features),
