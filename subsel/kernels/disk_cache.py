@@ -21,6 +21,7 @@ import pickle
 import stat
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,9 @@ from numba.misc.appdirs import AppDirs
 
 _log = logging.getLogger("subsel")
 _PACKAGE = Path(__file__).parent.parent
+_LEFT_OVER = 3600
+"""Seconds after which a file that is not whole belongs to no process any more."""
+
 _SHIPPED = _PACKAGE / "kernels" / "__pycache__"
 """The package's own folder. What is there is also read by users who cannot write to it."""
 
@@ -150,6 +154,9 @@ class _Files:
             for old in self._folder.glob(f"{self._name}.*.nbc"):
                 if old.name.split(".")[-3] != _stamp()[:12]:
                     old.unlink(missing_ok=True)
+            for left in self._folder.glob(f"{self._name}.*.part"):  # by a process that was killed
+                if time.time() - left.stat().st_mtime > _LEFT_OVER:
+                    left.unlink(missing_ok=True)
             content = dumps((_stamp(), key, data))
             part.write_bytes(hashlib.sha256(content).digest() + content)
             part.replace(path)

@@ -90,6 +90,41 @@ def test_a_full_disk_costs_the_cache_and_nothing_else(files, monkeypatch, caplog
     assert files.load("key") is None
 
 
+def test_what_a_killed_process_left_half_written_is_removed(files, tmp_path):
+    files.save("key", "machine code")
+    (whole,) = kept(tmp_path)
+    old, new = tmp_path / f"{whole}.0123.part", tmp_path / f"{whole}.4567.part"
+    for part in (old, new):
+        part.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    files.save("other key", "machine code")
+    assert not old.exists()
+    assert new.exists()  # another process may be writing it
+
+
+def test_ctrl_c_while_kernels_are_compiled(tmp_path):
+    code = (
+        "import os, signal\n"
+        "import numpy as np\n"
+        "from numba.core import event\n"
+        "from subsel.kernels import cpu\n"
+        "class Pressed(event.Listener):\n"
+        "    def on_start(self, _):\n"
+        "        event.unregister('numba:compile', self)\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "    def on_end(self, _): pass\n"
+        "event.register('numba:compile', Pressed())\n"
+        "try:\n"
+        "    cpu.is_symmetric(np.eye(3))\n"
+        "except KeyboardInterrupt:\n"
+        "    assert cpu.is_symmetric(np.eye(3)) and not cpu.is_symmetric(np.tri(3))\n"
+        "else:\n"
+        "    raise AssertionError('it was not heard')\n"
+    )
+    finished(start(code, NUMBA_CACHE_DIR=str(tmp_path)))
+    assert len(kept(tmp_path)) == 1
+
+
 def test_damaged_machine_code_is_compiled_anew(tmp_path):
     place = {"NUMBA_CACHE_DIR": str(tmp_path)}
     finished(start(SMALL, **place))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import subsel
+from subsel.sources.scale import grid
 from tests.trust.selections import trial
 
 
@@ -24,6 +25,18 @@ def test_partial_sums_of_few_points_are_exact_too():
     X[14] = float.fromhex("-0x1.7098064dfa777p+0")
     f = subsel.FacilityLocation.from_features(X, memory=0)
     assert subsel.greedy(f, 21).value == f.value(np.arange(21))
+
+
+def test_the_grid_is_as_fine_as_is_stated():
+    """With few points it was up to 16 times as coarse as docs/numerics.md said."""
+    random = np.random.default_rng(0)
+    for n in (*range(1, 40), 1000, 10**6):
+        for span in (*random.uniform(0.5, 1, 20), 0.5, np.nextafter(1, 0)):
+            up, step = grid(n, span)
+            assert up * step == 1
+            assert step <= 2.0**-52 * max(n, 16) * span  # what FacilityLocation states
+            largest = max(n, 16) * span
+            assert largest < 2.0**53 * step <= 2 * largest  # what docs/numerics.md states
 
 
 @pytest.mark.parametrize(("number", "far"), [("f4", 1e20), ("f8", 1e155)])
