@@ -416,7 +416,7 @@ def check_distinct(indices: ArrayLike | None, n: int, name: str) -> np.ndarray:
     """Checked indices of which none occurs twice; a mask of n booleans names the true ones."""
     if indices is None:
         return np.empty(0, np.int64)
-    array = np.asarray(indices)
+    array = as_host_array(indices, name)
     if array.dtype == bool and array.shape == (n,):
         return np.flatnonzero(array)
     array = check_indices(indices, n, name)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import dask
 import dask.array as da
 import distributed
 import numba
@@ -34,6 +35,13 @@ def X():
 @pytest.fixture(scope="module")
 def labels():
     return np.random.default_rng(1).choice(["a", "b", "c"], N, p=[0.6, 0.37, 0.03])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def scheduler():
+    """Dask computes as by default again once these tests are over."""
+    yield
+    dask.config.set(scheduler=None)
 
 
 @pytest.fixture(scope="module")

@@ -22,10 +22,11 @@ EXACT = {
 @pytest.mark.parametrize("store", [np.asarray, sp.csr_array], ids=["dense", "sparse"])
 def test_gains_are_exact_beside_large_amounts(concave, store):
     X = np.array([[99.0, 100.0], [0.001, 0.0], [3.0, 2.0]])
-    f = subsel.FeatureBased(store(X), concave=concave, cap=1e5 if concave == "min" else None)
-    for _ in range(1000):
-        f.add(0)
-    gains = f.gains(np.arange(3))
+    all_rows = np.concatenate([np.repeat(X[:1], 1000, axis=0), X])
+    f = subsel.FeatureBased(store(all_rows), concave=concave, cap=1e5 if concave == "min" else None)
+    for element in range(1000):
+        f.add(element)
+    gains = f.gains(np.arange(1000, 1003))
     with localcontext() as context:
         context.prec = 60
         had = [1000 * Decimal(x) for x in X[0]]
