@@ -33,6 +33,8 @@ _HOME = {
     "random_greedy": "subsel.optimizers",
     "stochastic_greedy": "subsel.optimizers",
     "select": "subsel.coreset",
+    "StreamSelection": "subsel.streaming",
+    "StreamSelector": "subsel.streaming",
     "assign": "subsel.assignment",
     "greedi": "subsel.distributed",
 }
@@ -52,6 +54,8 @@ __all__ = [
     "SaturatedCoverage",
     "Selection",
     "SetCover",
+    "StreamSelection",
+    "StreamSelector",
     "SumRedundancy",
     "assign",
     "greedi",
@@ -93,6 +97,7 @@ if TYPE_CHECKING:
     from subsel.optimizers.stochastic_greedy import stochastic_greedy
     from subsel.optimizers.threshold_greedy import threshold_greedy
     from subsel.selection import Selection
+    from subsel.streaming import StreamSelection, StreamSelector
 
 
 def __getattr__(name: str) -> Any:

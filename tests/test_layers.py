@@ -16,7 +16,7 @@ LAYERS = [
     {"constraints"},
     {"objectives"},
     {"optimizers", "testing"},
-    {"assignment", "coreset"},
+    {"assignment", "coreset", "streaming"},
     {"distributed"},
     {"defense", "estimators", "plots"},
     {"cli", "__main__"},

@@ -28,6 +28,63 @@ class _Sieve:
         return math.fsum(self.gains)
 
 
+@dataclass
+class Sieves:
+    """All thresholds side by side, and what each selected of the stream so far."""
+
+    k: int
+    epsilon: float
+    by_exponent: dict[int, _Sieve] = field(default_factory=dict)
+    largest: float = 0.0
+    """Gain of a single element."""
+    reached: float = 0.0
+    """F of a sieve."""
+
+    @property
+    def step(self) -> int:
+        """How many elements to take from the stream at a time."""
+        return max(_CHUNK, 4 * self.k)
+
+    def take(self, run: Run, chunk: np.ndarray) -> None:
+        """Let the next elements of the stream pass by."""
+        run.hold([])
+        alone = run.evaluated(chunk)
+        rising = np.maximum.accumulate(np.maximum(alone, self.largest))
+        self.largest = float(rising[-1])
+        for i in self._thresholds():
+            threshold = (1 + self.epsilon) ** i
+            begin = 0
+            if i not in self.by_exponent:
+                self.by_exponent[i] = _Sieve()
+                begin = int(np.searchsorted(rising, threshold))
+            sieve = self.by_exponent[i]
+            _pass(run, sieve, chunk, alone, begin, max(threshold, run.least_gain), self.k)
+            self.reached = max(self.reached, sieve.value)
+        kept = self._thresholds()
+        self.by_exponent = {i: sieve for i, sieve in self.by_exponent.items() if i in kept}
+
+    def _thresholds(self) -> range:
+        """Exponents of 1 + epsilon of the thresholds that may still be the right one."""
+        if self.largest <= 0:
+            return range(0)
+        base = math.log1p(self.epsilon)
+        least = max(self.reached, self.largest) / (2 * self.k)
+        high = math.floor(math.log(self.largest) / base)
+        return range(math.ceil(math.log(least) / base - 1), high + 1)
+
+    def elements(self) -> np.ndarray:
+        """All that is kept, ascending."""
+        sieves = self.by_exponent.values()
+        return np.unique([e for sieve in sieves for e in sieve.elements]).astype(np.int64)
+
+    def best(self, run: Run) -> _Sieve:
+        """The best of them, and of greedy over all that they kept; the objective holds it."""
+        both = [*self.by_exponent.values(), _greedily(run, self.elements(), self.k)]
+        best = max(both, key=lambda sieve: sieve.value)
+        run.hold(best.elements)
+        return best
+
+
 def sieve_streaming(
     f: Objective | ArrayLike,
     budget: Any,
@@ -109,39 +166,20 @@ def sieve_streaming(
         stream = check_distinct(order, search.f.n, "order")
     stream = stream[~search.closed[stream]]
     with search as run:
-        sieves: dict[int, _Sieve] = {}
-        largest = reached = 0.0  # gain of a single element, and F of a sieve
-        step = max(_CHUNK, 4 * k)
-        for start in range(0, len(stream), step):
-            if not run.room() or reached >= run.missing:
+        sieves = Sieves(k, epsilon)
+        for start in range(0, len(stream), sieves.step):
+            if not run.room() or sieves.reached >= run.missing:
                 break
-            chunk = stream[start : start + step]
-            run.hold([])
-            alone = run.evaluated(chunk)
-            rising = np.maximum.accumulate(np.maximum(alone, largest))
-            largest = float(rising[-1])
-            for i in _thresholds(largest, max(reached, largest) / (2 * k), epsilon):
-                threshold = (1 + epsilon) ** i
-                begin = 0
-                if i not in sieves:
-                    sieves[i] = _Sieve()
-                    begin = int(np.searchsorted(rising, threshold))
-                _pass(run, sieves[i], chunk, alone, begin, max(threshold, run.least_gain), k)
-                reached = max(reached, sieves[i].value)
-            kept = _thresholds(largest, max(reached, largest) / (2 * k), epsilon)
-            sieves = {i: sieve for i, sieve in sieves.items() if i in kept}
-        both = [*sieves.values(), _greedily(run, sieves, k)]
-        best = max(both, key=lambda sieve: sieve.value)
-        run.hold(best.elements)
+            sieves.take(run, stream[start : start + sieves.step])
+        best = sieves.best(run)
         run.took(np.array(best.elements, np.int64), np.array(best.gains))
         if run.room():
             run.end("exhausted")
         return run.selection()
 
 
-def _greedily(run: Run, sieves: dict[int, _Sieve], k: int) -> _Sieve:
-    """Greedy over the elements that the thresholds kept."""
-    left = np.unique([e for sieve in sieves.values() for e in sieve.elements]).astype(np.int64)
+def _greedily(run: Run, left: np.ndarray, k: int) -> _Sieve:
+    """Greedy over some elements."""
     found, bounds = _Sieve(), Bounds(run)
     run.hold([])
     while len(left) and len(found.elements) < k:
@@ -154,14 +192,6 @@ def _greedily(run: Run, sieves: dict[int, _Sieve], k: int) -> _Sieve:
         found.gains.append(gain)
         left = left[left != element]
     return found
-
-
-def _thresholds(largest: float, least: float, epsilon: float) -> range:
-    """Exponents of 1 + epsilon between (least / (1 + epsilon)) and largest."""
-    if largest <= 0:
-        return range(0)
-    base = math.log1p(epsilon)
-    return range(math.ceil(math.log(least) / base - 1), math.floor(math.log(largest) / base) + 1)
 
 
 def _pass(

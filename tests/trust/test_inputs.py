@@ -53,6 +53,11 @@ FEATURES = {
         lambda X: answer(subsel.select(ROWS[:9] + 0.25, 6, given_features=X)),
     ),
     "assign": ("X_new", lambda X: subsel.assign(X, ROWS[:5] + 0.25)),
+    "stream": ("chunk", lambda X: answer(subsel.StreamSelector(3).partial_fit(X).result())),
+    "stream for points": (
+        "points",
+        lambda X: answer(subsel.StreamSelector(3, X).partial_fit(ROWS).result()),
+    ),
     "assign to": ("representatives", lambda X: subsel.assign(ROWS + 0.25, X)),
     "from_features": ("X", lambda X: searched(subsel.FacilityLocation.from_features(X, "rbf"))),
     "greedi": ("X", lambda X: answer(subsel.greedi(X, 2, partitions=2, random_state=0))),
@@ -63,6 +68,7 @@ FEATURES = {
 WRONG_FEATURES = {
     "select": ("X", lambda X: subsel.select(X, 1)),
     "assign": ("X_new", lambda X: subsel.assign(X, ROWS)),
+    "stream": ("chunk", lambda X: subsel.StreamSelector(3).partial_fit(X)),
     "assign to": ("representatives", lambda X: subsel.assign(ROWS, X)),
     "from_features": ("X", subsel.FacilityLocation.from_features),
     "greedi": ("X", lambda X: subsel.greedi(X, 1)),
