@@ -154,7 +154,7 @@ class Objective(ABC):
         return elements, won
 
     def upper_gains(self, candidates: np.ndarray) -> np.ndarray | None:
-        """Upper bounds of gains that cost nothing, for `Selection.bound`; None if none are known."""
+        """Upper bounds of gains that cost nothing, for `Selection.bound`; None without any."""
         return None
 
     def checked_gains(self, candidates: np.ndarray) -> np.ndarray:

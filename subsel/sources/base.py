@@ -115,6 +115,7 @@ class Similarity:
             best=best,
             start=start,
             most=most,
+            capped=bool((most < np.inf).any()),
             weights=weights,
             up=up,
             down=down,

@@ -17,9 +17,9 @@ class Search(NamedTuple):
     By point: `best` similarity to a selected element (inf for padding), position of that element in
     order of adding (`assigned`), `last` entry in the log or -1. What limits the terms of F: `start`
     is the best before anything is selected (empty: the same for all points), and similarity above
-    `most` does not count. A term is `weights` times the similarity, rounded to the grid of `up` and
-    `down` (no weights: the similarity itself). By group of LANES points: `reach`, the squared
-    distance beyond which no candidate can improve any of them.
+    `most` does not count (`capped`: whether that is so for any point). A term is `weights` times
+    the similarity, rounded to the grid of `up` and `down` (no weights: the similarity itself). By
+    group of LANES points: `reach`, the squared distance beyond which no candidate can improve any.
 
     The log: points that `changed`, their similarity `before`, the point's `previous` entry; and the
     runs of entries that are of one group: `run_start`, `run_group`, and its reach before.
@@ -34,6 +34,7 @@ class Search(NamedTuple):
     best: np.ndarray
     start: np.ndarray
     most: np.ndarray
+    capped: bool
     weights: np.ndarray
     up: float
     down: float
@@ -61,9 +62,10 @@ class Search(NamedTuple):
 @kernel
 def improve(search, i, s):
     """A point gets a representative that is more similar, unless it had the most that counts."""
-    s = min(s, search.most[i])
-    if not s > search.best[i]:
-        return
+    if search.capped:
+        s = min(s, search.most[i])
+        if not s > search.best[i]:
+            return
     at = search.counts[LOGGED]
     search.changed[at] = i
     search.before[at] = search.best[i]

@@ -156,7 +156,7 @@ def _settle_block(store, search, block):
             for entry in range(left, min(left + LANES, end)):
                 if afresh:
                     i = entry
-                    before, after = best[i], search.most[i]
+                    before, after = best[i], search.most[i] if search.capped else np.inf
                     needed = before < after
                 else:
                     # Of a point that changed several times, the first entry stands for all.
@@ -189,7 +189,8 @@ def _settle_all(store, search):
     for entry in range(first_entry, last_entry):
         i = entry if afresh else search.changed[entry]
         low = best[i] if afresh else search.before[entry]
-        high = search.most[i] if afresh else best[i]
+        most = search.most[i] if search.capped else np.inf
+        high = most if afresh else best[i]
         if not afresh and search.previous[entry] >= first_entry:
             continue
         start, stop = store.row_starts[i], store.row_starts[i + 1]

@@ -162,7 +162,8 @@ def _tiled_cover(store, slot, search):
             s = np.float64(line[j])
             if s > search.best[i]:
                 improve(search, i, s)
-            worst = min(worst, search.best[i] if search.best[i] < search.most[i] else np.inf)
+            if not search.capped or search.best[i] < search.most[i]:
+                worst = min(worst, search.best[i])
         end_run(search, b, search.reach[b])
         search.reach[b] = squared_reach(worst, metric, gamma)
         search.counts[SEEN] += store.point_members[b]
