@@ -11,7 +11,7 @@ any skipped zero and any subtraction of an old term leave the same bits.
 import numpy as np
 from numba import prange
 
-from subsel.kernels.compiling import by_type, inlined, kernel
+from subsel.kernels.compiling import by_type, kernel
 from subsel.kernels.cpu.lanes import LANES, quantize
 from subsel.kernels.cpu.log import ADDED, LOGGED, RUNS, SEEN, TODO, clear_log, weighed
 from subsel.kernels.cpu.stores import (
@@ -105,15 +105,14 @@ def find_leads(search):
             _find_lead(search, block)
 
 
-@inlined
-def _sweep(store, search, block, points, weights, low, high, m, sign):
-    """A sweep of the kind that the terms ask for."""
-    if search.weights.size:
-        for a in range(m):
-            weights[a] = search.weights[points[a]]
-        grid = search.up, search.down
-        return weighted_sweep(store, block, points, weights, low, high, m, sign, grid, search.gains)
-    return sweep(store, block, points, low, high, m, sign, search.gains)
+@kernel
+def _sweep_weighted(store, search, block, points, low, high, m, sign):
+    """A sweep of terms that are weighed."""
+    weights = np.empty(m + 4)
+    for a in range(m):
+        weights[a] = search.weights[points[a]]
+    grid = search.up, search.down
+    return weighted_sweep(store, block, points, weights, low, high, m, sign, grid, search.gains)
 
 
 @kernel
@@ -132,7 +131,7 @@ def _settle_block(store, search, block):
     points = np.empty(_CHUNK + 4, np.int64)
     low = np.empty(_CHUNK + 4)
     high = np.empty(_CHUNK + 4)
-    weights = np.empty(_CHUNK + 4)
+    weighted = search.weights.size > 0
     gaps = np.empty(search.reach.size, search.reach.dtype)
     group_gaps(store, block, gaps)
     near = np.zeros(LANES, search.reach.dtype)
@@ -151,7 +150,12 @@ def _settle_block(store, search, block):
             point_gaps(store, block, group, near)
         for left in range(begin, end, LANES):
             if m + LANES > _CHUNK:
-                seen += _sweep(store, search, (start, stop), points, weights, low, high, m, sign)
+                if weighted:
+                    seen += _sweep_weighted(
+                        store, search, (start, stop), points, low, high, m, sign
+                    )
+                else:
+                    seen += sweep(store, (start, stop), points, low, high, m, sign, search.gains)
                 m = 0
             for entry in range(left, min(left + LANES, end)):
                 if afresh:
@@ -168,7 +172,10 @@ def _settle_block(store, search, block):
                 # Written in any case, and kept if needed: no branch to be mispredicted.
                 points[m], low[m], high[m] = i, before, after
                 m += needed
-    seen += _sweep(store, search, (start, stop), points, weights, low, high, m, sign)
+    if weighted:
+        seen += _sweep_weighted(store, search, (start, stop), points, low, high, m, sign)
+    else:
+        seen += sweep(store, (start, stop), points, low, high, m, sign, search.gains)
     search.settled[block] = search.counts[RUNS]
     _find_lead(search, block)
     return seen
@@ -194,14 +201,23 @@ def _settle_all(store, search):
         if not afresh and search.previous[entry] >= first_entry:
             continue
         start, stop = store.row_starts[i], store.row_starts[i + 1]
-        base = weighed(search, i, low)
-        for p in range(start, stop):
-            s = quantize(np.float64(store.row_data[p]), store.up, store.down)
-            if s > low:
-                j = store.row_columns[p]
-                gain = weighed(search, i, min(s, high)) - base
-                gains[j] += gain if afresh else -gain
-                touched[j // search.width] = True
+        if search.weights.size:
+            base = weighed(search, i, low)
+            for p in range(start, stop):
+                s = quantize(np.float64(store.row_data[p]), store.up, store.down)
+                if s > low:
+                    j = store.row_columns[p]
+                    gain = weighed(search, i, min(s, high)) - base
+                    gains[j] += gain if afresh else -gain
+                    touched[j // search.width] = True
+        else:
+            for p in range(start, stop):
+                s = quantize(np.float64(store.row_data[p]), store.up, store.down)
+                if s > low:
+                    j = store.row_columns[p]
+                    gain = min(s, high) - low
+                    gains[j] += gain if afresh else -gain
+                    touched[j // search.width] = True
         seen += stop - start
     search.settled[:] = search.counts[RUNS]
     for block in range(touched.size):
