@@ -261,7 +261,7 @@ def test_rows_that_are_held_elsewhere_are_as_given_ones_that_need_no_representat
     np.testing.assert_allclose(chosen.gains, wanted.gains, rtol=1e-6)
     np.testing.assert_allclose(chosen.values, wanted.values, rtol=1e-6)
     assert chosen.value == pytest.approx(wanted.value, rel=1e-6)
-    assert chosen.bound == pytest.approx(wanted.bound, rel=1e-2)
+    assert chosen.bound == pytest.approx(wanted.bound, rel=1e-6)
     assert (chosen.stopped, chosen.cost) == (wanted.stopped, wanted.cost)
     if "weights" not in options:  # else a point of weight 0 has none
         np.testing.assert_array_equal(chosen.assignment, wanted.assignment[:N])

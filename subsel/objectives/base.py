@@ -153,10 +153,6 @@ class Objective(ABC):
             self.add(int(elements[step]))
         return elements, won
 
-    def upper_gains(self, candidates: np.ndarray) -> np.ndarray | None:
-        """Upper bounds of gains that cost nothing, for `Selection.bound`; None without any."""
-        return None
-
     def checked_gains(self, candidates: np.ndarray) -> np.ndarray:
         """`gains`, in float64, once they are seen to be one finite number for each candidate."""
         return check_gains(self.gains(read_only(candidates)), candidates, type(self).__name__)

@@ -415,10 +415,6 @@ class FacilityLocation(Objective):
         candidates = check_indices(candidates, self.n, "candidates")
         return self._source.gains(self._search, candidates) * self._similarity.unit
 
-    def upper_gains(self, candidates: np.ndarray) -> np.ndarray | None:
-        """Gains as of when they were last brought up to date: they have only fallen since."""
-        return self._source.upper_gains(self._search, candidates) * self._similarity.unit
-
     def _extend(
         self, taken: np.ndarray, count: int, costs: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:

@@ -317,10 +317,7 @@ class Run:
         left = self._possible.copy()
         left[self.picked()] = False
         candidates = np.flatnonzero(left)
-        known = self.f.upper_gains(candidates)
-        if known is not None:
-            self.note(candidates, known)
-        elif upper is None or not isinstance(self._constraint, Count):
+        if upper is None or not isinstance(self._constraint, Count):
             self.note(candidates, self.evaluated(candidates))
         else:
             upper = upper[candidates]

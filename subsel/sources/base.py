@@ -194,13 +194,6 @@ class Similarity:
         self.settle(search, np.unique(slots // search.width))
         return search.gains[slots]
 
-    def upper_gains(self, search: Search, candidates: np.ndarray) -> np.ndarray:
-        """The same, of blocks that were settled before as they were then."""
-        slots = self.slots(candidates)
-        blocks = np.unique(slots // search.width)
-        self.settle(search, blocks[search.settled[blocks] < 0])
-        return search.gains[slots]
-
     def add(self, search: Search, element: int) -> None:
         """Add a candidate."""
         self.make_room(search)

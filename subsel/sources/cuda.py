@@ -208,10 +208,6 @@ class CudaSimilarity:
         )
         return self.device.download(out)
 
-    def upper_gains(self, search: State, candidates: np.ndarray) -> np.ndarray:
-        """The same: gains are always up to date here."""
-        return self.gains(search, candidates)
-
     def add(self, search: State, element: int) -> None:
         """Add a candidate."""
         self._choose(search, self.slots[element])
