@@ -52,7 +52,6 @@ ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIO
     [
         ([], ASCII),
         (["-O"], {}),
-        (["-OO"], {}),
         (["-bb", "-W", "error"], {}),
         # Whatever is read or written in the encoding of the locale raises an error.
         (["-X", "warn_default_encoding", "-W", "error::EncodingWarning:subsel"], {}),
@@ -65,7 +64,15 @@ def test_selections_are_the_same(options, environment):
     assert out.strip() == digest()
 
 
-def test_a_training_without_assertions_docstrings_and_a_locale(tmp_path):
+@pytest.mark.parametrize("command", ["subsel", "subsel.defense.train"])
+def test_commands_tell_their_options_without_docstrings(command):
+    """Kernels are others without docstrings, so that a selection would compile them anew."""
+    pytest.importorskip("torch")
+    out, _ = python("-OO", "-m", command, "--help")
+    assert "usage:" in out
+
+
+def test_a_training_without_assertions_and_a_locale(tmp_path):
     pytest.importorskip("sklearn")
     pytest.importorskip("torch")
     command = [
@@ -73,7 +80,7 @@ def test_a_training_without_assertions_docstrings_and_a_locale(tmp_path):
         "--model", "tiny-cnn", "--batch-size", "256", "--warmup", "0", "--interval", "1",
     ]  # fmt: skip
     # Into a folder whose name no encoding of ASCII has, and on from there.
-    python("-OO", *command, "--epochs", "1", "--out", "Übung", cwd=tmp_path, **ASCII)
+    python("-O", *command, "--epochs", "1", "--out", "Übung", cwd=tmp_path, **ASCII)
     files = {path.name for path in (tmp_path / "Übung").iterdir()}
     assert {"checkpoint.pt", "metrics.jsonl", "result.json"} <= files
 
