@@ -7,7 +7,7 @@ import numpy as np
 from subsel.objectives.base import Objective
 from subsel.objectives.pairwise import Pairwise
 from subsel.sources import columns
-from subsel.validation import ArrayLike, check_count, check_indices
+from subsel.validation import ArrayLike, check_candidates, check_count, check_indices
 
 
 class DisparitySum(Pairwise):
@@ -233,9 +233,7 @@ class DisparityMin(Objective):
         candidates : array_like of int, shape (m,)
             Element j of the result is ``candidates[j]``.
         """
-        candidates = check_indices(candidates, self.n, "candidates")
-        if not len(candidates):
-            raise ValueError("candidates must not be empty")
+        candidates = check_candidates(candidates, self.n)
         part = copy.copy(self)
         part._of(self._pairs.restrict(candidates))
         return part

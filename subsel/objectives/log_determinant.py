@@ -9,7 +9,14 @@ import numpy as np
 from subsel.objectives.base import Objective
 from subsel.sources import columns
 from subsel.sources.residuals import Cholesky, Spanned, cholesky, products, solve
-from subsel.validation import ArrayLike, check_count, check_indices, check_number, check_values
+from subsel.validation import (
+    ArrayLike,
+    check_candidates,
+    check_count,
+    check_indices,
+    check_number,
+    check_values,
+)
 
 _LARGEST_INVERTED = 2048
 """Candidates up to which the kernel is inverted to know whether F is monotone."""
@@ -279,9 +286,7 @@ class LogDeterminant(Objective):
         candidates : array_like of int, shape (m,)
             Element j of the result is ``candidates[j]``.
         """
-        candidates = check_indices(candidates, self.n, "candidates")
-        if not len(candidates):
-            raise ValueError("candidates must not be empty")
+        candidates = check_candidates(candidates, self.n)
         part = copy.copy(self)
         part.n = len(candidates)
         part._extra = None if self._extra is None else self._extra[candidates]

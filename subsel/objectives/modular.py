@@ -5,7 +5,14 @@ import math
 import numpy as np
 
 from subsel.objectives.base import Objective
-from subsel.validation import ArrayLike, as_host_array, check_count, check_indices, check_values
+from subsel.validation import (
+    ArrayLike,
+    as_host_array,
+    check_candidates,
+    check_count,
+    check_indices,
+    check_values,
+)
 
 
 class Modular(Objective):
@@ -105,7 +112,5 @@ class Modular(Objective):
         candidates : array_like of int, shape (m,)
             Element j of the result is ``candidates[j]``.
         """
-        candidates = check_indices(candidates, self.n, "candidates")
-        if not len(candidates):
-            raise ValueError("candidates must not be empty")
+        candidates = check_candidates(candidates, self.n)
         return Modular(self.values[candidates])

@@ -12,7 +12,7 @@ import numpy as np
 from subsel.kernels.cpu.columns import best
 from subsel.objectives.base import Objective
 from subsel.sources.columns import Columns
-from subsel.validation import ArrayLike, check_count, check_indices
+from subsel.validation import ArrayLike, check_candidates, check_count, check_indices
 
 
 class Pairwise(Objective):
@@ -119,9 +119,7 @@ class Pairwise(Objective):
         candidates : array_like of int, shape (m,)
             Element j of the result is ``candidates[j]``.
         """
-        candidates = check_indices(candidates, self.n, "candidates")
-        if not len(candidates):
-            raise ValueError("candidates must not be empty")
+        candidates = check_candidates(candidates, self.n)
         part = copy.copy(self)
         part.n, part._pairs = len(candidates), self._pairs.restrict(candidates)
         part._alone, part._base = self._alone[candidates], self._base[candidates]
