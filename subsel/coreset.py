@@ -228,12 +228,7 @@ def select(
         return _represent(f, rows, constraint, method, refine, random, progress, **stops)
 
     members, counts = budgets(budget, check_labels(labels, n))
-    for own, k in zip(members, counts, strict=True):
-        if (left := int(rows.open[own].sum())) < k:
-            raise ValueError(
-                f"the class of row {own[0]} is to have {k} rows selected, but only {left} of its "
-                f"{len(own)} are candidates, and neither given nor excluded"
-            )
+    rows.check_classes(members, counts)
     plain = given is exclude is candidates is weights is None and not refine
     if features.together and method != "stochastic" and plain:
         source = features.of_classes(members, metric, None, memory)
@@ -267,10 +262,14 @@ def _features(X: ArrayLike, metric: str, backend: str) -> Any:
 
 @dataclass
 class _Rows:
-    """Which rows are held already, and which may be selected: masks (n,)."""
+    """Which rows are held already, and which may be selected: masks (n,).
+
+    `whole` says that the objective gets all rows as candidates in any case.
+    """
 
     held: np.ndarray
     open: np.ndarray
+    whole: bool = False
 
     @classmethod
     def of(cls, n: int, given: Any, exclude: Any, candidates: Any) -> "_Rows":
@@ -297,8 +296,18 @@ class _Rows:
         """The rows that the objective gets as candidates, ascending: all, or those that may be."""
         few = np.flatnonzero(self.held | self.open)
         # A coverage is a part of F of all rows; and leaving out a few makes nothing faster.
-        whole = stops.get("coverage") is not None or 2 * len(few) > len(self.held)
+        whole = self.whole or stops.get("coverage") is not None
+        whole = whole or 2 * len(few) > len(self.held)
         return np.arange(len(self.held)) if whole else few
+
+    def check_classes(self, members: list[np.ndarray], counts: list[int]) -> None:
+        """Refuse classes with too few rows that may be selected."""
+        for own, k in zip(members, counts, strict=True):
+            if (left := int(self.open[own].sum())) < k:
+                raise ValueError(
+                    f"the class of row {own[0]} is to have {k} rows selected, but only {left} of "
+                    f"its {len(own)} are candidates, and neither given nor excluded"
+                )
 
     def of_class(self, own: np.ndarray) -> "_Rows":
         """Of some rows alone."""

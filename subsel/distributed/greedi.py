@@ -1,13 +1,16 @@
 """The front door: selection from more rows than one machine can search."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from subsel.coreset import budgets
+from subsel.coreset import _constraint, _only_for_classes, _Rows, budgets
 from subsel.distributed import engines
+from subsel.distributed.goal import check_goal
 from subsel.distributed.inputs import source_of
+from subsel.distributed.limits import Limits
 from subsel.distributed.plan import MAX_ROWS, Plan, layout
 from subsel.distributed.run import Run
 from subsel.selection import Selection
@@ -15,25 +18,33 @@ from subsel.sources.scale import METRICS
 from subsel.validation import (
     ArrayLike,
     check_backend,
-    check_budget,
     check_choice,
     check_count,
     check_labels,
     check_memory,
     check_random_state,
+    check_values,
 )
 
 
 def greedi(
     X: ArrayLike,
-    budget: int | float | Mapping[Any, int],
+    budget: int | float | Mapping[Any, int] | None = None,
     *,
+    objective: str | Mapping[str, float] = "facility_location",
     partitions: int | None = None,
     max_rows: int | None = None,
     spread: int = 16,
     sample: int | None = None,
     labels: ArrayLike | None = None,
-    metric: str = "euclidean",
+    values: ArrayLike | None = None,
+    given: ArrayLike | None = None,
+    exclude: ArrayLike | None = None,
+    costs: ArrayLike | None = None,
+    groups: ArrayLike | None = None,
+    at_most: int | Mapping[Any, int] | None = None,
+    at_least: int | Mapping[Any, int] | None = None,
+    metric: str | None = None,
     memory: float = 0,
     backend: str = "auto",
     random_state: int | np.random.Generator | None = None,
@@ -125,27 +136,70 @@ def greedi(
     >>> len(chosen), int(chosen.sizes.sum())
     (20, 2000)
     """
-    check_choice(metric, METRICS, "metric")
+    if metric is not None:
+        check_choice(metric, METRICS, "metric")
     random = check_random_state(random_state)
     allowed = check_memory(memory)
     place = check_backend(backend, X)
+    goal = check_goal(objective, metric, values, place)
     if max_rows is not None:
         max_rows = check_count(max_rows, "max_rows", 1)
     engine = engines.choose(place)
     source = source_of(X, max_rows or MAX_ROWS, sent=engine.elsewhere)
     n, classes = source.n, None
+    rows = _Rows.of(n, given, exclude, None)
+    rows.whole = True
+    facts: dict[str, np.ndarray] = {}
+    if given is not None or exclude is not None:
+        facts["open"] = rows.open
+    if values is not None:
+        facts["values"] = check_values(values, "values", n, 0, "[", "row")
+    if sample is not None:
+        _only_without_sample(given=given, exclude=exclude, groups=groups)
+    limits, held, constraint = Limits(), np.flatnonzero(rows.held), None
+    together = {"costs": costs, "groups": groups, "at_most": at_most, "at_least": at_least}
     if labels is None:
-        sizes, counts = [n], [check_budget(budget, n, fraction=True)]
+        constraint = _constraint(
+            X, None, rows, budget, "euclidean", "best", {}, min_distance=None, **together
+        )
+        assert constraint is not None  # a budget of None without groups was refused
+        most = constraint.start(~rows.open, held).most
+        assert most is not None
+        sizes, counts = [n], [most]
+        limits, known = Limits.of(constraint)
+        facts |= known
     else:
+        _only_for_classes("facility_location" if goal.plain else str(objective), together)
         if sample is not None:
             raise ValueError("sample goes without labels; select from a part of X instead")
         members, counts = budgets(budget, check_labels(labels, n))
-        sizes = [len(rows) for rows in members]
+        rows.check_classes(members, counts)
+        sizes = [len(own) for own in members]
         classes = np.empty(n, np.min_scalar_type(len(counts)))
-        for c, rows in enumerate(members):
-            classes[rows] = c
+        for c, own in enumerate(members):
+            classes[own] = c
     plan = Plan(
-        n, sizes, counts, metric, allowed, place, int(random.integers(2**63)),
-        **layout(n, sum(counts), partitions, max_rows, spread, sample, source.largest),
+        n, sizes, counts, metric or "euclidean", allowed, place, int(random.integers(2**63)),
+        **layout(
+            n, sum(counts), partitions, max_rows, spread, sample, source.largest,
+            limits.only_count,
+        ),
+        goal=goal, limits=limits,
     )  # fmt: skip
-    return Run(engine, source, plan, classes, progress).selection()
+    known_of_rows = np.empty(n, [(name, column.dtype) for name, column in facts.items()])
+    for name, column in facts.items():
+        known_of_rows[name] = column
+    chosen = Run(engine, source, plan, classes, known_of_rows, held, progress).selection()
+    if constraint is None:
+        return chosen
+    return replace(chosen, cost=constraint.cost(chosen.indices))
+
+
+def _only_without_sample(**refused: Any) -> None:
+    """Refuse what the rows of a sample might not be able to meet."""
+    for name, value in refused.items():
+        if value is not None:
+            raise ValueError(
+                f"sample and {name} do not go together, as the rows that are drawn might be too "
+                f"few that may be selected: leave sample out, or select from a part of X"
+            )

@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from subsel import sources
+from subsel.distributed.goal import FRACTION, Goal
+from subsel.distributed.limits import Limits
+from subsel.distributed.rows import Rows
 from subsel.sources.features import conditioned
 from subsel.sources.scale import Scale
 from subsel.validation import check_count, read_only
@@ -14,7 +17,10 @@ from subsel.validation import check_count, read_only
 MAX_ROWS = 50_000
 """Rows that a task may hold, where nothing else is said."""
 
-_BLOCKS, _ROWS, _SAMPLE = range(3)
+DRAWN = 4096
+"""Rows from which the similarity of a row to all rows is known; all, where there are no more."""
+
+_BLOCKS, _ROWS, _SAMPLE, _DRAWN = range(4)
 """What random numbers are for."""
 
 
@@ -43,7 +49,11 @@ class Plan:
     spread: int
     branches: int
     share: int
+    goal: Goal = field(default_factory=Goal)
+    limits: Limits = field(default_factory=Limits)
     scales: list[Scale] = field(default_factory=list)
+    held: list[Rows] = field(default_factory=list)  # of each class, those that are given
+    drawn: np.ndarray | None = None  # features of the rows that say what all similarity is
 
     def random(self, *place: int) -> np.random.Generator:
         """Numbers for a place that is named by a few counts."""
@@ -101,8 +111,23 @@ class Plan:
 
     def draw(self, c: int, count: int, level: int, number: int) -> np.ndarray:
         """Which of `count` rows of a class a node hands up as its sample."""
+        if not self.goal.sampled:
+            return np.empty(0, np.int64)
         wanted = min(count, max(1, self.share * self.counts[c] // sum(self.counts)))
         return self.random(_SAMPLE, c, level, number).choice(count, wanted, replace=False)
+
+    def drawn_rows(self) -> np.ndarray:
+        """Rows that say how much similarity a row has to all, ascending; see `caps`."""
+        if "saturated_coverage" not in self.goal.names:
+            return np.empty(0, np.int64)
+        drawn = self.random(_DRAWN).choice(self.n, min(self.n, DRAWN), replace=False)
+        return np.sort(drawn)
+
+    def caps(self, c: int, points: np.ndarray) -> np.ndarray:
+        """For each point the similarity that satisfies it, by saturated coverage of all rows."""
+        assert self.drawn is not None
+        sums = self.similarity(c, points, self.drawn).row_sums()
+        return FRACTION * (self.sizes[c] / len(self.drawn)) * sums
 
     def similarity(self, c: int, points: np.ndarray, candidates: np.ndarray | None = None) -> Any:
         """Of some rows of a class to each other, or to others, as it is among all rows."""
@@ -121,11 +146,14 @@ def layout(
     spread: Any,
     sample: int | None,
     largest: int,
+    counted: bool = True,
 ) -> dict[str, Any]:
     """Partitions and tree that keep what a task holds within `max_rows`.
 
-    `k` is the budget, `largest` the rows of X's largest chunk.
+    `k` is the budget, or the most rows that may be selected where that is not `counted`; `largest`
+    are the rows of X's largest chunk.
     """
+    where_from = "" if counted else f" ({k} rows are the most that may be selected together)"
     spread = check_count(spread, "spread", 1)
     taken = n if sample is None else check_count(sample, "sample", k, n)
     if partitions is not None:
@@ -151,7 +179,7 @@ def layout(
     if partitions > 1 and widest < 2:
         raise ValueError(
             f"max_rows must be at least 8 times the budget, {8 * k}, to merge partitions; "
-            f"not {max_rows}"
+            f"not {max_rows}{where_from}"
         )
     levels = 0
     while partitions > 1 and widest**levels < partitions:

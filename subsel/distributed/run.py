@@ -11,7 +11,7 @@ from subsel.distributed import tasks
 from subsel.distributed.chunks import Piece, Source
 from subsel.distributed.engines import Cluster, Task, Threads
 from subsel.distributed.plan import Plan
-from subsel.distributed.tasks import Rows, by_class
+from subsel.distributed.rows import Rows, by_class, joined
 from subsel.progress import Progress
 from subsel.selection import Selection, by_falling_gain
 from subsel.sources.scale import Scale, choose_scale
@@ -26,14 +26,18 @@ class Run:
     source: Source
     plan: Plan
     classes: np.ndarray | None
+    facts: np.ndarray  # of each row, see `Rows`
+    given: np.ndarray  # rows that are held already
     progress: bool
 
     def selection(self) -> Selection:
         """All steps."""
         plan = self.plan
         self.pieces = self.source.pieces(plan.max_rows)
-        passes = 2 if plan.metric == "cosine" else 3
+        self.drawn = plan.drawn_rows()
+        passes = 1 if not plan.goal.sampled else 2 if plan.metric == "cosine" else 3
         total = passes * len(self.pieces) + len(plan.tree())
+        total += sum(self._having(rows).size for rows in (self.given, self.drawn))
         with (
             self.engine,
             Progress(
@@ -41,6 +45,8 @@ class Run:
             ) as self.bar,
         ):
             plan.scales = self._scales()
+            plan.held = self._held()
+            plan.drawn = self._features(self.drawn)
             contenders, seen = self._search()
             return self._judged(contenders, seen)
 
@@ -95,10 +101,12 @@ class Run:
         plan, source = self.plan, self.source
         low = np.full((len(plan.sizes), source.d), np.inf, source.dtype)
         high = -low
-        for _, ranges in self._over_rows(tasks.ranges):
+        for _, ranges in self._over_rows(tasks.ranges, plan.goal):
             for c, least, largest in ranges:
                 np.minimum(low[c], least, out=low[c])
                 np.maximum(high[c], largest, out=high[c])
+        if not plan.goal.sampled:
+            return []
         radius = np.zeros(len(plan.sizes))
         if plan.metric != "cosine":
             middles = [middle_and_reach(plan.metric, *pair) for pair in zip(low, high, strict=True)]
@@ -107,9 +115,37 @@ class Run:
         corners = zip(low, high, radius.tolist(), strict=True)
         return [choose_scale(plan.metric, None, *corner) for corner in corners]
 
+    def _having(self, wanted: np.ndarray) -> np.ndarray:
+        """Which pieces have any of the wanted rows (ascending)."""
+        stops = np.array([piece.stop for piece in self.pieces])
+        return np.unique(np.searchsorted(stops, wanted, side="right"))
+
+    def _features(self, wanted: np.ndarray) -> np.ndarray:
+        """The features of some rows (ascending)."""
+
+        def todo() -> Iterator[Task]:
+            for number in self._having(wanted).tolist():
+                piece = self.pieces[number]
+                yield Task((number,), tasks.some, (piece.chunks, piece.given, None, wanted))
+
+        parts = dict(self._results(todo()))
+        nothing = np.empty((0, self.source.d), self.source.dtype)
+        return np.concatenate([nothing, *(parts[place] for place in sorted(parts))])
+
+    def _held(self) -> list[Rows]:
+        """For each class the rows that are given; empty if none are."""
+        if not len(self.given):
+            return []
+        rows = Rows(self.given, self._features(self.given), self.facts[self.given])
+        classes = np.zeros(len(self.given), int)
+        if self.classes is not None:
+            classes = self.classes[self.given]
+        return [rows.take(classes == c) for c in range(len(self.plan.counts))]
+
     def _search(self) -> tuple[list[list[Rows]], int]:
         """For each class the root's selection, and a single partition's; similarities seen."""
         plan, tree = self.plan, self.plan.tree()
+        shared = self.engine.shared(plan)
 
         def todo() -> Iterator[Task]:
             for node in tree:
@@ -117,59 +153,86 @@ class Run:
                 root = node is tree[-1]
                 if node.children:
                     below = tuple((child.level, child.number) for child in node.children)
-                    yield Task(place, tasks.merge, (plan, place), below, root, root)
+                    yield Task(place, tasks.merge, (shared, place), below, root, root)
                 else:
                     rows, given = self.source.of_partition(plan, node.number)
                     classes = None
                     if self.classes is not None:
                         classes = self.classes[plan.rows(node.number)]
-                    arguments = plan, node.number, rows, given, classes
+                    facts = self.facts[plan.rows(node.number)]
+                    arguments = shared, node.number, rows, given, classes, facts
                     yield Task(place, tasks.partition, arguments, (), root, root)
 
         ((_, root),) = self._results(todo())
         contenders = []
         for c, count in enumerate(plan.counts):
             merged, single = root[c].chosen, root[c].single
-            same = len(single.at) < count or np.array_equal(single.at, merged.at)
+            if plan.limits.only_count:
+                same = len(single.at) < count
+            else:
+                single, same = plan.limits.completed(single, merged, count), False
+            same = same or np.array_equal(single.at, merged.at)
             contenders.append([merged] if same else [merged, single])
         return contenders, sum(found.seen for found in root.values())
 
     def _judged(self, contenders: list[list[Rows]], seen: int) -> Selection:
         """The better for each class by F over all rows, and what it is worth."""
         plan, source = self.plan, self.source
-        gains = [[np.zeros(len(rows.at)) for rows in rivals] for rivals in contenders]
+        held = [len(rows.at) for rows in plan.held] or [0] * len(plan.counts)
+        gains = [
+            [np.zeros(before + len(rows.at)) for rows in rivals]
+            for rivals, before in zip(contenders, held, strict=True)
+        ]
         sizes = [[np.zeros(len(rows.at), np.int64) for rows in rivals] for rivals in contenders]
-        keep = source.lazy is None
+        keep = source.lazy is None and plan.goal.plain
         assigned = np.zeros((2, plan.n if keep else 0), np.int32)
-        given = self.engine.shared((plan, contenders))
-        for piece, tallies in self._over_rows(tasks.evaluate, given, keep):
-            for c, rival, won, taken, at, positions in tallies:
-                gains[c][rival] += won
-                sizes[c][rival] += taken
-                if keep:
-                    assigned[rival, piece.start : piece.stop][at] = positions
-        best = [int(np.argmax([won.sum() for won in rivals])) for rivals in gains]
+        over, alone = plan.goal.parts()
+        if alone.terms:
+            for rival, rows in enumerate(contenders[0]):
+                own = joined([*plan.held, rows])
+                f = alone.objective(plan, 0, own)
+                gains[0][rival] += tasks.worth(f, np.arange(len(own.at)))
+        if over.terms:
+            given = self.engine.shared((plan, contenders))
+            results = self._over_rows(tasks.evaluate, given, keep)
+            if not plan.goal.plain:  # whose sums are exact in any order
+                results = iter(sorted(results, key=lambda result: result[0].start))
+            for piece, tallies in results:
+                for c, rival, won, taken, at, positions in tallies:
+                    gains[c][rival] += won
+                    sizes[c][rival] += taken
+                    if keep:
+                        assigned[rival, piece.start : piece.stop][at] = positions
+        best = [plan.goal.first_of_best([won.sum() for won in rivals]) for rivals in gains]
         chosen = [rivals[b] for rivals, b in zip(contenders, best, strict=True)]
-        won = [rivals[b] for rivals, b in zip(gains, best, strict=True)]
+        judged = [rivals[b] for rivals, b in zip(gains, best, strict=True)]
+        base = math.fsum(x for some, g in zip(judged, held, strict=True) for x in some[:g])
+        won = [some[g:] for some, g in zip(judged, held, strict=True)]
         # Classes are merged by gain, each in its own order even where a gain rises.
         ranking, places = by_falling_gain([np.minimum.accumulate(some) for some in won])
         all_gains = np.concatenate(won)[ranking]
-        assignment: Any
-        if not keep:
-            assignment = _lazy_assignment(source.lazy, plan, chosen, places, self.classes)
-        else:
+        indices = np.concatenate([rows.at for rows in chosen])[ranking]
+        assignment: Any = None
+        if keep:
             assignment = np.empty(plan.n, np.int64)
             for c, at in by_class(self.classes):
-                assignment[at] = places[c][assigned[best[c]][at]]
+                # The last entry stands for -1, a row that what is given represents.
+                assignment[at] = np.append(places[c], -1)[assigned[best[c]][at]]
+        elif plan.goal.plain:
+            assignment = _lazy_assignment(source.lazy, plan, chosen, places, self.classes)
         counted = np.concatenate([some[b] for some, b in zip(sizes, best, strict=True)])
+        value = math.fsum([base, *all_gains])
+        values = base + np.cumsum(all_gains)
+        values[-1:] = value
         return Selection(
-            indices=np.concatenate([rows.at for rows in chosen])[ranking],
+            indices=indices,
             gains=all_gains,
-            value=math.fsum(all_gains),
+            value=value,
             n_evaluations=-(-seen // plan.n),
             assignment=assignment,
-            sizes=counted[ranking],
+            sizes=counted[ranking] if plan.goal.plain else None,
             path="features",
+            values=values,
         )
 
 

@@ -1,61 +1,34 @@
 """What tasks do. Each is a function of its arguments alone, so that a lost one can be run again."""
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from subsel.distributed.chunks import Chunk, gathered, read
+from subsel.distributed.goal import Goal
 from subsel.distributed.plan import Plan
-from subsel.objectives import FacilityLocation
-from subsel.optimizers import greedy
+from subsel.distributed.rows import Rows, by_class, joined, spans
+from subsel.objectives import Objective
+from subsel.optimizers import lazy_greedy
+from subsel.selection import sizes_of
 from subsel.sources.features import farthest
 from subsel.validation import as_float_array, bad_entry, read_only
 
 
-class Rows(NamedTuple):
-    """Some rows of the input: where they stand in it, and their features."""
-
-    at: np.ndarray
-    features: np.ndarray
-
-    def take(self, at: Any) -> "Rows":
-        """Some of them, in the order of `at`."""
-        return Rows(self.at[at], self.features[at])
-
-
-def joined(parts: list[Rows]) -> Rows:
-    """All of them, one part after the other."""
-    return Rows(*(np.concatenate(fields) for fields in zip(*parts, strict=True)))
-
-
-def spans(parts: list[Rows]) -> list[np.ndarray]:
-    """Where each part's rows are once all are joined."""
-    return np.split(
-        np.arange(sum(len(part.at) for part in parts)),
-        np.cumsum([len(part.at) for part in parts])[:-1],
-    )
-
-
-def by_class(classes: np.ndarray | None) -> Iterator[tuple[int, Any]]:
-    """Each class that occurs, and where."""
-    if classes is None:
-        yield 0, slice(None)
-        return
-    for c in np.unique(classes):
-        yield int(c), np.flatnonzero(classes == c)
-
-
 def ranges(
-    chunks: list[Chunk], given: dict, classes: np.ndarray | None
+    chunks: list[Chunk], given: dict, classes: np.ndarray | None, goal: Goal
 ) -> list[tuple[int, np.ndarray, np.ndarray]]:
-    """By class, the smallest and largest of each column; refuses what is not finite."""
+    """By class, the smallest and largest of each column; refuses what the goal is not for."""
     found = []
     for chunk, rows, own in read(chunks, given, classes):
         low, high = rows.min(axis=0), rows.max(axis=0)
         if not (np.isfinite(low).all() and np.isfinite(high).all()):
             i, j = np.argwhere(~np.isfinite(rows))[0]
             raise bad_entry(float(rows[i, j]), f"X[{chunk.start + i}, {j}]", chunk.place(i))
+        if wrong := goal.first_wrong(rows):
+            i, j, wanted = wrong
+            where = f"X[{chunk.start + i}, {j}] is {rows[i, j]}{chunk.place(i)}"
+            raise ValueError(f"{where}; {wanted}")
         if own is None:
             found.append((0, low, high))
         else:
@@ -78,6 +51,14 @@ def radius(
     return largest
 
 
+def some(
+    chunks: list[Chunk], given: dict, classes: np.ndarray | None, wanted: np.ndarray
+) -> np.ndarray:
+    """The features of those wanted rows (ascending) that are among these."""
+    inside = (wanted >= chunks[0].start) & (wanted < chunks[-1].stop)
+    return gathered(chunks, given, wanted[inside])
+
+
 class Found(NamedTuple):
     """What a node of the tree knows of a class, for the node above."""
 
@@ -87,23 +68,54 @@ class Found(NamedTuple):
     seen: int  # similarities
 
 
+def selected(plan: Plan, c: int, points: Rows, candidates: Rows | None = None) -> tuple[Rows, int]:
+    """Rows of a class, selected among candidates (the points for None); similarities seen."""
+    own = points if candidates is None else candidates
+    closed, given = own.closed, np.empty(0, np.int64)
+    if held := held_of(plan, c):
+        own = candidates = joined([own.take(~closed), *held])
+        given = np.arange(len(own.at) - len(held[0].at), len(own.at))
+        closed = np.zeros(len(own.at), bool)
+        closed[given] = True
+    constraint = plan.limits.constraint(own, closed, plan.counts[c])
+    if constraint is None:
+        return own.take(given[:0]), 0
+    judges = len(points.at) if plan.goal.sampled else plan.n
+    f = plan.goal.objective(plan, c, points, candidates, _scale(plan, c, points))
+    exclude = None
+    if len(given) == 0 and closed.any():
+        exclude = closed
+    chosen = lazy_greedy(f, constraint, given=given, exclude=exclude)
+    return own.take(chosen.indices), chosen.n_evaluations * judges
+
+
+def held_of(plan: Plan, c: int) -> list[Rows]:
+    """What is given of a class, if anything is."""
+    return [plan.held[c]] if plan.held and len(plan.held[c].at) else []
+
+
+def _scale(plan: Plan, c: int, points: Rows) -> float:
+    """How often a sum over some points counts, to stand for that over all rows of a class."""
+    return plan.sizes[c] / max(1, len(points.at))
+
+
 def partition(
     plan: Plan,
     number: int,
     chunks: list[Chunk] | np.ndarray,
     given: dict,
     classes: np.ndarray | None,
+    facts: np.ndarray,
 ) -> dict[int, Found]:
     """Select from the rows of one partition, by class."""
     index = plan.rows(number)
-    rows = Rows(index, gathered(chunks, given, index))
+    rows = Rows(index, gathered(chunks, given, index), facts)
     found = {}
     for c, at in by_class(classes):
         own = rows.take(at)
-        f = FacilityLocation.of(plan.similarity(c, own.features).fastest(plan.memory))
-        chosen = own.take(greedy(f, min(plan.counts[c], f.n)).indices)
-        sample = own.take(plan.draw(c, f.n, 0, number))
-        found[c] = Found(chosen, chosen, sample, f.n_evaluations * f.n_points)
+        chosen, seen = selected(plan, c, own)
+        sample = own.take(plan.draw(c, len(own.at), 0, number))
+        found[c] = Found(chosen, chosen, sample, seen)
     return found
 
 
@@ -115,17 +127,37 @@ def merge(plan: Plan, place: tuple[int, int], *children: dict[int, Found]) -> di
         points = joined([part.sample for part in below])
         rows = joined([part.chosen for part in below])
         rows = rows.take(np.argsort(rows.at))  # so that the lowest wins among equal gains
-        f = FacilityLocation.of(plan.similarity(c, points.features, rows.features))
-        chosen = rows.take(greedy(f, min(plan.counts[c], f.n)).indices)
-        seen = sum(part.seen for part in below) + f.n_evaluations * f.n_points
-
-        singles = [part.single for part in below]
-        judge = plan.similarity(c, points.features, joined(singles).features)
-        values = [(len(own), judge.value(judge.represent(own)[0])) for own in spans(singles)]
-        single = singles[max(range(len(values)), key=values.__getitem__)]
+        chosen, seen = selected(plan, c, points, rows)
+        single = _best(plan, c, points, [part.single for part in below])
         sample = points.take(plan.draw(c, len(points.at), *place))
-        found[c] = Found(chosen, single, sample, seen)
+        found[c] = Found(chosen, single, sample, sum((part.seen for part in below), seen))
     return found
+
+
+def _best(plan: Plan, c: int, points: Rows, singles: list[Rows]) -> Rows:
+    """The best of several selections; under a count, of the largest of them."""
+    held = held_of(plan, c)
+    rows = joined([*singles, *held])
+    if not len(rows.at):
+        return singles[0]
+    f = plan.goal.objective(plan, c, points, rows, _scale(plan, c, points))
+    given = np.arange(len(rows.at))[sum(len(single.at) for single in singles) :]
+    values = [f.value(np.append(given, own)) for own in spans(singles)]
+    if plan.limits.only_count:
+        most = max(len(single.at) for single in singles)
+        pairs = zip(values, singles, strict=True)
+        values = [v if len(single.at) == most else -np.inf for v, single in pairs]
+    return singles[plan.goal.first_of_best(values)]
+
+
+def worth(f: Objective, elements: np.ndarray) -> np.ndarray:
+    """What each of some elements gains, added one by one."""
+    gains = np.empty(len(elements))
+    f.reset()
+    for step, element in enumerate(elements):
+        gains[step] = f.gains(np.array([element]))[0]
+        f.add(int(element))
+    return gains
 
 
 def evaluate(
@@ -135,20 +167,37 @@ def evaluate(
     judged: tuple[Plan, list[list[Rows]]],
     keep: bool,
 ) -> list[tuple[int, int, np.ndarray, np.ndarray, Any, Any]]:
-    """Gains and sizes of each class's contenders over some rows, where these are, who got them."""
+    """What each class's contenders are worth to some rows, where these are, who got them.
+
+    Gains are first of what is given, then of the contender; sizes are of the contender.
+    """
     plan, contenders = judged
-    rows = gathered(chunks, given, np.arange(chunks[0].start, chunks[-1].stop))
+    features = gathered(chunks, given, np.arange(chunks[0].start, chunks[-1].stop))
     tallies = []
     for c, at in by_class(classes):
-        rivals = contenders[c]
-        source = plan.similarity(c, rows[at], joined(rivals).features)
-        for rival, own in enumerate(spans(rivals)):
-            search, gains = source.represent(own)
-            assigned = source.assignment(search)
-            sizes = np.bincount(assigned, minlength=len(own))
+        rivals, held = contenders[c], held_of(plan, c)
+        rows = joined([*held, *rivals])
+        first, *own_of = spans([*(held or [rows.take(slice(0))]), *rivals])
+        if not plan.goal.plain:
+            points = Rows(np.empty(0), features[at], np.empty(0))
+            f = plan.goal.parts()[0].objective(plan, c, points, rows)
+            for rival, own in enumerate(own_of):
+                gains = worth(f, np.append(first, own))
+                tallies.append((c, rival, gains, np.zeros(len(own), np.int64), slice(0), 0))
+            continue
+        source = plan.similarity(c, features[at], rows.features)
+        for rival, own in enumerate(own_of):
+            search, gains = source.represent(np.append(first, own))
+            assigned = _to_own(source.assignment(search), len(first))
+            sizes = sizes_of(assigned, len(own))
             kept = (at, assigned.astype(np.int32)) if keep else (slice(0), 0)
             tallies.append((c, rival, gains, sizes, *kept))
     return tallies
+
+
+def _to_own(assigned: np.ndarray, given: int) -> np.ndarray:
+    """Positions among what was selected, for positions after those given; -1 for the latter."""
+    return np.maximum(assigned - given, -1)
 
 
 def assign(
@@ -164,7 +213,10 @@ def assign(
     if len(rows):
         rows = as_float_array(rows, "X")
         for c, at in by_class(classes):
-            source = plan.similarity(c, rows[at], chosen[c].features)
-            search, _ = source.represent(np.arange(len(chosen[c].at)))
-            assignment[at] = places[c][source.assignment(search)]
+            held = held_of(plan, c)
+            source = plan.similarity(c, rows[at], joined([*held, chosen[c]]).features)
+            search, _ = source.represent(np.arange(source.n))
+            given = source.n - len(chosen[c].at)
+            # The last entry stands for -1, a row that what is given represents.
+            assignment[at] = np.append(places[c], -1)[_to_own(source.assignment(search), given)]
     return assignment

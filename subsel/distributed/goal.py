@@ -1,0 +1,180 @@
+"""What `greedi` maximizes: objectives that a part of the rows can judge."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from subsel.coreset import OBJECTIVES
+from subsel.distributed.rows import Rows
+from subsel.objectives import (
+    FacilityLocation,
+    FeatureBased,
+    LogDeterminant,
+    Mixture,
+    Modular,
+    Objective,
+    ProbabilisticSetCover,
+    SetCover,
+)
+from subsel.objectives.coverage import Coverage
+from subsel.objectives.saturated_coverage import Saturated
+from subsel.validation import check_number
+
+if TYPE_CHECKING:
+    from subsel.distributed.plan import Plan
+
+OF_ALL_ROWS = ("facility_location", "saturated_coverage")
+"""Sums over all rows, of which a sample of the rows knows a part."""
+
+OF_THE_SELECTED: dict[str, Any] = {
+    "feature_based": FeatureBased,
+    "set_cover": SetCover,
+    "probabilistic_set_cover": ProbabilisticSetCover,
+}
+"""Known exactly from what the selected rows hold; so are the log-determinant and "modular"."""
+
+NAMES = (*OF_ALL_ROWS, *OF_THE_SELECTED, "log_determinant", "modular")
+
+FRACTION = 0.1
+"""Of `SaturatedCoverage`, by default."""
+
+_WHY_NOT = {
+    "graph_cut": "is not monotone",
+    "sum_redundancy": "is not monotone",
+    "disparity_sum": "is not submodular",
+    "disparity_min": "is not submodular",
+}
+
+
+class Goal(NamedTuple):
+    """A sum of objectives by name, each with a weight; `kernel` is the log-determinant's metric."""
+
+    terms: tuple[tuple[str, float], ...] = (("facility_location", 1.0),)
+    kernel: str = "dot"
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is facility location and nothing else."""
+        return self.terms == Goal().terms
+
+    @property
+    def sampled(self) -> bool:
+        """Whether any of it is a sum over all rows."""
+        return any(name in OF_ALL_ROWS for name, _ in self.terms)
+
+    @property
+    def names(self) -> set[str]:
+        """Of its objectives."""
+        return {name for name, _ in self.terms}
+
+    def first_of_best(self, values: list[float]) -> int:
+        """Which of several values is the largest, the first of those that differ by rounding alone.
+
+        Facility location alone is exact.
+        """
+        largest = max(values)
+        least = largest if self.plain else largest - 2.0**-44 * abs(largest)
+        return next(at for at, value in enumerate(values) if value >= least)
+
+    def parts(self) -> tuple["Goal", "Goal"]:
+        """What is a sum over all rows, and what the selected rows know alone."""
+        over = tuple(term for term in self.terms if term[0] in OF_ALL_ROWS)
+        alone = tuple(term for term in self.terms if term not in over)
+        return self._replace(terms=over), self._replace(terms=alone)
+
+    def objective(
+        self, plan: "Plan", c: int, points: Rows, candidates: Rows | None = None, scale: float = 1.0
+    ) -> Objective:
+        """The objective of candidates, judged on points, which are the candidates for None.
+
+        Sums over the points count `scale` times beside what is no such sum.
+        """
+        own = points if candidates is None else candidates
+        source: Any = None
+        if self.sampled and candidates is None:
+            source = plan.similarity(c, points.features).fastest(plan.memory)
+        elif self.sampled:
+            source = plan.similarity(c, points.features, own.features)
+        made = []
+        for name, weight in self.terms:
+            if name == "facility_location":
+                f: Objective = FacilityLocation.of(source)
+            elif name == "saturated_coverage":
+                f = Coverage(source, Saturated(plan.caps(c, points.features)))
+            elif name == "modular":
+                f = Modular(own.facts["values"])
+            elif name == "log_determinant":
+                f = LogDeterminant.from_features(own.features, metric=self.kernel, backend="cpu")
+            else:
+                f = OF_THE_SELECTED[name](own.features, backend="cpu")
+            several = len(self.terms) > 1 and name in OF_ALL_ROWS
+            made.append((f, weight * scale if several else weight))
+        if len(made) == 1 and made[0][1] == 1:
+            return made[0][0]
+        return Mixture(*zip(*made, strict=True))
+
+    def first_wrong(self, rows: np.ndarray) -> tuple[int, int, str] | None:
+        """Row and column of an entry that an objective is not for, and what it wants."""
+        wanted = []
+        if "feature_based" in self.names:
+            wanted.append((rows < 0, "features must not be negative"))
+        if "probabilistic_set_cover" in self.names:
+            wanted.append(((rows < 0) | (rows > 1), "probabilities must be in [0, 1]"))
+        if "set_cover" in self.names:
+            wanted.append(((rows != 0) & (rows != 1), "memberships must be 0 or 1"))
+        for wrong, words in wanted:
+            if wrong.any():
+                i, j = np.argwhere(wrong)[0].tolist()
+                return i, j, words
+        return None
+
+
+def check_goal(objective: Any, metric: str | None, values: Any, place: str) -> Goal:
+    """From the argument `objective` of `greedi`, and those that have to go with it."""
+    if isinstance(objective, Mapping):
+        if not objective:
+            raise ValueError("objective must name at least one objective, with its weight")
+        given = dict(objective)
+    else:
+        given = {objective: 1.0}
+    for name in given:
+        _check_name(name)
+    if len(given) > 1:
+        for name, weight in given.items():
+            check_number(weight, f"objective[{name!r}]", 0)
+    goal = Goal(tuple((name, float(given[name])) for name in given), metric or "dot")
+    if ("modular" in given) != (values is not None):
+        raise ValueError(
+            "values are what rows are worth to objective='modular': give both or neither of them"
+        )
+    if metric is not None and not given.keys() & {*OF_ALL_ROWS, "log_determinant"}:
+        raise ValueError(f"{objective!r} is of the features themselves: leave metric out")
+    if "log_determinant" in given and metric == "euclidean":
+        raise ValueError(
+            "metric='euclidean' is no kernel, of which log_determinant is: leave metric out, which "
+            "means 'dot' there, or use 'dot', 'cosine' or 'rbf'"
+        )
+    if place == "cuda" and not goal.plain:
+        raise ValueError(
+            f"objective={objective!r} is for the CPU here, and the GPU for 'facility_location' "
+            "alone: use backend='cpu'"
+        )
+    return goal
+
+
+def _check_name(name: Any) -> None:
+    if isinstance(name, str) and name in NAMES:
+        return
+    if isinstance(name, Objective):
+        raise TypeError(
+            f"objective must be a name, of {', '.join(map(repr, NAMES))}, or a mapping of names to "
+            f"weights, not {name!r}: what lies in one place already is for subsel.lazy_greedy"
+        )
+    if isinstance(name, str) and name in OBJECTIVES:
+        raise ValueError(
+            f"objective={name!r} {_WHY_NOT[name]}, so that nothing is known of a selection from "
+            f"parts of the rows: use subsel.select(X, ..., objective={name!r}), or here one of "
+            f"{', '.join(map(repr, NAMES))}"
+        )
+    raise ValueError(f"objective must be one of {', '.join(map(repr, NAMES))}, not {name!r}")
