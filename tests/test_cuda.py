@@ -258,6 +258,14 @@ def test_partitions_and_merges_as_on_the_cpu(metric, labels, monkeypatch):
         agree(ours, wanted)
 
 
+def test_partitions_with_costs_and_given_rows_as_on_the_cpu():
+    X, costs = features(), 1 + np.arange(N) % 3
+    settings = {"partitions": 3, "random_state": 0, "given": [1, 9], "exclude": [2, 30]}
+    for more in ({}, {"costs": costs}):
+        wanted = subsel.greedi(X, 4, **settings, **more)
+        agree(subsel.greedi(X, 4, backend="cuda", **settings, **more), wanted)
+
+
 def test_an_order_in_space_skips_more_and_changes_nothing(monkeypatch):
     labels = np.repeat([0, 1], [3 * LANES, N - LANES])
     X = features(len(labels), 1)

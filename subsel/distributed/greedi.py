@@ -53,9 +53,9 @@ def greedi(
     """Select representative rows in partitions, then among those selected; for very many rows.
 
     Runs on the active Dask client, or without one on threads of this process. Rows are dealt to
-    partitions; greedy selects from each; a tree of merges selects among the selected, evaluated on
-    a uniform sample of rows. The better of the outcome and the best selection of a single partition
-    is returned, both evaluated on all rows.
+    partitions; greedy selects from each; a tree of merges selects among the selected. Objectives
+    that are sums over all rows are evaluated on a uniform sample of rows meanwhile. The better of
+    the outcome and the best selection of a single partition is returned, both by F of all rows.
 
     Parameters
     ----------
@@ -63,26 +63,48 @@ def greedi(
         Finite features. A dask array is read chunk by chunk, several times, and never gathered;
         its chunks must be of known size. A memory-mapped file is opened by each worker, where it
         must have the same path. Any other array is sent to the workers in parts.
-    budget : int or float, or mapping with labels
-        As in `select`.
+    budget : int or float, or mapping with labels, optional
+        As in `select`: a count or a fraction, with `costs` what the rows may cost together; may be
+        left out with `at_most`.
+    objective : str, or mapping from str to float, default "facility_location"
+        What to maximize: ``"facility_location"`` or ``"saturated_coverage"`` of the similarities
+        of rows; ``"feature_based"``, ``"set_cover"`` or ``"probabilistic_set_cover"`` of the
+        features themselves; ``"log_determinant"``; or ``"modular"``, with `values`. Each has the
+        default options of its class. A mapping gives each of several a positive weight, and their
+        sum is maximized. For other objectives use `select`.
     partitions : int, optional
         In how many parts rows are searched at first, 1..n. Default: the fewest that `max_rows`
         allows.
     max_rows : int, optional
-        Rows that a task may hold, at least 8 times the budget if there are several partitions.
-        Default: 50 000, or what a partition, a chunk of X and a single merge of all partitions
-        need, if that is more.
+        Rows that a task may hold, at least 8 times the budget (with costs, the most rows that they
+        allow) if there are several partitions. Default: 50 000, or what a partition, a chunk of X
+        and a single merge of all partitions need, if that is more. Those that are given, which
+        every task holds, come on top, and with them a partition's rows are held twice.
     spread : int, default 16
         Each partition's rows are a uniform draw from as many blocks of neighbouring rows, which are
         dealt at random; its task reads all of these. 1: partitions are blocks of rows as they lie
         (GreeDi). At least `partitions`: rows are dealt uniformly (RandGreeDi).
     sample : int, optional
         Select from a uniform sample of so many rows only (all are represented in the end). Not with
-        labels. Default: from all.
+        labels, groups, given or excluded rows. Default: from all.
     labels : array_like of int, bool or str, shape (n,), optional
-        Class of each row, as in `select`. Each class is searched, merged and judged by itself.
-    metric : {"euclidean", "cosine", "dot", "rbf"}, default "euclidean"
-        Similarity of two rows.
+        Class of each row, as in `select`. Each class is searched, merged and judged by itself. For
+        facility location; goes with `given` and `exclude`.
+    values : array_like, shape (n,), optional
+        What each row is worth by itself, not negative, for the objective ``"modular"``.
+    given, exclude : array_like of int, optional
+        Rows that are held already, and rows that are never selected, as in `select`; or masks of n
+        booleans.
+    costs : array_like, shape (n,), optional
+        What each row costs, as in `select`. Each partition may spend the whole budget, and so may
+        each merge.
+    groups : array_like of int, bool or str, shape (n,), optional
+        Group of each row, for `at_most` and `at_least`.
+    at_most, at_least : int, or mapping from group to int, optional
+        How many rows of a group may, and must, be selected, as in `select`.
+    metric : {"euclidean", "cosine", "dot", "rbf"}, optional
+        Similarity of two rows. Default ``"euclidean"``, and ``"dot"`` for the log-determinant,
+        which needs a kernel.
     memory : float, default 0
         Bytes that a task may take for a matrix of similarities beside its rows, where that is the
         faster way. The selection does not depend on it.
@@ -98,34 +120,46 @@ def greedi(
     Returns
     -------
     Selection
-        `value`, `gains` and `sizes` are exact, over all rows. As the order was found on a part of
-        the rows, a gain may be larger than the one before it. `assignment` is a NumPy array, or for
-        a dask array a dask array in the same chunks, which is computed when asked for. With labels,
-        classes are merged by gain, each in its order.
+        `value`, `values`, `gains` and `sizes` are exact, over all rows. As the order was found on a
+        part of the rows, a gain may be larger than the one before it. `assignment` and `sizes` are
+        those of facility location; the former is a NumPy array, or for a dask array a dask array in
+        the same chunks, which is computed when asked for. With labels, classes are merged by gain,
+        each in its order. `bound` is None.
 
     Raises
     ------
     ValueError, TypeError
-        If an argument is not one of the above, or X has NaN or inf (said in which chunk and row).
+        If an argument is not one of the above, arguments do not go together, the constraint cannot
+        be met, or X has NaN, inf, or what the objective is not for (said in which chunk and row).
     ImportError, RuntimeError
         If a GPU is asked for, and numba-cuda, a driver or a GPU is missing (on a worker).
 
     Notes
     -----
-    The same seed gives the same bits for any number of workers, with and without Dask, however X is
-    chunked, on processors and on GPUs (but for "rbf", see docs/cuda.md), and `value` is exactly
+    The same seed gives the same bits for any number of workers, in whatever order tasks are done,
+    with and without Dask. Facility location gives the same bits also however X is chunked, on
+    processors and on GPUs (but for "rbf", see docs/cuda.md), and its `value` is exactly
     ``FacilityLocation.from_features(X).value(indices)`` (with labels, the sum of those of classes).
+    Other values are those of the class on all rows up to rounding. What satisfies a row by
+    saturated coverage, a part of its similarity to all rows, is found from 4096 rows drawn at
+    random, if there are more.
 
-    Time O(n m d ln k) over all workers for partitions of m rows, and O(m^2 d ln k) one after the
-    other for each level of merges; memory of a task O(m d). See docs/scaling.md, also for what is
-    guaranteed.
+    F is at least t / min(P, k) of the best, for P partitions, k rows that may be selected together
+    at most, and t = 1 - 1/e under a count and 1/2 under costs or groups, where merges know F: it is
+    that of the best partition. If rows are dealt uniformly, and merged once, it is (1 - 1/e) / 2 in
+    expectation under a count, and 1/4 under groups. No guarantee is known for costs and groups
+    together. See docs/scaling.md for what is known of F where, and for partitions that are small.
+
+    Time O(n m d ln k) over all workers for partitions of m rows by facility location, at most
+    O(n m d k) by other similarities and O(n d k) by features, and O(m^2 d ln k) one after the
+    other for each level of merges; memory of a task O(m d).
 
     References
     ----------
     Mirzasoleiman, Karbasi, Sarkar, Krause (2013), "Distributed submodular maximization" (GreeDi;
-    section 4.5 on evaluating a decomposable function on a sample). Barbosa, Ene, Nguyen, Ward
-    (2015), "The power of randomization" (RandGreeDi). Gopal, Ferdous, Maji, Pothen (2024),
-    "GreedyML" (the tree).
+    section 4.5 on evaluating a decomposable function on a sample), and, under the same title, JMLR
+    17 (2016), for other constraints than a count. Barbosa, Ene, Nguyen, Ward (2015), "The power of
+    randomization" (RandGreeDi). Gopal, Ferdous, Maji, Pothen (2024), "GreedyML" (the tree).
 
     Examples
     --------
@@ -135,6 +169,11 @@ def greedi(
     >>> chosen = subsel.greedi(X, 20, partitions=4, random_state=0)
     >>> len(chosen), int(chosen.sizes.sum())
     (20, 2000)
+    >>> chosen = subsel.greedi(
+    ...     np.abs(X), 5.0, objective="feature_based", costs=np.full(2000, 0.5), partitions=4
+    ... )
+    >>> len(chosen), chosen.cost
+    (10, 5.0)
     """
     if metric is not None:
         check_choice(metric, METRICS, "metric")

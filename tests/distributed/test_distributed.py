@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 
-import dask
 import dask.array as da
 import distributed
 import numba
@@ -35,21 +34,6 @@ def X():
 @pytest.fixture(scope="module")
 def labels():
     return np.random.default_rng(1).choice(["a", "b", "c"], N, p=[0.6, 0.37, 0.03])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def scheduler():
-    """Dask computes as by default again once these tests are over."""
-    yield
-    dask.config.set(scheduler=None)
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
-    ) as cluster:
-        yield cluster
 
 
 @pytest.fixture
