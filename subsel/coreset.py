@@ -425,6 +425,11 @@ def _constraint(
     n, part = len(rows.open) - (0 if others is None else len(others)), rows.part(stops)
     known = np.where(part < n, part, 0)  # what others cost, and their group, count nowhere
     some: list[Constraint] = []
+    if isinstance(budget, Constraint):
+        raise TypeError(
+            f"budget must be a number, not {budget}: pass what the constraint is made of (costs, "
+            "groups, at_most, at_least, min_distance), or give the constraint to subsel.greedy"
+        )
     if costs is not None:
         if budget is None:
             raise ValueError("costs need a budget: what the selected rows may cost together")

@@ -324,3 +324,9 @@ def test_given_features_are_for_dense_X():
     sparse = scipy.sparse.csr_array(X)
     with pytest.raises(ValueError, match="sparse X"):
         subsel.select(sparse, 3, metric="dot", given_features=HELD)
+
+
+@pytest.mark.parametrize("search", [subsel.select, subsel.greedi])
+def test_a_constraint_in_place_of_a_budget_is_told_where_to_go(search):
+    with pytest.raises(TypeError, match=r"budget must be a number.*costs.*subsel.greedy"):
+        search(X, Knapsack(COSTS, 3.3))

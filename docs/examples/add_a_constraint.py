@@ -19,6 +19,10 @@ class Apart(Constraint):
         state.add(given)
         return state
 
+    def most_of(self, gains):
+        room = int(np.ptp(self.position) // self.least) + 1  # no more fit on the line
+        return float(np.sort(gains)[-room:].sum())
+
 
 class Placed(State):
     """What lies too near to what was selected."""
@@ -42,4 +46,4 @@ class Placed(State):
 S = np.random.default_rng(0).random((50, 30))
 apart = Apart(np.arange(30), least=5)
 chosen = subsel.greedy(S, apart, min_gain=0)
-print(np.diff(np.sort(chosen.indices)).min() >= 5)
+print(np.diff(np.sort(chosen.indices)).min() >= 5, 0.8 < chosen.value / chosen.bound <= 1)

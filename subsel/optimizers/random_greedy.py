@@ -72,13 +72,14 @@ def random_greedy(
     random = check_random_state(random_state)
     search = Run(
         "random_greedy", f, budget, given=given, exclude=exclude, target=target,
-        coverage=coverage, min_gain=min_gain, progress=progress, submodular=True,
+        coverage=coverage, min_gain=min_gain, progress=progress, submodular=True, fills=False,
     )  # fmt: skip
     with search as run:
         if run.most is None or run.costs is not None:
             raise ValueError(
                 "budget must be a count, or a constraint that bounds the count and has no costs: "
-                "random_greedy draws from as many candidates as may be selected"
+                "random_greedy draws from as many candidates as may be selected; with costs, use "
+                "subsel.greedy"
             )
         for _ in range(run.most):
             if not run.room():

@@ -73,6 +73,7 @@ class Run:
         monotone: bool = False,
         greedy: bool = False,
         ranks: bool = True,
+        fills: bool = True,
     ) -> None:
         self.f = as_objective(f)
         self._searched = self.f.searched()
@@ -119,9 +120,10 @@ class Run:
         self._state = self._constraint.start(self.closed, self._given)
         self._greedy = greedy
         if self._state.singles and ranks and not greedy:
+            other = "give it rule='ratio' or rule='plain', or use" if fills else "use"
             raise ValueError(
-                f"{optimizer} does not try single elements, as a Knapsack of rule='best' wants: "
-                "give it rule='ratio' or rule='plain', or use subsel.greedy"
+                f"{optimizer} does not try single elements at each of its prefixes, as a Knapsack "
+                f"of rule='best' wants: {other} subsel.greedy or subsel.lazy_greedy"
             )
         self.costs = self._state.costs
         self._never = self.closed.copy()
@@ -358,7 +360,7 @@ class Run:
             path=self.f.path,
             values=values,
             stopped=self._stopped or "budget",
-            bound=max(self._bound, value) if self._certified else None,
+            bound=float(max(self._bound, value)) if self._certified else None,
             cost=self._constraint.cost(self.picked()),
         )
 

@@ -159,6 +159,7 @@ def sieve_streaming(
     search = Run(
         "sieve_streaming", f, budget, given=given, exclude=exclude, target=target,
         coverage=coverage, min_gain=min_gain, progress=progress, submodular=True, monotone=True,
+        fills=False,
     )  # fmt: skip
     k = search.count("sieve_streaming")
     stream = np.arange(search.f.n)

@@ -198,9 +198,22 @@ def test_what_cannot_be_met_is_refused_before_work(constraint, message):
 
 
 def test_optimizers_that_try_no_singles_say_so():
-    with pytest.raises(ValueError, match="give it rule='ratio' or rule='plain', or use"):
-        subsel.stochastic_greedy(EYE, Knapsack([1] * 6, 2))
-    assert len(subsel.stochastic_greedy(EYE, Knapsack([1] * 6, 2, rule="ratio"))) == 2
+    for optimizer in (subsel.stochastic_greedy, subsel.threshold_greedy):
+        with pytest.raises(ValueError, match="give it rule='ratio' or rule='plain', or use"):
+            optimizer(EYE, Knapsack([1] * 6, 2))
+        for rule in ("ratio", "plain"):
+            assert len(optimizer(EYE, Knapsack([1] * 6, 2, rule=rule))) == 2
+    for optimizer in (subsel.random_greedy, subsel.sieve_streaming):  # which take no costs at all
+        for rule, cure in (
+            ("best", "use subsel.greedy or subsel.lazy"),
+            ("ratio", "subsel.greedy"),
+        ):
+            with pytest.raises(ValueError, match=cure) as refused:
+                optimizer(EYE, Knapsack([1] * 6, 2, rule=rule))
+            assert "rule='ratio'" not in str(refused.value).split(":")[-1]
+    chosen = subsel.greedy(EYE, Knapsack([1] * 6, 2))
+    assert len(subsel.refine(EYE, chosen, budget=Knapsack([1] * 6, 2))) == 2
+    assert type(chosen.bound) is float
 
 
 def test_everything_excluded_or_given_leaves_nothing():
