@@ -405,7 +405,8 @@ def check_indices(indices: ArrayLike, n: int, name: str = "indices") -> np.ndarr
     if array.dtype.kind == "O" and all(whole_number(index) is not None for index in array):
         array = np.array([whole_number(index) for index in array])
     if array.dtype.kind not in "iu":
-        raise TypeError(f"{name} must be integers, not of dtype {array.dtype}")
+        cure = f" (for whole numbers, pass {name}.astype(int))" if array.dtype.kind == "f" else ""
+        raise TypeError(f"{name} must be integers, not of dtype {array.dtype}{cure}")
     bad = np.flatnonzero((array < 0) | (array >= n))
     if bad.size:
         raise ValueError(f"{name}[{bad[0]}] is {array[bad[0]]}; must be in 0..{n - 1}")
