@@ -137,12 +137,11 @@ def check_goal(objective: Any, metric: str | None, values: Any, place: str) -> G
             raise ValueError("objective must name at least one objective, with its weight")
         given = dict(objective)
     else:
+        _check_name(objective)
         given = {objective: 1.0}
-    for name in given:
+    for name, weight in given.items():
         _check_name(name)
-    if len(given) > 1:
-        for name, weight in given.items():
-            check_number(weight, f"objective[{name!r}]", 0)
+        check_number(weight, f"objective[{name!r}]", 0)
     goal = Goal(tuple((name, float(given[name])) for name in given), metric or "dot")
     if ("modular" in given) != (values is not None):
         raise ValueError(

@@ -17,6 +17,11 @@ def source_of(X: Any, most: int, *, sent: bool) -> Source:
     """
     if type(X).__module__.split(".")[0].startswith("dask") and hasattr(X, "__dask_graph__"):
         return _of_dask(X)
+    if hasattr(X, "tocsr"):
+        raise TypeError(
+            "X is sparse, and partitions are dealt from dense arrays: use subsel.select, which "
+            "leaves it sparse, or pass X.toarray()"
+        )
     return _of_array(X, most, sent)
 
 

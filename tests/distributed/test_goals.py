@@ -5,6 +5,7 @@ import distributed
 import numba
 import numpy as np
 import pytest
+import scipy.sparse
 
 import subsel
 from subsel.distributed import engines, plan
@@ -347,6 +348,11 @@ def test_the_same_bits_on_a_cluster(cluster):
          r"objective\['feature_based'\] must be a number in \(0"),
         ({"objective": {"facility_location": 1, "feature_based": "1"}}, TypeError,
          r"objective\['feature_based'\] must be a number"),
+        ({"objective": {"facility_location": -1}}, ValueError, r"objective\['facility_location'\]"),
+        ({"objective": {"facility_location": np.nan}}, ValueError, "must be a number in"),
+        ({"objective": ["facility_location"]}, ValueError, "objective must be one of"),
+        ({"objective": {3: 1}}, ValueError, "objective must be one of"),
+        ({"X": scipy.sparse.csr_array(X)}, TypeError, "X is sparse.*subsel.select"),
         ({"objective": subsel.Modular(VALUES)}, TypeError, "must be a name.*subsel.lazy_greedy"),
         ({"objective": "modular"}, ValueError, "values are what rows are worth"),
         ({"values": VALUES}, ValueError, "values are what rows are worth"),
