@@ -22,7 +22,7 @@ def modules():
         for found in pkgutil.iter_modules(package.__path__):
             yield f"subsel.{room}.{found.name}"
     yield from ("subsel.testing", "subsel.coreset", "subsel.selection")
-    yield from ("subsel.assignment", "subsel.streaming")
+    yield from ("subsel.assignment", "subsel.streaming", "subsel.distributed.greedi")
 
 
 @pytest.mark.parametrize("name", list(modules()))
@@ -33,7 +33,7 @@ def test_examples_of_docstrings(name):
 
 
 def test_public_functions_and_classes_have_an_example():
-    without = {"Objective", "Coverage", "Selection", "StreamSelection", "greedi"}
+    without = {"Objective", "Coverage", "Selection", "StreamSelection"}
     for name in set(subsel.__all__) - without:
         assert ">>> " in (getattr(subsel, name).__doc__ or ""), name
 

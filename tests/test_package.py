@@ -90,6 +90,13 @@ def test_the_readme_s_selection_example_runs():
     assert names["chosen"].sizes.sum() == 5000
 
 
+def test_the_examples_of_partitions_run():
+    """But for the first one, which wants a cluster."""
+    names = {"subsel": subsel}
+    exec(compile(blocks("docs/scaling.md")[1], "docs/scaling.md", "exec"), names)
+    assert not {*range(3), *range(100, 200)} & set(names["chosen"].indices.tolist())
+
+
 def test_the_docstring_s_example():
     chosen = subsel.select(np.array([[0.0], [0.1], [0.2], [5.0], [5.1]]), 2)
     np.testing.assert_array_equal(chosen.indices, [2, 3])

@@ -40,6 +40,7 @@ def greedi(
     values: ArrayLike | None = None,
     given: ArrayLike | None = None,
     exclude: ArrayLike | None = None,
+    candidates: ArrayLike | None = None,
     costs: ArrayLike | None = None,
     groups: ArrayLike | None = None,
     at_most: int | Mapping[Any, int] | None = None,
@@ -89,12 +90,12 @@ def greedi(
         labels, groups, given or excluded rows. Default: from all.
     labels : array_like of int, bool or str, shape (n,), optional
         Class of each row, as in `select`. Each class is searched, merged and judged by itself. For
-        facility location; goes with `given` and `exclude`.
+        facility location; goes with `given`, `exclude` and `candidates`.
     values : array_like, shape (n,), optional
         What each row is worth by itself, not negative, for the objective ``"modular"``.
-    given, exclude : array_like of int, optional
-        Rows that are held already, and rows that are never selected, as in `select`; or masks of n
-        booleans.
+    given, exclude, candidates : array_like of int, optional
+        Rows that are held already, rows that are never selected, and the only ones that may be, as
+        in `select`; or masks of n booleans.
     costs : array_like, shape (n,), optional
         What each row costs, as in `select`. Each partition may spend the whole budget, and so may
         each merge.
@@ -186,15 +187,15 @@ def greedi(
     engine = engines.choose(place)
     source = source_of(X, max_rows or MAX_ROWS, sent=engine.elsewhere)
     n, classes = source.n, None
-    rows = _Rows.of(n, given, exclude, None)
+    rows = _Rows.of(n, given, exclude, candidates)
     rows.whole = True
     facts: dict[str, np.ndarray] = {}
-    if given is not None or exclude is not None:
+    if not given is exclude is candidates is None:
         facts["open"] = rows.open
     if values is not None:
         facts["values"] = check_values(values, "values", n, 0, "[", "row")
     if sample is not None:
-        _only_without_sample(given=given, exclude=exclude, groups=groups)
+        _only_without_sample(given=given, exclude=exclude, candidates=candidates, groups=groups)
     limits, held, constraint = Limits(), np.flatnonzero(rows.held), None
     together = {"costs": costs, "groups": groups, "at_most": at_most, "at_least": at_least}
     if labels is None:
@@ -225,13 +226,17 @@ def greedi(
         ),
         goal=goal, limits=limits,
     )  # fmt: skip
-    known_of_rows = np.empty(n, [(name, column.dtype) for name, column in facts.items()])
+    table = np.empty(n, [(name, column.dtype) for name, column in facts.items()])
     for name, column in facts.items():
-        known_of_rows[name] = column
-    chosen = Run(engine, source, plan, classes, known_of_rows, held, progress).selection()
+        table[name] = column
+    chosen = Run(engine, source, plan, classes, table, held, progress).selection()
     if constraint is None:
         return chosen
-    return replace(chosen, cost=constraint.cost(chosen.indices))
+    only_costs = limits.at_most is None and limits.budget is not None
+    none_left = only_costs and len(chosen) == np.count_nonzero(rows.open)
+    return replace(
+        chosen, cost=constraint.cost(chosen.indices), stopped="exhausted" if none_left else "budget"
+    )
 
 
 def _only_without_sample(**refused: Any) -> None:

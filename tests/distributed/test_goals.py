@@ -65,6 +65,7 @@ LIMITS = {
     "count": ({"budget": 5}, lambda S: len(S) <= 5),
     "held": ({"budget": 5, "given": [3, 20, 41], "exclude": [0, 17, 18]}, lambda S: len(S) <= 5),
     "shut": ({"budget": 5, "exclude": [0, 12, 17, 18]}, lambda S: len(S) <= 5),
+    "few": ({"budget": 5, "candidates": np.arange(N) % 3 == 0}, lambda S: len(S) <= 5),
     "quotas": (QUOTAS, within),
     "floors": ({"budget": 5, "at_least": FLOORS, **QUOTAS}, extendable),
     "costs": ({"budget": 2.0, "costs": TENTHS / 10}, lambda S: TENTHS[S].sum() <= 20),
@@ -104,6 +105,7 @@ class Oracle:
         options, self.allowed = limits
         self.given = list(options.get("given", []))
         self.shut = {*self.given, *options.get("exclude", [])}
+        self.shut |= {*np.flatnonzero(~options.get("candidates", np.ones(N, bool))).tolist()}
         self.costs = TENTHS if "costs" in options else None
         self.only_count = self.costs is None and "groups" not in options
         self.plan = plan
@@ -224,13 +226,22 @@ def test_one_partition_is_select(goal, limit):
     whole = subsel.select(features(goal), objective=goal, **options)
     np.testing.assert_array_equal(chosen.indices, whole.indices)
     np.testing.assert_allclose(chosen.values, whole.values, rtol=1e-12)
-    assert chosen.cost == whole.cost
+    assert (chosen.cost, chosen.stopped) == (whole.cost, whole.stopped)
     if goal == "facility_location":
         np.testing.assert_array_equal(chosen.gains, whole.gains)
         np.testing.assert_array_equal(chosen.assignment, whole.assignment)
         np.testing.assert_array_equal(chosen.sizes, whole.sizes)
     else:
         assert chosen.assignment is chosen.sizes is None
+
+
+def test_when_all_fit():
+    chosen = subsel.greedi(X, 999, costs=TENTHS, exclude=[1], partitions=3)
+    assert (len(chosen), chosen.stopped, chosen.cost) == (
+        N - 1,
+        "exhausted",
+        TENTHS.sum() - TENTHS[1],
+    )
 
 
 def test_given_and_excluded_by_class():
@@ -372,6 +383,8 @@ def test_the_same_bits_on_a_cluster(cluster):
         ({"given": [1.0]}, TypeError, "given must be integers"),
         ({"given": [1], "exclude": [1]}, ValueError, "1 is in given and in exclude"),
         ({"exclude": range(N)}, ValueError, "only 0 of 60"),
+        ({"candidates": []}, ValueError, "candidates must not be empty"),
+        ({"candidates": range(4)}, ValueError, "budget is 5, but only 4 of 60"),
         ({"exclude": range(N - 4)}, ValueError, "budget is 5, but only 4 of 60"),
         ({"costs": TENTHS[1:]}, ValueError, "costs must have one entry per row"),
         ({"costs": TENTHS - 3}, ValueError, r"costs\[\d+\] is 0"),
