@@ -2,6 +2,7 @@
 
     python -m benchmarks.selection.inputs       # the rows
     python -m benchmarks.scaling quality        # against selection on one machine
+    python -m benchmarks.scaling objectives     # every objective, under every kind of constraint
     python -m benchmarks.scaling speed          # 1 and 2 workers, and a plain loop
     python -m benchmarks.scaling memory         # data four times the memory of all workers
     python -m benchmarks.scaling faults         # workers killed at random moments
@@ -158,6 +159,39 @@ def by_hand(X, k, parts, seed):
     deal = np.array_split(np.random.default_rng(seed).permutation(len(X)), parts)
     chosen = [rows[subsel.select(X[rows], min(k, len(rows)), memory=0).indices] for rows in deal]
     return chosen[0], np.sort(np.concatenate(chosen))
+
+
+def objectives(scale):
+    """The same measure for each objective, under a count, costs and groups."""
+    step = max(1, round(6 / scale))
+    X, labels = np.array(load("embeddings_64")[::step]), np.array(load("labels")[::step])
+    k, parts, seeds = max(8, int(100 * scale)), 8, 3
+    amounts = np.maximum(X, 0)
+    costs = np.random.default_rng(0).integers(50, 2000, len(X))
+    data = {
+        "facility_location": X, "saturated_coverage": X, "log_determinant": X,
+        "feature_based": amounts, "probabilistic_set_cover": amounts / amounts.max(),
+        "set_cover": (amounts > np.quantile(amounts, 0.95, axis=0)).astype(np.float32),
+    }  # fmt: skip
+    limits = {
+        "a count": {"budget": k},
+        "costs": {"budget": int(k * costs.mean()), "costs": costs},
+        "groups": {"budget": k, "groups": labels, "at_most": -(-k // 9), "at_least": k // 12},
+    }
+    found = {}
+    for name, rows in data.items():
+        for limit, options in limits.items():
+            whole = subsel.select(rows, objective=name, **options)
+            first = whole.values[0]
+            values = found.setdefault(f"{name}: {limit}", [])
+            for seed in range(seeds):
+                chosen = subsel.greedi(
+                    rows, objective=name, partitions=parts, random_state=seed, **options
+                )
+                values.append((chosen.value - first) / (whole.value - first))
+    record("objectives", scale, rows=len(X), k=k, partitions=parts, seeds=seeds,
+           real=made("embeddings_64"), objectives=[*data], limits=[*limits],
+           found=found)  # fmt: skip
 
 
 # Speed
@@ -371,6 +405,22 @@ what is gained after the first pick, as a part of what greedy on all rows gains
 {markdown(head, rows)}"""
 
 
+def objectives_section(r):
+    rows = [
+        [name, *(f"{min(r['found'][f'{name}: {limit}']):.4f}" for limit in r["limits"])]
+        for name in r["objectives"]
+    ]
+    what = "real" if r["real"] else "synthetic"
+    return f"""## Objectives and constraints
+
+{made_by(r)}
+{r["rows"]} × 64 {what} embeddings (their positive parts, for objectives of amounts), k = {r["k"]}
+(or costs of as many rows on average), {r["partitions"]} partitions, the worst of {r["seeds"]}
+seeds. Coverage, as above, beside what `select` finds on all rows.
+
+{markdown(["", *r["limits"]], rows)}"""
+
+
 def speed_section(r):
     times = {name: statistics.median(values) for name, values in r["seconds"].items()}
     rows = [[name, f"{value:.2f}"] for name, value in times.items()]
@@ -456,12 +506,13 @@ rows in a task; `dask scheduler` and two `dask worker` processes of one thread a
 
 
 SECTIONS = {
-    "quality": quality_section, "speed": speed_section, "memory": memory_section,
-    "faults": faults_section, "model": model_section, "example": example_section,
+    "quality": quality_section, "objectives": objectives_section, "speed": speed_section,
+    "memory": memory_section, "faults": faults_section, "model": model_section,
+    "example": example_section,
 }  # fmt: skip
 COMMANDS = {
-    "quality": quality, "speed": speed, "memory": memory, "faults": faults, "model": model,
-    "report": report,
+    "quality": quality, "objectives": objectives, "speed": speed, "memory": memory,
+    "faults": faults, "model": model, "report": report,
 }  # fmt: skip
 
 
