@@ -178,42 +178,20 @@ class Run:
     def _judged(self, contenders: list[list[Rows]], seen: int) -> Selection:
         """The better for each class by F over all rows, and what it is worth."""
         plan, source = self.plan, self.source
-        held = [len(rows.at) for rows in plan.held] or [0] * len(plan.counts)
-        gains = [
-            [np.zeros(before + len(rows.at)) for rows in rivals]
-            for rivals, before in zip(contenders, held, strict=True)
-        ]
-        sizes = [[np.zeros(len(rows.at), np.int64) for rows in rivals] for rivals in contenders]
-        keep = source.lazy is None and plan.goal.plain
-        assigned = np.zeros((2, plan.n if keep else 0), np.int32)
-        over, alone = plan.goal.parts()
-        if alone.terms:
-            for rival, rows in enumerate(contenders[0]):
-                own = joined([*plan.held, rows])
-                f = alone.objective(plan, 0, own)
-                gains[0][rival] += tasks.worth(f, np.arange(len(own.at)))
-        if over.terms:
-            given = self.engine.shared((plan, contenders))
-            results = self._over_rows(tasks.evaluate, given, keep)
-            if not plan.goal.plain:  # whose sums are exact in any order
-                results = iter(sorted(results, key=lambda result: result[0].start))
-            for piece, tallies in results:
-                for c, rival, won, taken, at, positions in tallies:
-                    gains[c][rival] += won
-                    sizes[c][rival] += taken
-                    if keep:
-                        assigned[rival, piece.start : piece.stop][at] = positions
+        gains, sizes, assigned = self._evaluated(contenders)
         best = [plan.goal.first_of_best([won.sum() for won in rivals]) for rivals in gains]
         chosen = [rivals[b] for rivals, b in zip(contenders, best, strict=True)]
         judged = [rivals[b] for rivals, b in zip(gains, best, strict=True)]
-        base = math.fsum(x for some, g in zip(judged, held, strict=True) for x in some[:g])
-        won = [some[g:] for some, g in zip(judged, held, strict=True)]
+        pairs = [
+            (some, len(some) - len(rows.at)) for some, rows in zip(judged, chosen, strict=True)
+        ]
+        base = math.fsum(gain for some, given in pairs for gain in some[:given])
+        won = [some[given:] for some, given in pairs]
         # Classes are merged by gain, each in its own order even where a gain rises.
         ranking, places = by_falling_gain([np.minimum.accumulate(some) for some in won])
         all_gains = np.concatenate(won)[ranking]
-        indices = np.concatenate([rows.at for rows in chosen])[ranking]
         assignment: Any = None
-        if keep:
+        if assigned is not None:
             assignment = np.empty(plan.n, np.int64)
             for c, at in by_class(self.classes):
                 # The last entry stands for -1, a row that what is given represents.
@@ -225,7 +203,7 @@ class Run:
         values = base + np.cumsum(all_gains)
         values[-1:] = value
         return Selection(
-            indices=indices,
+            indices=np.concatenate([rows.at for rows in chosen])[ranking],
             gains=all_gains,
             value=value,
             n_evaluations=-(-seen // plan.n),
@@ -234,6 +212,44 @@ class Run:
             path="features",
             values=values,
         )
+
+    def _evaluated(
+        self, contenders: list[list[Rows]]
+    ) -> tuple[list[list[np.ndarray]], list[list[np.ndarray]], np.ndarray | None]:
+        """What each contender is worth to all rows.
+
+        Gains of what is given, then of the contender; how many rows each element represents; and by
+        contender which of its elements represents each row, where it is facility location and the
+        rows are here.
+        """
+        plan = self.plan
+        held = [len(rows.at) for rows in plan.held] or [0] * len(plan.counts)
+        gains = [
+            [np.zeros(given + len(rows.at)) for rows in rivals]
+            for rivals, given in zip(contenders, held, strict=True)
+        ]
+        sizes = [[np.zeros(len(rows.at), np.int64) for rows in rivals] for rivals in contenders]
+        over, alone = plan.goal.parts()
+        if alone.terms:
+            for rival, rows in enumerate(contenders[0]):
+                own = joined([*plan.held, rows])
+                f = alone.objective(plan, 0, own)
+                gains[0][rival] += tasks.worth(f, np.arange(len(own.at)))
+        if not over.terms:
+            return gains, sizes, None
+        keep = self.source.lazy is None and plan.goal.plain
+        assigned = np.zeros((2, plan.n if keep else 0), np.int32)
+        shared = self.engine.shared((plan, contenders))
+        results = self._over_rows(tasks.evaluate, shared, keep)
+        if not plan.goal.plain:  # whose sums are exact in any order
+            results = iter(sorted(results, key=lambda result: result[0].start))
+        for piece, tallies in results:
+            for c, rival, won, taken, at, positions in tallies:
+                gains[c][rival] += won
+                sizes[c][rival] += taken
+                if keep:
+                    assigned[rival, piece.start : piece.stop][at] = positions
+        return gains, sizes, assigned if keep else None
 
 
 def _lazy_assignment(
