@@ -8,7 +8,7 @@ import pytest
 import scipy.sparse
 
 import subsel
-from subsel.distributed import engines, plan
+from subsel.distributed import engines, plan, tasks
 from subsel.distributed.run import Run
 from subsel.kernels import reference
 
@@ -19,7 +19,7 @@ X[17], X[40] = X[3], X[3]  # copies, which tie
 BITS = 1.0 * (_random.random((N, 12)) < 0.2)
 VALUES = _random.integers(0, 9, N) / 4
 TENTHS = _random.integers(3, 9, N)
-GROUP = np.array([*"aaaaaaabbc"] * 6)
+GROUP = np.repeat([*"abc"], [42, 12, 6])  # so that partitions as they lie lack groups
 SIMILARITY = reference.similarity(
     X, "euclidean", c0=subsel.FacilityLocation.from_features(X).offset
 )
@@ -63,7 +63,10 @@ def extendable(S):
 QUOTAS = {"groups": GROUP, "at_most": CEILING}
 LIMITS = {
     "count": ({"budget": 5}, lambda S: len(S) <= 5),
-    "held": ({"budget": 5, "given": [3, 20, 41], "exclude": [0, 17, 18]}, lambda S: len(S) <= 5),
+    "held": (
+        {"budget": 5, "given": [16, 34, 35, 40, 41, 50], "exclude": [0, 17, 18]},
+        lambda S: len(S) <= 5,
+    ),
     "shut": ({"budget": 5, "exclude": [0, 12, 17, 18]}, lambda S: len(S) <= 5),
     "few": ({"budget": 5, "candidates": np.arange(N) % 3 == 0}, lambda S: len(S) <= 5),
     "quotas": (QUOTAS, within),
@@ -100,7 +103,7 @@ def select(goal, limit, layout, X=None, **others):
 class Oracle:
     """The algorithm in NumPy, with every value from scratch, for rows dealt as the plan says."""
 
-    def __init__(self, goal, limits, plan):
+    def __init__(self, goal, limits, plan, merge_badly=False):
         self.terms = goal if isinstance(goal, dict) else {goal: 1.0}
         options, self.allowed = limits
         self.given = list(options.get("given", []))
@@ -108,7 +111,7 @@ class Oracle:
         self.shut |= {*np.flatnonzero(~options.get("candidates", np.ones(N, bool))).tolist()}
         self.costs = TENTHS if "costs" in options else None
         self.only_count = self.costs is None and "groups" not in options
-        self.plan = plan
+        self.plan, self.merge_badly = plan, merge_badly
 
     def value(self, points, S):
         S = [*self.given, *S]
@@ -137,6 +140,13 @@ class Oracle:
                         S = more
         return S
 
+    def last(self, rows):
+        S = []
+        for j in sorted(rows, reverse=True):
+            if self.allowed([*S, j]):
+                S.append(j)
+        return S
+
     def search(self):
         plan, found, singles = self.plan, {}, {}
         for node in plan.tree():
@@ -147,7 +157,8 @@ class Oracle:
             else:
                 below = [found[child.level, child.number] for child in node.children]
                 points = np.concatenate([sample for _, _, sample in below])
-                chosen = self.greedy(points, [j for some, _, _ in below for j in some])
+                rows = [j for some, _, _ in below for j in some]
+                chosen = self.last(rows) if self.merge_badly else self.greedy(points, rows)
                 single = max(
                     (some for _, some, _ in below),
                     key=lambda S: (len(S) if self.only_count else 0, self.value(points, S)),
@@ -199,6 +210,27 @@ def test_it_is_what_a_plain_implementation_selects(goal, limit, layout, plans):
         assert chosen.cost == TENTHS[indices].sum() / 10
     else:
         assert len(indices) == MOST.get(limit, 5)
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+@pytest.mark.parametrize("goal", ["facility_location", "feature_based", "modular", GOALS[-1]],
+                         ids=str)  # fmt: skip
+def test_the_best_partition_wins_if_merging_was_bad(goal, limit, plans, monkeypatch):
+    """Filled up from the merge where it lacks groups."""
+    selected = tasks.selected
+
+    def badly(plan, c, points, candidates=None):
+        if candidates is None:
+            return selected(plan, c, points)
+        nothing = candidates.take(slice(0))
+        return plan.limits.completed(nothing, candidates.take(slice(None, None, -1)), 5), 0
+
+    monkeypatch.setattr(tasks, "selected", badly)
+    for layout in (0, 1):
+        chosen = select(goal, limit, layout)
+        indices, values = Oracle(goal, LIMITS[limit], plans[-1], merge_badly=True).search()
+        np.testing.assert_array_equal(chosen.indices, indices)
+        np.testing.assert_allclose(chosen.values, values[1:], rtol=1e-9)
 
 
 def test_what_satisfies_a_row_is_known_from_a_sample(plans, monkeypatch):
@@ -396,7 +428,7 @@ def test_the_same_bits_on_a_cluster(cluster):
         ({"groups": GROUP, "at_most": {"z": 2}}, ValueError, "at_most names 'z'"),
         ({"groups": GROUP, "at_most": 1}, ValueError, "at_most leaves only 3 in all"),
         ({"groups": GROUP, "at_least": {"c": 7}, "budget": 9}, ValueError, "of which at most 6"),
-        ({"groups": GROUP, "at_least": {"c": 6}, "budget": 9, "exclude": [9]}, ValueError,
+        ({"groups": GROUP, "at_least": {"c": 6}, "budget": 9, "exclude": [N - 1]}, ValueError,
          "of which only 5"),
         ({"groups": GROUP, "at_least": 1, "budget": None}, ValueError, "at_least needs a budget"),
         ({"budget": None}, TypeError, "budget must be"),
@@ -405,8 +437,8 @@ def test_the_same_bits_on_a_cluster(cluster):
         ({"sample": 30, "groups": GROUP, "at_most": 2}, ValueError, "sample and groups"),
         ({"labels": GROUP, "costs": TENTHS}, ValueError, "labels and costs do not go together"),
         ({"labels": GROUP, "objective": "feature_based"}, ValueError, "labels go with facility"),
-        ({"labels": GROUP, "exclude": [9, 19, 29, 39, 49], "budget": {"a": 1, "b": 1, "c": 2}},
-         ValueError, "the class of row 9 is to have 2 rows"),
+        ({"labels": GROUP, "exclude": range(55, N), "budget": {"a": 1, "b": 1, "c": 2}},
+         ValueError, "the class of row 54 is to have 2 rows"),
         ({"costs": TENTHS, "budget": 300, "partitions": 2, "max_rows": 40}, ValueError,
          "the most that may be selected together"),
         ({"backend": "cuda", "objective": "feature_based"}, ValueError, "use backend='cpu'"),
