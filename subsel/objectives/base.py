@@ -153,6 +153,41 @@ class Objective(ABC):
             self.add(int(elements[step]))
         return elements, won
 
+    def take(self, elements: np.ndarray) -> np.ndarray:
+        """Add elements one after the other (int64 indices); what each of them gained."""
+        gains = np.empty(len(elements))
+        for at in range(len(elements)):
+            gains[at] = self.checked_gains(elements[at : at + 1])[0]
+            self.add(int(elements[at]))
+        return gains
+
+    def exchange(
+        self, elements: np.ndarray, closed: np.ndarray, max_swaps: int | None
+    ) -> tuple[np.ndarray, np.ndarray | None, int] | None:
+        """Exchange elements for others, beside S, as long as one such swap makes F larger.
+
+        Only for an objective that knows a faster way than to ask for gains; `refine` does that
+        where this is None.
+
+        Parameters
+        ----------
+        elements : ndarray of int64, shape (k,)
+            Distinct, and not in S, which stays as it is.
+        closed : ndarray of bool, shape (n,)
+            What they are not exchanged for; none of them is closed.
+        max_swaps : int, optional
+
+        Returns
+        -------
+        elements : ndarray of int64, shape (k,)
+            In the places of those that they were exchanged for.
+        gains : ndarray of float64, shape (n,), or None
+            What each candidate gains beside S and all of the elements, where that is known.
+        evaluations : int
+            As many gains as the work was worth.
+        """
+        return None
+
     def checked_gains(self, candidates: np.ndarray) -> np.ndarray:
         """`gains`, in float64, once they are seen to be one finite number for each candidate."""
         return check_gains(self.gains(read_only(candidates)), candidates, type(self).__name__)

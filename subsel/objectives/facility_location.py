@@ -439,6 +439,21 @@ class FacilityLocation(Objective):
         """
         self._source.add(self._search, check_count(element, "element", 0, self.n - 1))
 
+    def take(self, elements: np.ndarray) -> np.ndarray:
+        """Add elements one after the other; what each of them gained. O(n_points) for each."""
+        return self._source.take(self._search, elements) * self._similarity.unit
+
+    def exchange(
+        self, elements: np.ndarray, closed: np.ndarray, max_swaps: int | None
+    ) -> tuple[np.ndarray, np.ndarray | None, int] | None:
+        """Swaps as FasterPAM makes them: O(n_points) similarities for each candidate tried."""
+        found = sources.exchange(self._similarity, self._search, elements, closed, max_swaps)
+        if found is None:
+            return None
+        elements, gains, seen = found
+        evaluations = -(-seen // self.n_points)
+        return elements, None if gains is None else gains * self._similarity.unit, evaluations
+
     @property
     def assignment(self) -> np.ndarray:
         """For each point which of the added elements represents it (n_points,), by order of adding.

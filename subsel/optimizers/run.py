@@ -127,7 +127,9 @@ class Run:
             )
         self.costs = self._state.costs
         self._never = self.closed.copy()
+        self._ranks = ranks
         self._bound = math.inf
+        self._noted = -1
         self._certified = bool(self.f.submodular and self.f.monotone)
         self._elements: list[np.ndarray] = []
         self._gains: list[np.ndarray] = []
@@ -179,7 +181,7 @@ class Run:
             self._stopped = self._stop_at_target
         self._state.close(self.closed)
         self._possible = ~self.closed
-        if self._certified and self.f.keeps_gains:
+        if self._certified and self.f.keeps_gains and self._ranks:
             candidates = self.candidates()
             self.note(candidates, self.f.checked_gains(candidates))
 
@@ -303,6 +305,7 @@ class Run:
         picked = self.picked()
         if not self._certified or len(candidates) < np.count_nonzero(self._possible) - len(picked):
             return
+        self._noted = len(picked)
         by_element = np.zeros(self.f.n)
         by_element[candidates] = np.maximum(gains, 0)
         held = math.fsum([self._base, *np.concatenate([np.empty(0), *self._gains])])
@@ -314,7 +317,7 @@ class Run:
         if self._greedy and isinstance(self._constraint, Count):
             own = bound_of_greedy(gains, int(self._constraint.k), self._base)
             self._bound = min(self._bound, own)
-        if self._bound <= math.fsum([self._base, *gains]):
+        if self._noted == len(gains) or self._bound <= math.fsum([self._base, *gains]):
             return
         left = self._possible.copy()
         left[self.picked()] = False
@@ -326,6 +329,25 @@ class Run:
             high = np.sort(np.argsort(-upper, kind="stable")[: len(gains)])
             upper[high] = self.evaluated(candidates[high])
             self.note(candidates, upper)
+
+    def exchange(
+        self, elements: np.ndarray, max_swaps: int | None
+    ) -> tuple[np.ndarray, np.ndarray | None] | None:
+        """Swaps under a count, where the objective knows a fast way; see `Objective.exchange`."""
+        if not isinstance(self._constraint, Count):
+            return None
+        found = self.f.exchange(elements, self._never, max_swaps)
+        if found is None:
+            return None
+        elements, gains, evaluations = found
+        self.evaluations += evaluations
+        self._counted += evaluations
+        return elements, gains
+
+    def taken(self, elements: np.ndarray) -> np.ndarray:
+        """Add elements to the objective, in this order; what each of them gained."""
+        self.evaluations += len(elements)
+        return self.f.take(elements)
 
     def evaluated(self, candidates: np.ndarray) -> np.ndarray:
         """Gains of candidates, once they are checked and counted."""

@@ -18,6 +18,7 @@ from subsel.sources.features import Conditioned, Features
 from subsel.sources.scale import METRICS, Scale
 from subsel.sources.sparse import SparseSimilarity
 from subsel.sources.sparse_features import SparseFeatures
+from subsel.sources.swaps import exchange
 from subsel.validation import (
     BACKENDS,
     ArrayLike,
@@ -32,6 +33,7 @@ __all__ = [
     "amounts",
     "conditioned",
     "distances",
+    "exchange",
     "features",
     "graph_of",
     "largest",

@@ -228,6 +228,16 @@ class Similarity:
         gains = cpu.represent(self.store, self.slots(candidates), search)
         return search, gains * self.unit
 
+    def take(self, search: Search, elements: np.ndarray) -> np.ndarray:
+        """Add candidates one by one; what each gained, in units of `unit`.
+
+        Gains of the others are then unknown, where they were kept.
+        """
+        self._empty_log(search)
+        gains = cpu.represent(self.store, self.slots(elements), search)
+        search.last[:] = search.settled[:] = -1
+        return gains
+
     @staticmethod
     def seen(search: Search) -> int:
         """Similarities looked at."""

@@ -214,6 +214,14 @@ class CudaSimilarity:
         if search.known:
             self.device.run(*self._updating(search, CHANGES))
 
+    def take(self, search: State, elements: np.ndarray) -> np.ndarray:
+        """Add candidates one by one; what each gained, in units of `unit`."""
+        gains = np.empty(len(elements))
+        for at in range(len(elements)):
+            gains[at] = self.gains(search, elements[at : at + 1])[0]
+            self.add(search, int(elements[at]))
+        return gains
+
     def _choose(self, search: State, slot: int) -> None:
         self.device.run(kernels.choose, 1, 1, search.arrays, slot)
         self.device.run(*self._covering(search))

@@ -1,8 +1,9 @@
 """Numba kernels on the CPU.
 
 From the bottom up: `lanes` computes similarities, `log` records what changed, `stores` says where
-similarities come from, `search` is greedy facility location, `whole` works over all pairs at once,
-`order` makes features ready, `near` finds rows at a small distance.
+similarities come from, `search` is greedy facility location, `swaps` betters what was selected,
+`whole` works over all pairs at once, `order` makes features ready, `near` finds rows at a small
+distance.
 """
 
 from subsel.kernels.compiling import single_thread, threads
@@ -20,6 +21,15 @@ from subsel.kernels.cpu.search import (
     settle_serial,
 )
 from subsel.kernels.cpu.stores import Columns, Dense, Sparse, Tiled
+from subsel.kernels.cpu.swaps import (
+    LOOKED,
+    QUIET,
+    SWAPPED,
+    Swaps,
+    begin_swaps,
+    judge_swaps,
+    scan_swaps,
+)
 from subsel.kernels.cpu.whole import (
     count_above,
     is_symmetric,
@@ -28,6 +38,7 @@ from subsel.kernels.cpu.whole import (
     take_sums,
     tile_matrix,
     tile_matrix_parallel,
+    turned,
     write_above,
 )
 
@@ -38,24 +49,31 @@ __all__ = [
     "EUCLIDEAN",
     "LANES",
     "LOGGED",
+    "LOOKED",
+    "QUIET",
     "RBF",
     "RUNS",
     "SEEN",
+    "SWAPPED",
     "TODO",
     "Columns",
     "Dense",
     "Search",
     "Sparse",
+    "Swaps",
     "Tiled",
     "add",
     "advance",
+    "begin_swaps",
     "close_near",
     "count_above",
     "find_leads",
     "is_symmetric",
+    "judge_swaps",
     "pending",
     "radius",
     "represent",
+    "scan_swaps",
     "settle_parallel",
     "settle_serial",
     "single_thread",
@@ -66,6 +84,7 @@ __all__ = [
     "threads",
     "tile_matrix",
     "tile_matrix_parallel",
+    "turned",
     "unit_rows",
     "write_above",
 ]

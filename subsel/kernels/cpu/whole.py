@@ -38,11 +38,26 @@ def is_symmetric(matrix):
     n = matrix.shape[0]
     for i0 in range(0, n, LANES):
         for j0 in range(0, i0 + 1, LANES):
+            differs = False
             for i in range(i0, min(i0 + LANES, n)):
                 for j in range(j0, min(j0 + LANES, n)):
-                    if matrix[i, j] != matrix[j, i]:
-                        return False
+                    differs |= matrix[i, j] != matrix[j, i]
+            if differs:
+                return False
     return True
+
+
+@kernel
+def turned(matrix, start, stop):
+    """Some columns of a matrix as rows; 16 at a time, each written from front to end."""
+    out = np.empty((stop - start, matrix.shape[0]), matrix.dtype)
+    for first in range(start, stop, 16):
+        rows = out[first - start : first - start + 16]
+        for i in range(matrix.shape[0]):
+            line = matrix[i, first : min(first + 16, stop)]
+            for j in range(line.size):
+                rows[j, i] = line[j]
+    return out
 
 
 @kernel(fastmath={"reassoc"})
