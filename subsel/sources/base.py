@@ -5,12 +5,12 @@ order of its own ("slots").
 """
 
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from subsel.kernels import cpu
-from subsel.kernels.cpu import LANES, Search, coverage, threads
+from subsel.kernels.cpu import LANES, Limits, Search, Unlimited, coverage, threads
 from subsel.pacing import portions
 from subsel.sources.levels import CpuLevels, frozen
 from subsel.sources.scale import grid
@@ -29,19 +29,6 @@ _PORTION = 2**26
 def portion(work: int, count: int) -> int:
     """How many of `count` equal parts of some work take about a tenth of a second."""
     return max(1, count if work <= _PORTION else count * _PORTION // work)
-
-
-class Limits(NamedTuple):
-    """What limits the terms of facility location, by slot and as similarities are stored.
-
-    See `Search` for what they are; `weights` is empty if all are 1.
-    """
-
-    start: np.ndarray
-    most: np.ndarray
-    weights: np.ndarray
-    up: float
-    down: float
 
 
 class Similarity:
@@ -106,19 +93,11 @@ class Similarity:
         blocks = -(-self.n // self.width)
         n_points = self.point_slots
         entries = (_LOG if log else 1) * n_points
-        start, most, weights, up, down = limits or Limits(
-            np.empty(0), np.full(n_points, np.inf), np.empty(0), 1.0, 1.0
-        )
-        best = start.copy() if limits else np.full(n_points, -self.offset)
+        best = limits.start.copy() if limits else np.full(n_points, -self.offset)
         best[self.n_points :] = np.inf
         return Search(
             best=best,
-            start=start,
-            most=most,
-            capped=bool((most < np.inf).any()),
-            weights=weights,
-            up=up,
-            down=down,
+            limits=limits or Unlimited(),
             assigned=np.full(n_points, -1 if limits else self.unassigned),
             last=np.full(n_points, -1),
             reach=np.full(-(-n_points // LANES), np.inf, self._number),
@@ -205,16 +184,18 @@ class Similarity:
 
     def value(self, search: Search) -> float:
         """Sum of what the points' similarities to what represents them count."""
-        terms = search.best + self.offset
-        if search.start.size:
-            terms = self._weighed(search, search.best) - self._weighed(search, search.start)
+        limits = search.limits
+        if isinstance(limits, Limits):
+            terms = self._weighed(limits, search.best) - self._weighed(limits, limits.start)
+        else:
+            terms = search.best + self.offset
         return float(self.of_points(terms)[: self.n_points].sum()) * self.unit
 
     @staticmethod
-    def _weighed(search: Search, similarities: np.ndarray) -> np.ndarray:
-        if not search.weights.size:
+    def _weighed(limits: Limits, similarities: np.ndarray) -> np.ndarray:
+        if not limits.weights.size:
             return similarities
-        return np.rint(search.weights * similarities * search.up) * search.down
+        return np.rint(limits.weights * similarities * limits.up) * limits.down
 
     def best(self, search: Search) -> np.ndarray:
         """Each point's similarity to what represents it."""

@@ -8,7 +8,16 @@ distance.
 
 from subsel.kernels.compiling import single_thread, threads
 from subsel.kernels.cpu.lanes import COSINE, DOT, EUCLIDEAN, LANES, RBF
-from subsel.kernels.cpu.log import ADDED, LOGGED, RUNS, SEEN, TODO, Search
+from subsel.kernels.cpu.log import (
+    ADDED,
+    LOGGED,
+    RUNS,
+    SEEN,
+    TODO,
+    Limits,
+    Search,
+    Unlimited,
+)
 from subsel.kernels.cpu.near import close_near
 from subsel.kernels.cpu.order import radius, spatial_order, unit_rows
 from subsel.kernels.cpu.search import (
@@ -58,10 +67,12 @@ __all__ = [
     "TODO",
     "Columns",
     "Dense",
+    "Limits",
     "Search",
     "Sparse",
     "Swaps",
     "Tiled",
+    "Unlimited",
     "add",
     "advance",
     "begin_swaps",

@@ -4,22 +4,38 @@ from typing import NamedTuple
 
 import numpy as np
 
-from subsel.kernels.compiling import inlined, kernel
+from subsel.kernels.compiling import by_type, kernel
 from subsel.kernels.cpu.lanes import quantize
 
 LOGGED, RUNS, ADDED, SEEN, TODO = range(5)
 """In `Search.counts`: entries and runs in the log, elements added, similarities seen, `todo`."""
 
 
+class Unlimited(NamedTuple):
+    """All that a point is similar to its representative counts, once."""
+
+
+class Limits(NamedTuple):
+    """What limits the terms of F, by point and as similarities are stored.
+
+    Similarity counts from `start` to `most`. A term is `weights` times it, rounded to the grid of
+    `up` and `down`; empty weights mean that all are 1, and no grid is needed.
+    """
+
+    start: np.ndarray
+    most: np.ndarray
+    weights: np.ndarray
+    up: float
+    down: float
+
+
 class Search(NamedTuple):
     """A growing selection.
 
     By point: `best` similarity to a selected element (inf for padding), position of that element in
-    order of adding (`assigned`), `last` entry in the log or -1. What limits the terms of F: `start`
-    is the best before anything is selected (empty: the same for all points), and similarity above
-    `most` does not count (`capped`: whether that is so for any point). A term is `weights` times
-    the similarity, rounded to the grid of `up` and `down` (no weights: the similarity itself). By
-    group of LANES points: `reach`, the squared distance beyond which no candidate can improve any.
+    order of adding (`assigned`), `last` entry in the log or -1. By group of LANES points: `reach`,
+    the squared distance beyond which no candidate can improve any. `limits` of what counts: kernels
+    are compiled for each of the two types, so those without limits know nothing of them.
 
     The log: points that `changed`, their similarity `before`, the point's `previous` entry; and the
     runs of entries that are of one group: `run_start`, `run_group`, and its reach before.
@@ -32,12 +48,7 @@ class Search(NamedTuple):
     """
 
     best: np.ndarray
-    start: np.ndarray
-    most: np.ndarray
-    capped: bool
-    weights: np.ndarray
-    up: float
-    down: float
+    limits: Unlimited | Limits
     assigned: np.ndarray
     last: np.ndarray
     reach: np.ndarray
@@ -59,13 +70,63 @@ class Search(NamedTuple):
     width: int
 
 
+@by_type
+def most_of(limits, i):
+    """The largest similarity that counts for point `i`."""
+
+
+@by_type
+def capped(limits, i, s):
+    """A similarity of point `i`, or the most that counts."""
+
+
+@by_type
+def unmet(limits, i, s):
+    """The similarity of point `i` to its representative; inf if no other could raise its term."""
+
+
+@by_type
+def weighed(limits, i, s):
+    """What a similarity of point `i` counts."""
+
+
+@most_of.of(Unlimited)
+def _any_similarity(limits, i):
+    return np.inf
+
+
+@capped.of(Unlimited)
+@unmet.of(Unlimited)
+@weighed.of(Unlimited)
+def _as_it_is(limits, i, s):
+    return s
+
+
+@most_of.of(Limits)
+def _most(limits, i):
+    return limits.most[i]
+
+
+@capped.of(Limits)
+def _at_most(limits, i, s):
+    return min(s, limits.most[i])
+
+
+@unmet.of(Limits)
+def _if_below(limits, i, s):
+    return s if s < limits.most[i] else np.inf
+
+
+@weighed.of(Limits)
+def _times_weight(limits, i, s):
+    if limits.weights.size:
+        return quantize(limits.weights[i] * s, limits.up, limits.down)
+    return s
+
+
 @kernel
 def improve(search, i, s):
-    """A point gets a representative that is more similar, unless it had the most that counts."""
-    if search.capped:
-        s = min(s, search.most[i])
-        if not s > search.best[i]:
-            return
+    """A point gets a representative that is more similar."""
     at = search.counts[LOGGED]
     search.changed[at] = i
     search.before[at] = search.best[i]
@@ -74,14 +135,6 @@ def improve(search, i, s):
     search.assigned[i] = search.counts[ADDED]
     search.best[i] = s
     search.counts[LOGGED] = at + 1
-
-
-@inlined
-def weighed(search, i, s):
-    """What a similarity of point `i` counts."""
-    if search.weights.size:
-        return quantize(search.weights[i] * s, search.up, search.down)
-    return s
 
 
 @kernel

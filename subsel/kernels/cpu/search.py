@@ -13,7 +13,18 @@ from numba import prange
 
 from subsel.kernels.compiling import by_type, kernel
 from subsel.kernels.cpu.lanes import LANES, quantize
-from subsel.kernels.cpu.log import ADDED, LOGGED, RUNS, SEEN, TODO, clear_log, weighed
+from subsel.kernels.cpu.log import (
+    ADDED,
+    LOGGED,
+    RUNS,
+    SEEN,
+    TODO,
+    Limits,
+    Unlimited,
+    clear_log,
+    most_of,
+    weighed,
+)
 from subsel.kernels.cpu.stores import (
     Dense,
     Sparse,
@@ -41,8 +52,8 @@ def represent(store, slots, search):
         cover(store, slots[step], search)
         for entry in range(search.counts[LOGGED]):
             i = search.changed[entry]
-            before = weighed(search, i, search.before[entry])
-            gains[step] += weighed(search, i, search.best[i]) - before
+            before = weighed(search.limits, i, search.before[entry])
+            gains[step] += weighed(search.limits, i, search.best[i]) - before
         clear_log(search)
     return gains
 
@@ -105,20 +116,31 @@ def find_leads(search):
             _find_lead(search, block)
 
 
-@kernel
-def _sweep_weighted(store, search, block, points, low, high, m, sign):
-    """A sweep of terms that are weighed."""
+@by_type
+def _limited_sweep(limits, store, block, points, low, high, m, sign, gains):
+    """A sweep in which terms count as the limits say; see `subsel.kernels.cpu.stores`."""
+
+
+@_limited_sweep.of(Unlimited)
+def _plain_sweep(limits, store, block, points, low, high, m, sign, gains):
+    return sweep(store, block, points, low, high, m, sign, gains)
+
+
+@_limited_sweep.of(Limits)
+def _sweep_within(limits, store, block, points, low, high, m, sign, gains):
+    if not limits.weights.size:
+        return sweep(store, block, points, low, high, m, sign, gains)
     weights = np.empty(m + 4)
     for a in range(m):
-        weights[a] = search.weights[points[a]]
-    grid = search.up, search.down
-    return weighted_sweep(store, block, points, weights, low, high, m, sign, grid, search.gains)
+        weights[a] = limits.weights[points[a]]
+    grid = limits.up, limits.down
+    return weighted_sweep(store, block, points, weights, low, high, m, sign, grid, gains)
 
 
 @kernel
 def _settle_block(store, search, block):
     """Bring the gains of a block up to date; returns similarities seen."""
-    best = search.best
+    best, limits = search.best, search.limits
     afresh = search.settled[block] < 0
     start = block * search.width
     stop = min(start + search.width, search.order.size)
@@ -131,7 +153,6 @@ def _settle_block(store, search, block):
     points = np.empty(_CHUNK + 4, np.int64)
     low = np.empty(_CHUNK + 4)
     high = np.empty(_CHUNK + 4)
-    weighted = search.weights.size > 0
     gaps = np.empty(search.reach.size, search.reach.dtype)
     group_gaps(store, block, gaps)
     near = np.zeros(LANES, search.reach.dtype)
@@ -150,17 +171,14 @@ def _settle_block(store, search, block):
             point_gaps(store, block, group, near)
         for left in range(begin, end, LANES):
             if m + LANES > _CHUNK:
-                if weighted:
-                    seen += _sweep_weighted(
-                        store, search, (start, stop), points, low, high, m, sign
-                    )
-                else:
-                    seen += sweep(store, (start, stop), points, low, high, m, sign, search.gains)
+                seen += _limited_sweep(
+                    limits, store, (start, stop), points, low, high, m, sign, search.gains
+                )
                 m = 0
             for entry in range(left, min(left + LANES, end)):
                 if afresh:
                     i = entry
-                    before, after = best[i], search.most[i] if search.capped else np.inf
+                    before, after = best[i], most_of(limits, i)
                     needed = before < after
                 else:
                     # Of a point that changed several times, the first entry stands for all.
@@ -172,10 +190,7 @@ def _settle_block(store, search, block):
                 # Written in any case, and kept if needed: no branch to be mispredicted.
                 points[m], low[m], high[m] = i, before, after
                 m += needed
-    if weighted:
-        seen += _sweep_weighted(store, search, (start, stop), points, low, high, m, sign)
-    else:
-        seen += sweep(store, (start, stop), points, low, high, m, sign, search.gains)
+    seen += _limited_sweep(limits, store, (start, stop), points, low, high, m, sign, search.gains)
     search.settled[block] = search.counts[RUNS]
     _find_lead(search, block)
     return seen
@@ -184,7 +199,7 @@ def _settle_block(store, search, block):
 @kernel
 def _settle_all(store, search):
     """For a sparse matrix, whose rows do not know of blocks: bring all gains up to date."""
-    best, gains = search.best, search.gains
+    best, gains, limits = search.best, search.gains, search.limits
     afresh = search.settled[0] < 0
     touched = np.full(search.top.size, afresh)
     if afresh:
@@ -195,29 +210,19 @@ def _settle_all(store, search):
     seen = 0
     for entry in range(first_entry, last_entry):
         i = entry if afresh else search.changed[entry]
-        low = best[i] if afresh else search.before[entry]
-        most = search.most[i] if search.capped else np.inf
-        high = most if afresh else best[i]
         if not afresh and search.previous[entry] >= first_entry:
             continue
+        low = best[i] if afresh else search.before[entry]
+        high = most_of(limits, i) if afresh else best[i]
+        base = weighed(limits, i, low)
         start, stop = store.row_starts[i], store.row_starts[i + 1]
-        if search.weights.size:
-            base = weighed(search, i, low)
-            for p in range(start, stop):
-                s = quantize(np.float64(store.row_data[p]), store.up, store.down)
-                if s > low:
-                    j = store.row_columns[p]
-                    gain = weighed(search, i, min(s, high)) - base
-                    gains[j] += gain if afresh else -gain
-                    touched[j // search.width] = True
-        else:
-            for p in range(start, stop):
-                s = quantize(np.float64(store.row_data[p]), store.up, store.down)
-                if s > low:
-                    j = store.row_columns[p]
-                    gain = min(s, high) - low
-                    gains[j] += gain if afresh else -gain
-                    touched[j // search.width] = True
+        for p in range(start, stop):
+            s = quantize(np.float64(store.row_data[p]), store.up, store.down)
+            if s > low:
+                j = store.row_columns[p]
+                gain = weighed(limits, i, min(s, high)) - base
+                gains[j] += gain if afresh else -gain
+                touched[j // search.width] = True
         seen += stop - start
     search.settled[:] = search.counts[RUNS]
     for block in range(touched.size):

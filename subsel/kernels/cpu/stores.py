@@ -26,7 +26,7 @@ from subsel.kernels.cpu.lanes import (
     squared_gaps,
     squared_reach,
 )
-from subsel.kernels.cpu.log import ADDED, SEEN, end_run, improve
+from subsel.kernels.cpu.log import ADDED, SEEN, capped, end_run, improve, unmet
 
 
 class Dense(NamedTuple):
@@ -124,7 +124,7 @@ def _dense_cover(store, slot, search):
     matrix = store.matrix
     for i in range(matrix.shape[0]):
         s = matrix[slot, i] if store.by_candidate else matrix[i, slot]
-        s = quantize(np.float64(s), store.up, store.down)
+        s = capped(search.limits, i, quantize(np.float64(s), store.up, store.down))
         if s > search.best[i]:
             improve(search, i, s)
     end_run(search, 0, np.inf)
@@ -138,6 +138,7 @@ def _sparse_cover(store, slot, search):
     for p in range(start, stop):
         i = store.column_rows[p]
         s = quantize(np.float64(store.column_data[p]), store.up, store.down)
+        s = capped(search.limits, i, s)
         if s > search.best[i]:
             improve(search, i, s)
     end_run(search, 0, np.inf)
@@ -159,11 +160,10 @@ def _tiled_cover(store, slot, search):
         worst = np.inf
         for j in range(LANES):
             i = b * LANES + j
-            s = np.float64(line[j])
+            s = capped(search.limits, i, np.float64(line[j]))
             if s > search.best[i]:
                 improve(search, i, s)
-            if not search.capped or search.best[i] < search.most[i]:
-                worst = min(worst, search.best[i])
+            worst = min(worst, unmet(search.limits, i, search.best[i]))
         end_run(search, b, search.reach[b])
         search.reach[b] = squared_reach(worst, metric, gamma)
         search.counts[SEEN] += store.point_members[b]
