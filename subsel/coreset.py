@@ -195,7 +195,8 @@ def select(
     check_choice(method, METHODS, "method")
     if given_features is not None:
         _check_held_elsewhere(X, objective, metric, labels, backend)
-    random = check_random_state(random_state)
+    drawn = random_state is not None or method == "stochastic"
+    random = check_random_state(random_state) if drawn else None
     allowed = check_memory(memory)
     stops = {"target": target, "coverage": coverage}
     limits = {
@@ -236,12 +237,14 @@ def select(
 
     workers = 1 if features.together else min(cpu.threads(), len(members))
 
-    def represent(own: np.ndarray, k: int, seed: np.random.Generator) -> Selection:
+    def represent(own: np.ndarray, k: int, seed: np.random.Generator | None) -> Selection:
         source = features.rows(own).similarity(metric, None, allowed // workers)
         f = FacilityLocation.of(source, None if weights is None else weights[own])
         return _represent(f, rows.of_class(own), Count(k), method, refine, seed, False)
 
-    seeds = random.spawn(len(members)) if method == "stochastic" else [random] * len(members)
+    seeds: list[Any] = [None] * len(members)
+    if method == "stochastic" and random is not None:
+        seeds = [*random.spawn(len(members))]
     tasks = list(zip(members, counts, seeds, strict=True))
     return merged(side_by_side(represent, tasks, workers, progress), members, n)
 
@@ -320,7 +323,7 @@ def _represent(
     constraint: Constraint | None,
     method: str,
     refine: bool,
-    random: np.random.Generator,
+    random: np.random.Generator | None,
     progress: bool,
     **stops: Any,
 ) -> Selection:

@@ -34,12 +34,16 @@ def as_float_array(array: ArrayLike, name: str) -> np.ndarray:
     if array.dtype.kind == "O":
         array = _real_numbers(array, name)
     number = float_type(array.dtype, name)
+    if array.dtype == number:
+        return array
     with np.errstate(over="ignore"):  # what overflows becomes inf, and is refused as that
-        return array.astype(number, copy=False)
+        return array.astype(number)
 
 
 def as_host_array(array: ArrayLike, name: str) -> np.ndarray:
     """A NumPy array, of any dtype, of what an array-like holds, without a copy where possible."""
+    if type(array) is np.ndarray:
+        return array
     if hasattr(array, "tocsr"):
         raise TypeError(f"{name} is sparse; it must be a dense array ({name}.toarray())")
     if isinstance(array, Mapping | Set):
@@ -182,7 +186,8 @@ def read_only(array: np.ndarray) -> np.ndarray:
 
     One layout and one flag for every input mean one compiled kernel for every input.
     """
-    array = np.require(array, requirements=["C", "A"])
+    if not (array.flags.c_contiguous and array.flags.aligned):
+        array = np.require(array, requirements=["C", "A"])
     if type(array) is not np.ndarray or array.flags.writeable:
         array = array.view(np.ndarray)
         array.flags.writeable = False
@@ -420,10 +425,9 @@ def check_distinct(indices: ArrayLike | None, n: int, name: str) -> np.ndarray:
     array = as_host_array(indices, name)
     if array.dtype == bool and array.shape == (n,):
         return np.flatnonzero(array)
-    array = check_indices(indices, n, name)
-    values, counts = np.unique(array, return_counts=True)
-    if len(values) < len(array):
-        raise ValueError(f"{name} has {values[counts > 1][0]} more than once")
+    array = check_indices(array, n, name)
+    if len(array) and (counts := np.bincount(array)).max() > 1:
+        raise ValueError(f"{name} has {np.argmax(counts > 1)} more than once")
     return array
 
 

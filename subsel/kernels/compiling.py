@@ -74,12 +74,16 @@ def intrinsic(in_python: Callable) -> Callable:
     return _intrinsic if _COMPILES else lambda _: in_python
 
 
-def by_type(stub: Callable) -> Any:
+def by_type(stub: Any = None, *, inline: bool = False) -> Any:
     """A function whose body is chosen by the type of its first argument, a named tuple.
 
     ``stub.of(Type)`` is the decorator that gives the body for a type; its arguments have the names
-    of the stub's. Works in compiled kernels, in plain Python and on the CUDA simulator.
+    of the stub's. Works in compiled kernels, in plain Python and on the CUDA simulator. With
+    `inline` the body is put where it is called: for small ones in loops, and for those that are
+    handed many arrays, each of which is seven numbers to pass on.
     """
+    if stub is None:
+        return functools.partial(by_type, inline=inline)
     bodies: dict[type, Callable] = {}
 
     @functools.wraps(stub)
@@ -100,7 +104,8 @@ def by_type(stub: Callable) -> Any:
     chosen.of, chosen.bodies = of, bodies  # type: ignore[attr-defined]
     choose.__signature__ = inspect.signature(stub)  # type: ignore[attr-defined]
     # A division by zero gives inf or nan: a branch that raises would keep loops out of vectors.
-    overload(chosen, jit_options={"error_model": "numpy"})(choose)
+    how = "always" if inline else "never"
+    overload(chosen, jit_options={"error_model": "numpy"}, inline=how)(choose)
     return chosen
 
 

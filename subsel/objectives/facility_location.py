@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -391,8 +392,13 @@ class FacilityLocation(Objective):
 
     def reset(self) -> None:
         """Make the selection empty."""
-        self._search = self._similarity.search(*self._limits)
+        self.__dict__.pop("_search", None)
         self._source = self._similarity
+
+    @cached_property
+    def _search(self) -> Any:
+        """The selection as it grows; made when it is first needed."""
+        return self._similarity.search(*self._limits)
 
     @property
     def n_evaluations(self) -> int:  # type: ignore[override]

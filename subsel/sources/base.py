@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from subsel.kernels import cpu
-from subsel.kernels.cpu import LANES, Limits, Search, Unlimited, coverage, threads
+from subsel.kernels.cpu import LANES, Costs, Equal, Limits, Search, Unlimited, coverage, threads
 from subsel.pacing import portions
 from subsel.sources.levels import CpuLevels, frozen
 from subsel.sources.scale import grid
@@ -110,7 +110,7 @@ class Similarity:
             gains=np.zeros(blocks * self.width),
             taken=np.zeros(self.n, bool),
             order=self.order,
-            costs=np.empty(0),
+            costs=Equal(),
             top=np.full(blocks, np.inf),
             lead=np.arange(blocks) * self.width,
             settled=np.full(blocks, -1),
@@ -164,13 +164,14 @@ class Similarity:
 
     def priced(self, search: Search, costs: np.ndarray | None) -> Search:
         """The same search, which compares gains divided by costs; by none from now on for None."""
-        by_slot = np.empty(0) if costs is None else np.asarray(costs, np.float64)[self.order]
-        return search._replace(costs=by_slot)
+        if costs is None:
+            return search if isinstance(search.costs, Equal) else search._replace(costs=Equal())
+        return search._replace(costs=Costs(np.asarray(costs, np.float64)[self.order]))
 
     def gains(self, search: Search, candidates: np.ndarray) -> np.ndarray:
         """Gains of some candidates, brought up to date, in units of `unit`."""
         slots = self.slots(candidates)
-        self.settle(search, np.unique(slots // search.width))
+        self.settle(search, np.flatnonzero(np.bincount(slots // search.width)))
         return search.gains[slots]
 
     def add(self, search: Search, element: int) -> None:

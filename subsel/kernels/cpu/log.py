@@ -29,22 +29,32 @@ class Limits(NamedTuple):
     down: float
 
 
+class Equal(NamedTuple):
+    """All candidates cost the same, so gains are compared as they are."""
+
+
+class Costs(NamedTuple):
+    """What candidates cost, by slot; gains are divided by it before they are compared."""
+
+    each: np.ndarray
+
+
 class Search(NamedTuple):
     """A growing selection.
 
     By point: `best` similarity to a selected element (inf for padding), position of that element in
     order of adding (`assigned`), `last` entry in the log or -1. By group of LANES points: `reach`,
-    the squared distance beyond which no candidate can improve any. `limits` of what counts: kernels
-    are compiled for each of the two types, so those without limits know nothing of them.
+    the squared distance beyond which no candidate can improve any. `limits` say what counts. Of
+    `limits` and of `costs` there are two types each, for which kernels are compiled separately, so
+    the usual ones know nothing of the others.
 
     The log: points that `changed`, their similarity `before`, the point's `previous` entry; and the
     runs of entries that are of one group: `run_start`, `run_group`, and its reach before.
 
-    By candidate: `gains`, whether `taken`, the `order` that breaks ties, and `costs` by which gains
-    are divided before they are compared (empty: by none). By block of `width` candidates: the
-    largest of what is compared, of those not taken (`top`), and whose it is (`lead`), both as of
-    the number of runs that there were when the block was `settled` (-1: never). `todo`: blocks to
-    settle. `counts`: see LOGGED.
+    By candidate: `gains`, whether `taken`, the `order` that breaks ties, and `costs`. By block of
+    `width` candidates: the largest of what is compared, of those not taken (`top`), and whose it is
+    (`lead`), both as of the number of runs that there were when the block was `settled` (-1:
+    never). `todo`: blocks to settle. `counts`: see LOGGED.
     """
 
     best: np.ndarray
@@ -61,7 +71,7 @@ class Search(NamedTuple):
     gains: np.ndarray
     taken: np.ndarray
     order: np.ndarray
-    costs: np.ndarray
+    costs: Equal | Costs
     top: np.ndarray
     lead: np.ndarray
     settled: np.ndarray
@@ -70,24 +80,29 @@ class Search(NamedTuple):
     width: int
 
 
-@by_type
+@by_type(inline=True)
 def most_of(limits, i):
     """The largest similarity that counts for point `i`."""
 
 
-@by_type
+@by_type(inline=True)
 def capped(limits, i, s):
     """A similarity of point `i`, or the most that counts."""
 
 
-@by_type
+@by_type(inline=True)
 def unmet(limits, i, s):
     """The similarity of point `i` to its representative; inf if no other could raise its term."""
 
 
-@by_type
+@by_type(inline=True)
 def weighed(limits, i, s):
     """What a similarity of point `i` counts."""
+
+
+@by_type(inline=True)
+def per_cost(costs, slot, gain):
+    """What greedy compares."""
 
 
 @most_of.of(Unlimited)
@@ -122,6 +137,16 @@ def _times_weight(limits, i, s):
     if limits.weights.size:
         return quantize(limits.weights[i] * s, limits.up, limits.down)
     return s
+
+
+@per_cost.of(Equal)
+def _gain(costs, slot, gain):
+    return gain
+
+
+@per_cost.of(Costs)
+def _ratio(costs, slot, gain):
+    return gain / costs.each[slot]
 
 
 @kernel

@@ -23,6 +23,7 @@ from subsel.kernels.cpu.log import (
     Unlimited,
     clear_log,
     most_of,
+    per_cost,
     weighed,
 )
 from subsel.kernels.cpu.stores import (
@@ -73,31 +74,12 @@ def add(store, slot, search):
 @kernel
 def _find_lead(search, block):
     """The best candidate of a block that is not taken, the lowest of equals."""
-    if search.costs.size:
-        _find_lead_by_cost(search, block)
-        return
-    gains, order = search.gains, search.order
-    start = block * search.width
-    top = -np.inf
-    lead = start
-    for slot in range(start, min(start + search.width, order.size)):
-        gain = gains[slot]
-        if not search.taken[slot] and (gain > top or (gain == top and order[slot] < order[lead])):
-            top = gain
-            lead = slot
-    search.top[block] = top
-    search.lead[block] = lead
-
-
-@kernel
-def _find_lead_by_cost(search, block):
-    """The same, of gains divided by costs."""
     gains, order, costs = search.gains, search.order, search.costs
     start = block * search.width
     top = -np.inf
     lead = start
     for slot in range(start, min(start + search.width, order.size)):
-        worth = gains[slot] / costs[slot]
+        worth = per_cost(costs, slot, gains[slot])
         if not search.taken[slot] and (worth > top or (worth == top and order[slot] < order[lead])):
             top = worth
             lead = slot
@@ -116,7 +98,7 @@ def find_leads(search):
             _find_lead(search, block)
 
 
-@by_type
+@by_type(inline=True)
 def _limited_sweep(limits, store, block, points, low, high, m, sign, gains):
     """A sweep in which terms count as the limits say; see `subsel.kernels.cpu.stores`."""
 
