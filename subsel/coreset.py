@@ -336,9 +336,12 @@ def _represent(
         f = f.restrict(part)
     held, open_ = rows.held[part], rows.open[part]
     given = np.flatnonzero(held)
+    shut = ~(held | open_)
     common: dict[str, Any] = {
-        "given": given, "exclude": ~(held | open_), "progress": progress,
-    }  # fmt: skip
+        "given": given if len(given) else None,
+        "exclude": shut if shut.any() else None,
+        "progress": progress,
+    }
     if method == "stochastic":
         chosen = stochastic_greedy(f, constraint, random_state=random, **common, **stops)
     else:

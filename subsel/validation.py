@@ -272,8 +272,8 @@ def as_csr(matrix: Any, name: str) -> Any:
 
 
 def _check_sparse(matrix: Any, name: str) -> None:
-    """Refuse a matrix of any format of scipy whose parts do not fit together."""
-    if matrix.format in ("csr", "csc", "bsr"):
+    """Refuse a matrix whose parts do not fit together; compressed rows are looked at later."""
+    if matrix.format in ("csc", "bsr"):
         _check_compressed(matrix, name)
     elif matrix.format == "coo":
         for axis, at in enumerate(matrix.coords):

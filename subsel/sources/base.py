@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from subsel.kernels import cpu
-from subsel.kernels.cpu import LANES, Costs, Equal, Limits, Search, Unlimited, coverage, threads
+from subsel.kernels.cpu import LANES, GeneralSearch, Limits, Search, coverage, threads
 from subsel.pacing import portions
 from subsel.sources.levels import CpuLevels, frozen
 from subsel.sources.scale import grid
@@ -29,6 +29,11 @@ _PORTION = 2**26
 def portion(work: int, count: int) -> int:
     """How many of `count` equal parts of some work take about a tenth of a second."""
     return max(1, count if work <= _PORTION else count * _PORTION // work)
+
+
+def limited(search: Any) -> bool:
+    """Whether the terms of some points are limited."""
+    return isinstance(search, GeneralSearch) and search.start.size > 0
 
 
 class Similarity:
@@ -95,9 +100,8 @@ class Similarity:
         entries = (_LOG if log else 1) * n_points
         best = limits.start.copy() if limits else np.full(n_points, -self.offset)
         best[self.n_points :] = np.inf
-        return Search(
+        search = Search(
             best=best,
-            limits=limits or Unlimited(),
             assigned=np.full(n_points, -1 if limits else self.unassigned),
             last=np.full(n_points, -1),
             reach=np.full(-(-n_points // LANES), np.inf, self._number),
@@ -110,7 +114,6 @@ class Similarity:
             gains=np.zeros(blocks * self.width),
             taken=np.zeros(self.n, bool),
             order=self.order,
-            costs=Equal(),
             top=np.full(blocks, np.inf),
             lead=np.arange(blocks) * self.width,
             settled=np.full(blocks, -1),
@@ -118,6 +121,14 @@ class Similarity:
             counts=np.zeros(5, np.int64),
             width=self.width,
         )
+        return self._general(search, limits, np.empty(0)) if limits else search
+
+    def _general(self, search: Search, limits: Limits | None, costs: np.ndarray) -> Any:
+        """A plain search with limits and costs."""
+        if limits is None:
+            most = np.full(self.point_slots, np.inf)
+            limits = Limits(np.empty(0), most, np.empty(0), 1.0, 1.0)
+        return GeneralSearch(*search, *limits, costs)
 
     def settle(self, search: Search, blocks: np.ndarray) -> None:
         """Bring the gains of blocks of candidates up to date, on all threads if it pays."""
@@ -162,11 +173,13 @@ class Similarity:
         """Say which candidates are not to be added."""
         np.copyto(search.taken, taken[self.order])
 
-    def priced(self, search: Search, costs: np.ndarray | None) -> Search:
+    def priced(self, search: Any, costs: np.ndarray | None) -> Any:
         """The same search, which compares gains divided by costs; by none from now on for None."""
+        plain = isinstance(search, Search)
         if costs is None:
-            return search if isinstance(search.costs, Equal) else search._replace(costs=Equal())
-        return search._replace(costs=Costs(np.asarray(costs, np.float64)[self.order]))
+            return search if plain else search._replace(costs=np.empty(0))
+        by_slot = np.asarray(costs, np.float64)[self.order]
+        return self._general(search, None, by_slot) if plain else search._replace(costs=by_slot)
 
     def gains(self, search: Search, candidates: np.ndarray) -> np.ndarray:
         """Gains of some candidates, brought up to date, in units of `unit`."""
@@ -183,20 +196,19 @@ class Similarity:
         """For each point, in the order of adding, the candidate that represents it."""
         return self.of_points(search.assigned)[: self.n_points].copy()
 
-    def value(self, search: Search) -> float:
+    def value(self, search: Any) -> float:
         """Sum of what the points' similarities to what represents them count."""
-        limits = search.limits
-        if isinstance(limits, Limits):
-            terms = self._weighed(limits, search.best) - self._weighed(limits, limits.start)
+        if limited(search):
+            terms = self._weighed(search, search.best) - self._weighed(search, search.start)
         else:
             terms = search.best + self.offset
         return float(self.of_points(terms)[: self.n_points].sum()) * self.unit
 
     @staticmethod
-    def _weighed(limits: Limits, similarities: np.ndarray) -> np.ndarray:
-        if not limits.weights.size:
+    def _weighed(search: Any, similarities: np.ndarray) -> np.ndarray:
+        if not search.weights.size:
             return similarities
-        return np.rint(limits.weights * similarities * limits.up) * limits.down
+        return np.rint(search.weights * similarities * search.up) * search.down
 
     def best(self, search: Search) -> np.ndarray:
         """Each point's similarity to what represents it."""

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from subsel.kernels import cpu
-from subsel.kernels.cpu import LANES, Limits, Search, Tiled
+from subsel.kernels.cpu import LANES, Search, Tiled
 from subsel.pacing import interruptible, portions
 from subsel.sources import base
 from subsel.sources.base import Similarity
@@ -224,7 +224,7 @@ class FeatureSimilarity(Similarity):
     def _sum_all(self, search: Search) -> None:
         """All gains, from every pair of rows once, if nothing is known yet and all points alike."""
         known = search.counts[cpu.ADDED] or (search.settled >= 0).any()
-        if known or isinstance(search.limits, Limits) or self.candidates is not self.points:
+        if known or base.limited(search) or self.candidates is not self.points:
             return
         low, count, pairs = search.best[0], self.points.count, self.n**2 // 2
         pieces = cpu.threads() if pairs >= base.PARALLEL_WORK else 1

@@ -1,6 +1,7 @@
 """A growing selection, and the log of points whose representative changed."""
 
-from typing import NamedTuple
+from collections import namedtuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,15 +12,12 @@ LOGGED, RUNS, ADDED, SEEN, TODO = range(5)
 """In `Search.counts`: entries and runs in the log, elements added, similarities seen, `todo`."""
 
 
-class Unlimited(NamedTuple):
-    """All that a point is similar to its representative counts, once."""
-
-
 class Limits(NamedTuple):
     """What limits the terms of F, by point and as similarities are stored.
 
-    Similarity counts from `start` to `most`. A term is `weights` times it, rounded to the grid of
-    `up` and `down`; empty weights mean that all are 1, and no grid is needed.
+    Similarity counts from `start` (empty: from the least there is) to `most`. A term is `weights`
+    times it, rounded to the grid of `up` and `down`; empty weights mean that all are 1, and no grid
+    is needed.
     """
 
     start: np.ndarray
@@ -29,36 +27,23 @@ class Limits(NamedTuple):
     down: float
 
 
-class Equal(NamedTuple):
-    """All candidates cost the same, so gains are compared as they are."""
-
-
-class Costs(NamedTuple):
-    """What candidates cost, by slot; gains are divided by it before they are compared."""
-
-    each: np.ndarray
-
-
 class Search(NamedTuple):
     """A growing selection.
 
     By point: `best` similarity to a selected element (inf for padding), position of that element in
     order of adding (`assigned`), `last` entry in the log or -1. By group of LANES points: `reach`,
-    the squared distance beyond which no candidate can improve any. `limits` say what counts. Of
-    `limits` and of `costs` there are two types each, for which kernels are compiled separately, so
-    the usual ones know nothing of the others.
+    the squared distance beyond which no candidate can improve any.
 
     The log: points that `changed`, their similarity `before`, the point's `previous` entry; and the
     runs of entries that are of one group: `run_start`, `run_group`, and its reach before.
 
-    By candidate: `gains`, whether `taken`, the `order` that breaks ties, and `costs`. By block of
-    `width` candidates: the largest of what is compared, of those not taken (`top`), and whose it is
+    By candidate: `gains`, whether `taken`, and the `order` that breaks ties. By block of `width`
+    candidates: the largest of what is compared, of those not taken (`top`), and whose it is
     (`lead`), both as of the number of runs that there were when the block was `settled` (-1:
     never). `todo`: blocks to settle. `counts`: see LOGGED.
     """
 
     best: np.ndarray
-    limits: Unlimited | Limits
     assigned: np.ndarray
     last: np.ndarray
     reach: np.ndarray
@@ -71,7 +56,6 @@ class Search(NamedTuple):
     gains: np.ndarray
     taken: np.ndarray
     order: np.ndarray
-    costs: Equal | Costs
     top: np.ndarray
     lead: np.ndarray
     settled: np.ndarray
@@ -80,73 +64,80 @@ class Search(NamedTuple):
     width: int
 
 
+_named: Any = namedtuple
+GeneralSearch = _named("GeneralSearch", [*Search._fields, *Limits._fields, "costs"])
+"""A growing selection with limits, and `costs` of the candidates, by which gains are divided before
+they are compared (empty: by none). Kernels are compiled for it apart: those for a plain search know
+of neither, and are as fast as if there were none."""
+
+
 @by_type(inline=True)
-def most_of(limits, i):
+def most_of(search, i):
     """The largest similarity that counts for point `i`."""
 
 
 @by_type(inline=True)
-def capped(limits, i, s):
+def capped(search, i, s):
     """A similarity of point `i`, or the most that counts."""
 
 
 @by_type(inline=True)
-def unmet(limits, i, s):
+def unmet(search, i, s):
     """The similarity of point `i` to its representative; inf if no other could raise its term."""
 
 
 @by_type(inline=True)
-def weighed(limits, i, s):
+def weighed(search, i, s):
     """What a similarity of point `i` counts."""
 
 
 @by_type(inline=True)
-def per_cost(costs, slot, gain):
-    """What greedy compares."""
+def per_cost(search, slot, gain):
+    """What greedy compares of a candidate that gains so much."""
 
 
-@most_of.of(Unlimited)
-def _any_similarity(limits, i):
+@most_of.of(Search)
+def _any_similarity(search, i):
     return np.inf
 
 
-@capped.of(Unlimited)
-@unmet.of(Unlimited)
-@weighed.of(Unlimited)
-def _as_it_is(limits, i, s):
+@capped.of(Search)
+@unmet.of(Search)
+@weighed.of(Search)
+def _as_it_is(search, i, s):
     return s
 
 
-@most_of.of(Limits)
-def _most(limits, i):
-    return limits.most[i]
+@most_of.of(GeneralSearch)
+def _most(search, i):
+    return search.most[i]
 
 
-@capped.of(Limits)
-def _at_most(limits, i, s):
-    return min(s, limits.most[i])
+@capped.of(GeneralSearch)
+def _at_most(search, i, s):
+    return min(s, search.most[i])
 
 
-@unmet.of(Limits)
-def _if_below(limits, i, s):
-    return s if s < limits.most[i] else np.inf
+@unmet.of(GeneralSearch)
+def _if_below(search, i, s):
+    return s if s < search.most[i] else np.inf
 
 
-@weighed.of(Limits)
-def _times_weight(limits, i, s):
-    if limits.weights.size:
-        return quantize(limits.weights[i] * s, limits.up, limits.down)
+@weighed.of(GeneralSearch)
+def _times_weight(search, i, s):
+    if search.weights.size:
+        return quantize(search.weights[i] * s, search.up, search.down)
     return s
 
 
-@per_cost.of(Equal)
-def _gain(costs, slot, gain):
+@per_cost.of(Search)
+def _gain(search, slot, gain):
     return gain
 
 
-@per_cost.of(Costs)
-def _ratio(costs, slot, gain):
-    return gain / costs.each[slot]
+@per_cost.of(GeneralSearch)
+def _ratio(search, slot, gain):
+    return gain / search.costs[slot] if search.costs.size else gain
 
 
 @kernel

@@ -19,8 +19,8 @@ from subsel.kernels.cpu.log import (
     RUNS,
     SEEN,
     TODO,
-    Limits,
-    Unlimited,
+    GeneralSearch,
+    Search,
     clear_log,
     most_of,
     per_cost,
@@ -53,8 +53,8 @@ def represent(store, slots, search):
         cover(store, slots[step], search)
         for entry in range(search.counts[LOGGED]):
             i = search.changed[entry]
-            before = weighed(search.limits, i, search.before[entry])
-            gains[step] += weighed(search.limits, i, search.best[i]) - before
+            before = weighed(search, i, search.before[entry])
+            gains[step] += weighed(search, i, search.best[i]) - before
         clear_log(search)
     return gains
 
@@ -74,12 +74,12 @@ def add(store, slot, search):
 @kernel
 def _find_lead(search, block):
     """The best candidate of a block that is not taken, the lowest of equals."""
-    gains, order, costs = search.gains, search.order, search.costs
+    gains, order = search.gains, search.order
     start = block * search.width
     top = -np.inf
     lead = start
     for slot in range(start, min(start + search.width, order.size)):
-        worth = per_cost(costs, slot, gains[slot])
+        worth = per_cost(search, slot, gains[slot])
         if not search.taken[slot] and (worth > top or (worth == top and order[slot] < order[lead])):
             top = worth
             lead = slot
@@ -99,30 +99,30 @@ def find_leads(search):
 
 
 @by_type(inline=True)
-def _limited_sweep(limits, store, block, points, low, high, m, sign, gains):
+def sweep_within(search, store, block, points, low, high, m, sign):
     """A sweep in which terms count as the limits say; see `subsel.kernels.cpu.stores`."""
 
 
-@_limited_sweep.of(Unlimited)
-def _plain_sweep(limits, store, block, points, low, high, m, sign, gains):
-    return sweep(store, block, points, low, high, m, sign, gains)
+@sweep_within.of(Search)
+def _plain_sweep(search, store, block, points, low, high, m, sign):
+    return sweep(store, block, points, low, high, m, sign, search.gains)
 
 
-@_limited_sweep.of(Limits)
-def _sweep_within(limits, store, block, points, low, high, m, sign, gains):
-    if not limits.weights.size:
-        return sweep(store, block, points, low, high, m, sign, gains)
+@sweep_within.of(GeneralSearch)
+def _limited_sweep(search, store, block, points, low, high, m, sign):
+    if not search.weights.size:
+        return sweep(store, block, points, low, high, m, sign, search.gains)
     weights = np.empty(m + 4)
     for a in range(m):
-        weights[a] = limits.weights[points[a]]
-    grid = limits.up, limits.down
-    return weighted_sweep(store, block, points, weights, low, high, m, sign, grid, gains)
+        weights[a] = search.weights[points[a]]
+    grid = search.up, search.down
+    return weighted_sweep(store, block, points, weights, low, high, m, sign, grid, search.gains)
 
 
 @kernel
 def _settle_block(store, search, block):
     """Bring the gains of a block up to date; returns similarities seen."""
-    best, limits = search.best, search.limits
+    best = search.best
     afresh = search.settled[block] < 0
     start = block * search.width
     stop = min(start + search.width, search.order.size)
@@ -153,14 +153,12 @@ def _settle_block(store, search, block):
             point_gaps(store, block, group, near)
         for left in range(begin, end, LANES):
             if m + LANES > _CHUNK:
-                seen += _limited_sweep(
-                    limits, store, (start, stop), points, low, high, m, sign, search.gains
-                )
+                seen += sweep_within(search, store, (start, stop), points, low, high, m, sign)
                 m = 0
             for entry in range(left, min(left + LANES, end)):
                 if afresh:
                     i = entry
-                    before, after = best[i], most_of(limits, i)
+                    before, after = best[i], most_of(search, i)
                     needed = before < after
                 else:
                     # Of a point that changed several times, the first entry stands for all.
@@ -172,7 +170,7 @@ def _settle_block(store, search, block):
                 # Written in any case, and kept if needed: no branch to be mispredicted.
                 points[m], low[m], high[m] = i, before, after
                 m += needed
-    seen += _limited_sweep(limits, store, (start, stop), points, low, high, m, sign, search.gains)
+    seen += sweep_within(search, store, (start, stop), points, low, high, m, sign)
     search.settled[block] = search.counts[RUNS]
     _find_lead(search, block)
     return seen
@@ -181,7 +179,7 @@ def _settle_block(store, search, block):
 @kernel
 def _settle_all(store, search):
     """For a sparse matrix, whose rows do not know of blocks: bring all gains up to date."""
-    best, gains, limits = search.best, search.gains, search.limits
+    best, gains = search.best, search.gains
     afresh = search.settled[0] < 0
     touched = np.full(search.top.size, afresh)
     if afresh:
@@ -195,14 +193,14 @@ def _settle_all(store, search):
         if not afresh and search.previous[entry] >= first_entry:
             continue
         low = best[i] if afresh else search.before[entry]
-        high = most_of(limits, i) if afresh else best[i]
-        base = weighed(limits, i, low)
+        high = most_of(search, i) if afresh else best[i]
+        base = weighed(search, i, low)
         start, stop = store.row_starts[i], store.row_starts[i + 1]
         for p in range(start, stop):
             s = quantize(np.float64(store.row_data[p]), store.up, store.down)
             if s > low:
                 j = store.row_columns[p]
-                gain = weighed(limits, i, min(s, high)) - base
+                gain = weighed(search, i, min(s, high)) - base
                 gains[j] += gain if afresh else -gain
                 touched[j // search.width] = True
         seen += stop - start

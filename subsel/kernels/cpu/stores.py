@@ -124,7 +124,7 @@ def _dense_cover(store, slot, search):
     matrix = store.matrix
     for i in range(matrix.shape[0]):
         s = matrix[slot, i] if store.by_candidate else matrix[i, slot]
-        s = capped(search.limits, i, quantize(np.float64(s), store.up, store.down))
+        s = capped(search, i, quantize(np.float64(s), store.up, store.down))
         if s > search.best[i]:
             improve(search, i, s)
     end_run(search, 0, np.inf)
@@ -138,7 +138,7 @@ def _sparse_cover(store, slot, search):
     for p in range(start, stop):
         i = store.column_rows[p]
         s = quantize(np.float64(store.column_data[p]), store.up, store.down)
-        s = capped(search.limits, i, s)
+        s = capped(search, i, s)
         if s > search.best[i]:
             improve(search, i, s)
     end_run(search, 0, np.inf)
@@ -160,10 +160,10 @@ def _tiled_cover(store, slot, search):
         worst = np.inf
         for j in range(LANES):
             i = b * LANES + j
-            s = capped(search.limits, i, np.float64(line[j]))
+            s = capped(search, i, np.float64(line[j]))
             if s > search.best[i]:
                 improve(search, i, s)
-            worst = min(worst, unmet(search.limits, i, search.best[i]))
+            worst = min(worst, unmet(search, i, search.best[i]))
         end_run(search, b, search.reach[b])
         search.reach[b] = squared_reach(worst, metric, gamma)
         search.counts[SEEN] += store.point_members[b]
