@@ -121,14 +121,14 @@ class Similarity:
             counts=np.zeros(5, np.int64),
             width=self.width,
         )
-        return self._general(search, limits, np.empty(0)) if limits else search
+        return GeneralSearch(*search, *limits, np.empty(0)) if limits else search
 
-    def _general(self, search: Search, limits: Limits | None, costs: np.ndarray) -> Any:
-        """A plain search with limits and costs."""
-        if limits is None:
+    def limits_of(self, search: Any) -> Limits:
+        """What limits the terms in a search; bounds that are none where nothing does."""
+        if isinstance(search, Search):
             most = np.full(self.point_slots, np.inf)
-            limits = Limits(np.empty(0), most, np.empty(0), 1.0, 1.0)
-        return GeneralSearch(*search, *limits, costs)
+            return Limits(np.empty(0), most, np.empty(0), 1.0, 1.0)
+        return Limits(*(getattr(search, name) for name in Limits._fields))
 
     def settle(self, search: Search, blocks: np.ndarray) -> None:
         """Bring the gains of blocks of candidates up to date, on all threads if it pays."""
@@ -179,7 +179,9 @@ class Similarity:
         if costs is None:
             return search if plain else search._replace(costs=np.empty(0))
         by_slot = np.asarray(costs, np.float64)[self.order]
-        return self._general(search, None, by_slot) if plain else search._replace(costs=by_slot)
+        if plain:
+            return GeneralSearch(*search, *self.limits_of(search), by_slot)
+        return search._replace(costs=by_slot)
 
     def gains(self, search: Search, candidates: np.ndarray) -> np.ndarray:
         """Gains of some candidates, brought up to date, in units of `unit`."""

@@ -42,6 +42,7 @@ def exchange(
 def _start(source: Any, held: Search, seats: np.ndarray) -> Swaps:
     """Nothing offered to any point yet."""
     slots, k = source.point_slots, len(seats)
+    limits = source.limits_of(held)
     first = np.full(slots, np.inf)
     first[: source.n_points] = held.best[: source.n_points]
     width = source.store.rows.shape[1] if isinstance(source.store, Tiled) else 0
@@ -52,11 +53,11 @@ def _start(source: Any, held: Search, seats: np.ndarray) -> Swaps:
         first_place=np.full(slots, k),
         second_place=np.full(slots, k),
         bar=first.astype(source.dtype),
-        most=held.most,
-        capped=held.capped,
-        weights=held.weights,
-        up=held.up,
-        down=held.down,
+        most=limits.most,
+        capped=bool((limits.most < np.inf).any()),
+        weights=limits.weights,
+        up=limits.up,
+        down=limits.down,
         reach=np.full_like(held.reach, np.inf),
         seats=np.array(seats, np.int64),
         loss=np.zeros(k + 1),

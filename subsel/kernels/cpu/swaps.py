@@ -33,9 +33,9 @@ class Swaps(NamedTuple):
     By point: similarity to the `first` and to the `second` element, and their places in the
     selection (`first_place`, `second_place`); where something that is always held is more similar,
     or nothing is similar, `base`, in place k. `bar`: the second similarity, in the type of the
-    similarities (inf for padding). `most`, `capped`, `weights`, `up`, `down`: see `Search`. By
-    group of LANES points: `reach`, the squared distance beyond which no candidate is more similar
-    to any than its second element.
+    similarities (inf for padding). `most`, `weights`, `up`, `down`: see `Limits`; `capped` says
+    whether `most` is less than inf for any point. By group of LANES points: `reach`, the squared
+    distance beyond which no candidate is more similar to any than its second element.
 
     By place: the slot of the element (`seats`), and what F loses without it (`loss`, one more for
     place k). `tiles`: features of the elements, as in `Tiled`. By candidate: its place or -1
@@ -62,6 +62,13 @@ class Swaps(NamedTuple):
     gains: np.ndarray
     counts: np.ndarray
     n_points: int
+
+
+@weighed.of(Swaps)
+def _weighed(search, i, s):
+    if search.weights.size:
+        return quantize(search.weights[i] * s, search.up, search.down)
+    return s
 
 
 @by_type
