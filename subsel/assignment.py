@@ -5,12 +5,13 @@ import numpy as np
 from subsel.kernels import cpu
 from subsel.kernels.cpu import LANES
 from subsel.objectives.disjoint import side_by_side
-from subsel.sources import METRICS
 from subsel.sources.features import Conditioned, conditioned, farthest
-from subsel.sources.scale import Scale, choose_scale, spread
+from subsel.sources.measures import Measured
+from subsel.sources.scale import Scale, centred, check_metric, choose_scale, is_tiled, spread
 from subsel.validation import (
     BACKENDS,
     ArrayLike,
+    Metric,
     as_float_array,
     check_choice,
     check_entries,
@@ -32,7 +33,7 @@ _PER_ROW = 256
 def assign(
     X_new: ArrayLike,
     representatives: ArrayLike,
-    metric: str = "euclidean",
+    metric: Metric = "euclidean",
     *,
     backend: str = "auto",
     memory: float | None = None,
@@ -45,7 +46,7 @@ def assign(
         Features of the points: finite, any real dtype.
     representatives : array_like, shape (k, d)
         Features of the representatives, such as ``X[chosen.indices]``: finite, any real dtype.
-    metric : {"euclidean", "cosine", "dot", "rbf"}, default "euclidean"
+    metric : str or callable, default "euclidean"
         What is near, as in `select`. ``"rbf"`` has gamma = 1 / d.
     backend : {"auto", "cpu"}, default "auto"
         Where to compute: on the CPU. What lies in a GPU's memory is copied from there.
@@ -59,8 +60,9 @@ def assign(
     assignment : ndarray of int64, shape (n,)
         For each point the position of its representative; the first of equally near ones.
     nearness : ndarray of float64, shape (n,)
-        For ``"euclidean"`` the distance to it, ||x - y||; for the others the similarity: the cosine
-        of the angle, the inner product, or exp(-gamma ||x - y||^2).
+        For ``"euclidean"``, ``"manhattan"`` and ``"hamming"`` the distance to it; for the others
+        the similarity: the cosine of the angle, the correlation, the inner product,
+        exp(-gamma ||x - y||^2), Jaccard's, or what a callable returns.
 
     Raises
     ------
@@ -71,11 +73,12 @@ def assign(
     Notes
     -----
     Time at most O(n k d), on all threads; groups of points whose representatives are nearer than
-    the next one can be are skipped. Distances come from exact differences, never from inner
-    products, in float64 if one of the two arrays is, else in float32. Similarities are rounded to
-    the grid that `select` uses for n rows, at most 2**-52 n times the largest of them (see
-    `FacilityLocation`), so that ``assign(X, X[chosen.indices])`` is ``chosen.assignment``; those
-    that are equal on the grid count as equal.
+    the next one can be are skipped. With metrics for which `select` makes a matrix, all features
+    are copied, and one representative is looked at after the other. Distances come from exact
+    differences, never from inner products, in float64 if one of the two arrays is, else in float32.
+    Similarities are rounded to the grid that `select` uses for n rows, at most 2**-52 n times the
+    largest of them (see `FacilityLocation`), so that ``assign(X, X[chosen.indices])`` is
+    ``chosen.assignment``; those that are equal on the grid count as equal.
 
     Examples
     --------
@@ -86,7 +89,7 @@ def assign(
     >>> subsel.assign([[4.0], [0.5], [2.5]], X[chosen.indices])
     (array([1, 0, 0]), array([1. , 0.3, 2.3]))
     """
-    check_choice(metric, METRICS, "metric")
+    check_metric(metric)
     if check_choice(backend, BACKENDS, "backend") == "cuda":
         raise ValueError("points are assigned on the CPU: use backend='cpu'")
     allowed = check_memory(memory)
@@ -99,6 +102,10 @@ def assign(
         )
     dtype = np.result_type(points, others)
     others = others.astype(dtype, copy=False)
+    if not is_tiled(metric):
+        return _one_by_one(points.astype(dtype, copy=False), others, metric)
+    if metric == "correlation":
+        points, others, metric = centred(points), centred(others), "cosine"
     scale = _scale([points, others], metric, dtype)
 
     assignment, nearness = np.empty(n, np.int64), np.empty(n)
@@ -123,6 +130,23 @@ def assign(
     if metric == "dot":
         return assignment, nearness * scale.unit
     return assignment, nearness + 1  # stored less the similarity of equals
+
+
+def _one_by_one(
+    points: np.ndarray, others: np.ndarray, metric: Metric
+) -> tuple[np.ndarray, np.ndarray]:
+    """`assign` by a metric that the search has no kernels for."""
+    n, k = len(points), len(others)
+    measured = Measured(np.concatenate([points, others]), metric)
+    best, assignment, line = np.full(n, -np.inf), np.zeros(n, np.int64), np.empty(n + k)
+    for j in range(k):
+        stored = measured.stored(measured.pairs.row(n + j), line)[:n]
+        stored = stored if measured.called else measured.on_grid(stored, n)
+        assignment[stored > best] = j
+        np.maximum(best, stored, out=best)
+    if metric in ("manhattan", "hamming"):
+        return assignment, np.abs(best) * measured.unit
+    return assignment, best + measured.span
 
 
 def _checked(X: ArrayLike, name: str) -> np.ndarray:

@@ -17,9 +17,9 @@ from subsel.objectives.disjoint import side_by_side, together
 from subsel.optimizers import greedy, lazy_greedy, stochastic_greedy
 from subsel.optimizers.refine import refine as exchanged
 from subsel.selection import Selection, merged, sizes_of
-from subsel.sources import METRICS
 from subsel.validation import (
     ArrayLike,
+    Metric,
     as_float_array,
     as_host_array,
     as_scalar,
@@ -72,7 +72,7 @@ def select(
     target: float | None = None,
     coverage: float | None = None,
     refine: bool = False,
-    metric: str | None = None,
+    metric: Metric | None = None,
     method: str = "lazy",
     backend: str = "auto",
     random_state: int | np.random.Generator | None = None,
@@ -129,16 +129,18 @@ def select(
     at_most, at_least : int, or mapping from group to int, optional
         How many rows of a group may, and must, be selected. See `subsel.constraints.Groups`.
     min_distance : float, optional
-        The smallest distance of two selected rows, or of a selected and a given one: cosine
-        distance if `metric` is ``"cosine"``, else Euclidean. See `subsel.constraints.MinDistance`.
+        The smallest distance of two selected rows, or of a selected and a given one, by `metric`
+        if that is a distance, else Euclidean. See `subsel.constraints.MinDistance`.
     target, coverage : float, optional
         Stop once F is at least this, or at least this fraction of F of all that may be selected.
     refine : bool, default False
         Exchange selected rows until no swap makes F larger; see `subsel.refine`.
-    metric : {"euclidean", "cosine", "dot", "rbf", "precomputed"}, optional
-        Similarity of two rows. Default: that of the objective's class, ``"euclidean"`` for facility
-        location. ``"precomputed"``, for facility location: X has the distances of n items to one
-        another, (n, n), dense or a sparse graph, as in `FacilityLocation.from_distances`.
+    metric : str or callable, optional
+        Similarity of two rows: ``"euclidean"``, ``"cosine"``, ``"dot"``, ``"rbf"`` or another of
+        the objective's ``from_features``. Default: that of the objective's class, ``"euclidean"``
+        for facility location. ``"precomputed"``, for facility location: X has the distances of n
+        items to one another, (n, n), dense or a sparse graph, as in
+        `FacilityLocation.from_distances`.
     method : {"lazy", "greedy", "stochastic"}, default "lazy"
         Optimizer; ``"lazy"`` and ``"greedy"`` select the same.
     backend : {"auto", "cpu", "cuda"}, default "auto"
@@ -249,10 +251,10 @@ def select(
     return merged(side_by_side(represent, tasks, workers, progress), members, n)
 
 
-def _features(X: ArrayLike, metric: str, backend: str) -> Any:
+def _features(X: ArrayLike, metric: Any, backend: str) -> Any:
     """Checked features, or distances, for facility location."""
-    check_choice(metric, (*METRICS, "precomputed"), "metric")
     if metric != "precomputed":
+        sources.check_metric(metric)
         return sources.features(X, backend)
     features = sources.distances(X, backend, "X")
     if features.array.shape[1] != len(features):
@@ -360,7 +362,7 @@ def _represent(
 
 
 def _named(
-    objective: str, X: ArrayLike, metric: str | None, weights: Any, backend: str, memory: Any
+    objective: str, X: ArrayLike, metric: Any, weights: Any, backend: str, memory: Any
 ) -> Objective:
     """An objective other than facility location, with the options of its own by default."""
     make, options = OBJECTIVES[objective], {"backend": backend}
@@ -381,7 +383,7 @@ def _named(
 
 
 def _check_held_elsewhere(
-    X: ArrayLike, objective: str, metric: str | None, labels: Any, backend: str
+    X: ArrayLike, objective: str, metric: Any, labels: Any, backend: str
 ) -> None:
     """Refuse what does not go together with given_features."""
     wrong = {
@@ -420,7 +422,7 @@ def _only_for_classes(objective: str, refused: dict[str, Any]) -> None:
 
 
 def _constraint(
-    X: ArrayLike, others: np.ndarray | None, rows: _Rows, budget: Any, metric: str | None,
+    X: ArrayLike, others: np.ndarray | None, rows: _Rows, budget: Any, metric: Any,
     rule: str, stops: dict[str, float | None], *, costs: Any, groups: Any, at_most: Any,
     at_least: Any, min_distance: Any,
 ) -> Constraint | None:  # fmt: skip
@@ -467,8 +469,8 @@ def _constraint(
                 "min_distance needs features, but X has distances (metric='precomputed'): use "
                 "subsel.constraints.MinDistance with subsel.greedy"
             )
-        distance = "cosine" if metric == "cosine" else "euclidean"
-        own = as_float_array(X, "X")
+        distance = metric if metric in sources.DISTANCES else "euclidean"
+        own = X.tocsr() if hasattr(X, "tocsr") else as_float_array(X, "X")
         own = own if others is None else np.concatenate([own, others])
         some.append(MinDistance(own[part], min_distance, metric=distance))
     if count is not None and groups is None:

@@ -5,7 +5,7 @@ import numbers
 import operator
 import reprlib
 import sys
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -15,6 +15,9 @@ import numpy as np
 from subsel.memory import recently_available
 
 ArrayLike = Any
+
+Metric = str | Callable[[np.ndarray, np.ndarray], Any]
+"""A metric by name, or a function of two blocks of rows (a, d) and (b, d): numbers (a, b)."""
 
 BACKENDS = ("auto", "cpu", "cuda")
 

@@ -108,7 +108,7 @@ def test_large_and_small_features():
         ((NEW, KEPT[0]), {}, "representatives must be 2-D"),
         ((np.where(NEW[7, 2] == NEW, np.nan, NEW), KEPT), {}, r"X_new\[7, 2\] is nan"),
         ((NEW, np.where(KEPT[3, 1] == KEPT, np.inf, KEPT)), {}, r"representatives\[3, 1\] is inf"),
-        ((NEW, KEPT, "manhattan"), {}, "metric must be"),
+        ((NEW, KEPT, "chebyshev"), {}, "metric must be"),
         ((NEW, KEPT, "precomputed"), {}, "metric must be"),
         ((NEW, KEPT), {"backend": "cuda"}, "backend='cpu'"),
         ((NEW, KEPT), {"memory": -1}, "memory must be"),

@@ -13,8 +13,11 @@ import subsel
 S = np.array([[1.0, 0.5, 0.0], [0.5, 1.0, 0.25], [0.0, 0.25, 1.0]])
 D = 1.0 - S
 X = np.array([[1.0, 0.0], [0.5, 1.0], [0.25, 0.5]])
+B = np.array([[1, 0, 1], [1, 1, 0], [0, 1, 1]])
 YES, NO = "yes", "–"
-METRICS = ("euclidean", "cosine", "dot", "rbf")
+METRICS = (
+    "euclidean", "cosine", "dot", "rbf", "correlation", "manhattan", "hamming", "jaccard",
+)  # fmt: skip
 
 GIVEN = {
     "FacilityLocation": S,
@@ -51,11 +54,17 @@ def row(name):
     f = kind(given)
     metrics = []
     if hasattr(kind, "from_features"):
-        metrics = [m for m in METRICS if works(lambda m=m: kind.from_features(X, metric=m))]
+        metrics = [m for m in METRICS if works(lambda m=m: kind.from_features(B, metric=m))]
+    sparse = [
+        m
+        for m in metrics
+        if works(lambda m=m: kind.from_features(scipy.sparse.csr_array(B), metric=m))
+    ]
     return [
         f"`{name}`",
         YES if works(lambda: kind(scipy.sparse.csr_array(given))) and given.ndim == 2 else NO,
-        ", ".join(metrics) or NO,
+        "all" if len(metrics) == len(METRICS) else ", ".join(metrics) or NO,
+        ", ".join(sparse) or NO,
         YES if works(lambda: kind(given, backend="cuda")) else NO,
         YES if f.submodular else NO,
         YES if f.monotone else NO,
@@ -65,7 +74,16 @@ def row(name):
 
 def table():
     """The table, in Markdown."""
-    head = ["objective", "sparse", "features", "GPU", "submodular", "monotone", "gains"]
+    head = [
+        "objective",
+        "sparse matrix",
+        "features",
+        "sparse features",
+        "GPU",
+        "submodular",
+        "monotone",
+        "gains",
+    ]
     rows = [head, ["---"] * len(head), *(row(name) for name in GIVEN)]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in rows)
 

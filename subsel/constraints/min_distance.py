@@ -6,10 +6,12 @@ import numpy as np
 
 from subsel.constraints.base import Constraint, State
 from subsel.kernels import cpu
+from subsel.sources.columns import RowColumns
+from subsel.sources.measures import columns_of
 from subsel.validation import (
     ArrayLike,
+    Metric,
     as_float_array,
-    check_choice,
     check_entries,
     check_matrix_shape,
     check_number,
@@ -25,14 +27,14 @@ class MinDistance(Constraint):
 
     Parameters
     ----------
-    X : array_like, shape (n, d)
-        Features of the candidates: finite, any real dtype.
+    X : array_like or scipy sparse matrix, shape (n, d)
+        Features of the candidates: finite, any real dtype; sparse ones for ``"cosine"``.
     least : float
         The smallest distance that two selected elements may have; positive. A pick closes what lies
         nearer; what lies exactly so far stays open.
-    metric : {"euclidean", "cosine"}, default "euclidean"
-        Distance of two rows: ||x - y||, or 1 - cos(x, y), where a row of zeros is orthogonal to
-        all rows but the other rows of zeros.
+    metric : str or callable, default "euclidean"
+        Distance of two rows: ``"euclidean"``, ``"cosine"``, or another of
+        `DisparitySum.from_features`.
 
     Raises
     ------
@@ -56,37 +58,59 @@ class MinDistance(Constraint):
     array([1, 2])
     """
 
-    def __init__(self, X: ArrayLike, least: float, *, metric: str = "euclidean") -> None:
-        array = as_float_array(X, "X")
-        check_matrix_shape(array.shape, "X", "(n, d)")
-        check_entries(array, "X")
-        self.least = float(check_number(least, "least", 0))
-        self.metric = check_choice(metric, ("euclidean", "cosine"), "metric")
-        self._features, self._squared = _prepared(read_only(array), self.least, metric)
+    def __init__(self, X: ArrayLike, least: float, *, metric: Metric = "euclidean") -> None:
+        self.least, self.metric = float(check_number(least, "least", 0)), metric
+        self._near: _Near | _NearByColumns
+        if hasattr(X, "tocsr") or callable(metric) or metric not in ("euclidean", "cosine"):
+            self._near = _NearByColumns(columns_of(X, metric, distances=True), self.least)
+        else:
+            array = as_float_array(X, "X")
+            check_matrix_shape(array.shape, "X", "(n, d)")
+            check_entries(array, "X")
+            self._near = _Near(*_prepared(read_only(array), self.least, metric))
 
     def __repr__(self) -> str:
-        return f"MinDistance({len(self._features)} rows, {self.least}, metric={self.metric!r})"
+        return f"MinDistance({self._near.n} rows, {self.least}, metric={self.metric!r})"
 
     def start(self, closed: np.ndarray, given: np.ndarray) -> State:
         """An empty selection."""
-        if len(self._features) != len(closed):
+        if self._near.n != len(closed):
             raise ValueError(
-                f"X must have one row for each of {len(closed)} candidates, not "
-                f"{len(self._features)}"
+                f"X must have one row for each of {len(closed)} candidates, not {self._near.n}"
             )
-        return _Apart(self._features, self._squared, given)
+        return _Apart(self._near, given)
+
+
+class _Near:
+    """Closes what is near by distances that are lengths of differences."""
+
+    def __init__(self, features: np.ndarray, squared: float) -> None:
+        self.features, self.squared, self.n = features, squared, len(features)
+
+    def close(self, element: int, closed: np.ndarray) -> None:
+        cpu.close_near(self.features, element, self.squared, closed)
+
+
+class _NearByColumns:
+    """Closes what is near by any distances."""
+
+    def __init__(self, pairs: RowColumns, least: float) -> None:
+        self.pairs, self.least, self.n = pairs, least, pairs.n
+
+    def close(self, element: int, closed: np.ndarray) -> None:
+        closed |= self.pairs.column(element, np.empty(self.n)) < self.least
 
 
 class _Apart(State):
-    def __init__(self, features: np.ndarray, squared: float, given: np.ndarray) -> None:
-        self._features, self._squared, self._new = features, squared, given.tolist()
+    def __init__(self, near: _Near | _NearByColumns, given: np.ndarray) -> None:
+        self._near, self._new = near, given.tolist()
 
     def safe(self) -> int:
         return 1
 
     def close(self, closed: np.ndarray) -> None:
         for element in self._new:
-            cpu.close_near(self._features, element, self._squared, closed)
+            self._near.close(element, closed)
         self._new = []
 
     def add(self, elements: np.ndarray) -> None:

@@ -16,9 +16,23 @@ def similarity(X, metric="euclidean", *, c0=None, gamma=None):
         return np.exp(-(1 / X.shape[1] if gamma is None else gamma) * squares)
     if metric == "dot":
         return c0 + X @ X.T
+    if metric in ("manhattan", "hamming", "jaccard"):
+        return c0 - np.array([[_distance(x, y, metric) for y in X] for x in X])
+    if metric == "correlation":
+        X = X - X.mean(axis=1)[:, None]
     zero = ~X.any(axis=1)
     unit = X / np.where(zero, 1, np.linalg.norm(X, axis=1))[:, None]
     return c0 - (1 - np.where(np.outer(zero, zero), 1, unit @ unit.T))
+
+
+def _distance(x, y, metric):
+    """Manhattan, Hamming's share of what differs, or Jaccard's distance of two rows of 0 and 1."""
+    if metric == "manhattan":
+        return np.abs(x - y).sum()
+    if metric == "hamming":
+        return (x != y).mean()
+    either = ((x > 0) | (y > 0)).sum()
+    return (x != y).sum() / either if either else 0.0
 
 
 def value(S, indices):

@@ -13,8 +13,8 @@ import numpy as np
 
 from subsel import sources
 from subsel.objectives.base import Objective
-from subsel.sources.scale import check_gamma
-from subsel.validation import ArrayLike, check_candidates, check_count, check_indices
+from subsel.sources.scale import check_metric
+from subsel.validation import ArrayLike, Metric, check_candidates, check_count, check_indices
 
 
 class Coverage(Objective):
@@ -39,20 +39,21 @@ class Coverage(Objective):
 
     @classmethod
     def from_features(
-        cls, X: ArrayLike, metric: str = "euclidean", *, gamma: float | None = None,
+        cls, X: ArrayLike, metric: Metric = "euclidean", *, gamma: float | None = None,
         memory: float | None = None, backend: str = "auto", **options: Any,
     ) -> "Coverage":  # fmt: skip
         """The same objective of the rows of X, (n, d), which represent one another.
 
         `metric`, `gamma`, `memory` and `backend` are those of `FacilityLocation.from_features`; any
-        other option is the objective's own. Memory: O(n d) beside the matrix that `memory` allows.
+        other option is the objective's own. Memory: O(n d) beside the matrix that `memory` allows;
+        sparse X, and metrics that need a matrix, are refused where it does not fit.
         """
         if not hasattr(cls, "_of"):
             raise TypeError(
                 f"{cls.__name__} takes no similarities of features; give its data to "
                 f"{cls.__name__} itself"
             )
-        gamma = check_gamma(gamma, metric)
+        gamma = check_metric(metric, gamma)
         objective = cls.__new__(cls)
         source = sources.features(X, backend).similarity(metric, gamma, memory)
         objective._of(source, **options)

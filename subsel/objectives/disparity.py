@@ -7,7 +7,8 @@ import numpy as np
 from subsel.objectives.base import Objective
 from subsel.objectives.pairwise import Pairwise
 from subsel.sources import columns
-from subsel.validation import ArrayLike, check_candidates, check_count, check_indices
+from subsel.sources.measures import columns_of
+from subsel.validation import ArrayLike, Metric, check_candidates, check_count, check_indices
 
 
 class DisparitySum(Pairwise):
@@ -56,17 +57,28 @@ class DisparitySum(Pairwise):
 
     @classmethod
     def from_features(
-        cls, X: ArrayLike, metric: str = "euclidean", *, backend: str = "auto"
+        cls, X: ArrayLike, metric: Metric = "euclidean", *, backend: str = "auto"
     ) -> "DisparitySum":
         """Disparity sum of the rows of X (n, d), without a matrix: O(n d) for each element.
 
         Parameters
         ----------
-        X : array_like, shape (n, d)
-            Finite features, any real dtype.
-        metric : {"euclidean", "cosine"}, default "euclidean"
-            Distance of rows x and y: ||x - y||, or 1 - cos(x, y). Computed in float64 from exact
-            differences: copies have distance 0, in cosine also multiples by powers of two.
+        X : array_like or scipy sparse matrix, shape (n, d)
+            Finite features, any real dtype. Sparse ones, such as TF-IDF, are for ``"cosine"``, and
+            do not become dense.
+        metric : str or callable, default "euclidean"
+            Distance of rows x and y:
+
+            - ``"euclidean"``: ||x - y||. ``"manhattan"``: sum_k |x_k - y_k|.
+            - ``"cosine"``: 1 - cos(x, y). ``"correlation"``: the same of rows less their means.
+            - ``"hamming"``: the share of features that differ.
+            - ``"jaccard"``, or ``"tanimoto"``, of rows of 0 and 1: the share of the features which
+              only one of them has, of those that one of them has; 0 for two rows of zeros.
+            - a callable: ``metric(A, B)`` gets two blocks of rows, (a, d) and (b, d), and returns
+              the distances (a, b): as similarities in `GraphCut.from_features`, and not negative.
+
+            Computed in float64 from exact differences: copies have distance 0, in cosine also
+            multiples by powers of two. Of sparse rows, a cosine distance below 2**-48 is 0.
         backend : {"auto", "cpu"}, default "auto"
             Where to compute.
 
@@ -76,7 +88,7 @@ class DisparitySum(Pairwise):
         """
         columns.on_cpu("DisparitySum", backend, X)
         objective = cls.__new__(cls)
-        objective._of(columns.FeatureColumns.of(X, metric, distances=True))
+        objective._of(columns_of(X, metric, distances=True))
         return objective
 
     def _of(self, pairs: columns.Columns) -> None:
@@ -139,15 +151,15 @@ class DisparityMin(Objective):
 
     @classmethod
     def from_features(
-        cls, X: ArrayLike, metric: str = "euclidean", *, backend: str = "auto"
+        cls, X: ArrayLike, metric: Metric = "euclidean", *, backend: str = "auto"
     ) -> "DisparityMin":
         """Disparity min of the rows of X (n, d), without a matrix: O(n d) for each element.
 
-        `metric` and memory are those of `DisparitySum.from_features`.
+        X, `metric` and memory are those of `DisparitySum.from_features`.
         """
         columns.on_cpu("DisparityMin", backend, X)
         objective = cls.__new__(cls)
-        objective._of(columns.FeatureColumns.of(X, metric, distances=True))
+        objective._of(columns_of(X, metric, distances=True))
         return objective
 
     def _of(self, pairs: columns.Columns) -> None:

@@ -1,7 +1,6 @@
 """Facility location: every point is represented by the most similar selected element."""
 
 import copy
-import warnings
 from functools import cached_property
 from typing import Any
 
@@ -10,9 +9,10 @@ import numpy as np
 from subsel import sources
 from subsel.objectives.base import Objective
 from subsel.selection import sizes_of
-from subsel.sources.scale import check_gamma
+from subsel.sources.scale import check_metric
 from subsel.validation import (
     ArrayLike,
+    Metric,
     check_backend,
     check_candidates,
     check_count,
@@ -126,12 +126,7 @@ class FacilityLocation(Objective):
     ) -> None:  # fmt: skip
         _check_place(backend, similarity, weights, query, private)
         source = sources.matrix(similarity, backend)
-        if source.path == "dense" and source.looks_like_distances():
-            warnings.warn(
-                "similarity has zeros on its diagonal and is positive elsewhere, as distances are; "
-                "if these are distances, use FacilityLocation.from_distances",
-                stacklevel=2,
-            )
+        sources.warn_of_distances(source, "similarity", "use FacilityLocation.from_distances")
         if query is not None:
             query = sources.largest(query, "query", source.n_points)
         if private is not None:
@@ -142,7 +137,7 @@ class FacilityLocation(Objective):
     def from_features(
         cls,
         X: ArrayLike,
-        metric: str = "euclidean",
+        metric: Metric = "euclidean",
         *,
         weights: ArrayLike | None = None,
         query: ArrayLike | None = None,
@@ -161,16 +156,29 @@ class FacilityLocation(Objective):
             Finite features, any real dtype. float64 is computed in float64, all else that fits in
             float32. Sparse ones, such as TF-IDF, are for ``"cosine"`` and ``"dot"``; they do not
             become dense, but their similarities do, in an n x n matrix that must fit into `memory`.
-        metric : {"euclidean", "cosine", "dot", "rbf"}, default "euclidean"
+        metric : str or callable, default "euclidean"
             Similarity of rows x and y, with c0 in the attribute `offset`:
 
             - ``"euclidean"``: c0 - ||x - y||, where c0 is twice the largest distance to the middle
               of the features' ranges (rounded up), so no similarity is negative.
             - ``"cosine"``: c0 - (1 - cos(x, y)), c0 = 2. A row of zeros is orthogonal to all rows
               but the other rows of zeros.
+            - ``"correlation"``: the same of rows less their means; a row of equals is as one of
+              zeros.
             - ``"dot"``: c0 + <x, y>, where c0 is 0 if no feature is negative, else the largest
               squared length (rounded up).
             - ``"rbf"``: exp(-gamma ||x - y||^2), c0 = 0.
+
+            The following need an n x n matrix that fits into `memory`, and are for the CPU:
+
+            - ``"manhattan"``: c0 - sum_k |x_k - y_k|, with c0 as for ``"euclidean"``.
+            - ``"hamming"``: c0 less the share of features that differ, c0 = 1.
+            - ``"jaccard"``, or ``"tanimoto"``, of rows of 0 and 1: c0 less the share of the
+              features which only one of them has, of those that one of them has, c0 = 1. Two rows
+              of zeros are at distance 0.
+            - a callable: ``metric(A, B)`` gets two blocks of rows, (a, d) and (b, d), and returns
+              their similarities (a, b), finite and not negative; c0 = 0. A is of points, B of
+              candidates. What it returns must not depend on what else is in a block.
 
             Selections do not depend on c0, only the first gain does; those with a query or private
             items do, so c0 is chosen for their features too, and is part of all similarities.
@@ -214,7 +222,7 @@ class FacilityLocation(Objective):
         twice that of X and some 130 bytes for each row, or O(n^2) with a matrix. A query and
         private items are looked at once, in O(n (n_query + n_private) d).
         """
-        gamma = check_gamma(gamma, metric)
+        gamma = check_metric(metric, gamma)
         _check_place(backend, X, weights, query, private)
         features = sources.features(X, backend)
         objective = cls.__new__(cls)

@@ -3,8 +3,9 @@
 import numpy as np
 
 from subsel.objectives.pairwise import Pairwise
-from subsel.sources import columns
-from subsel.validation import ArrayLike, check_number
+from subsel.sources import columns, warn_of_distances
+from subsel.sources.measures import columns_of
+from subsel.validation import ArrayLike, Metric, check_number
 
 
 class GraphCut(Pairwise):
@@ -82,6 +83,7 @@ class GraphCut(Pairwise):
         s = columns.finite_matrix(similarity, "similarity", "(n_points, n_candidates)")
         if redundancy is None:
             pairs = columns.between(s, "similarity", "; or give redundancy")
+            warn_of_distances(pairs, "similarity")
         else:
             pairs = columns.matrix(redundancy, "redundancy")
         if pairs.n != s.shape[1]:
@@ -104,18 +106,30 @@ class GraphCut(Pairwise):
 
     @classmethod
     def from_features(
-        cls, X: ArrayLike, metric: str = "cosine", *, lam: float = 0.5, gamma: float | None = None,
-        private: ArrayLike | None = None, nu: float = 1.0, backend: str = "auto",
+        cls, X: ArrayLike, metric: Metric = "cosine", *, lam: float = 0.5,
+        gamma: float | None = None, private: ArrayLike | None = None, nu: float = 1.0,
+        backend: str = "auto",
     ) -> "GraphCut":  # fmt: skip
         """Graph cut of the rows of X, without a matrix of similarities.
 
         Parameters
         ----------
-        X : array_like, shape (n, d)
-            Finite features, any real dtype.
-        metric : {"cosine", "dot", "rbf"}, default "cosine"
-            Similarity of rows x and y: their cosine (a row of zeros is orthogonal to all rows but
-            the other rows of zeros), the inner product <x, y>, or exp(-gamma ||x - y||^2).
+        X : array_like or scipy sparse matrix, shape (n, d)
+            Finite features, any real dtype. Sparse ones, such as TF-IDF, are for ``"cosine"`` and
+            ``"dot"``, and do not become dense.
+        metric : str or callable, default "cosine"
+            Similarity of rows x and y:
+
+            - ``"cosine"``: their cosine; a row of zeros is orthogonal to all rows but the other
+              rows of zeros. ``"correlation"``: the cosine of x and y, each less its mean.
+            - ``"dot"``: <x, y>. ``"rbf"``: exp(-gamma ||x - y||^2).
+            - ``"hamming"``: the share of features that are equal.
+            - ``"jaccard"``, or ``"tanimoto"``, of rows of 0 and 1: the share of the features which
+              x and y both have, of those that one of them has; 1 for two rows of zeros. X is kept
+              in bits, n d / 8 bytes.
+            - a callable: ``metric(A, B)`` gets two blocks of rows, (a, d) and (b, d), and returns
+              the similarities (a, b). They must be finite and symmetric, which is checked among
+              each 32 neighbouring rows, and must not depend on what else is in a block.
         lam, nu, backend
             As for `GraphCut`.
         gamma : float, optional
@@ -126,13 +140,13 @@ class GraphCut(Pairwise):
         Notes
         -----
         Exact. With ``"cosine"`` and ``"dot"`` the similarity to all points is <x, sum of all rows>:
-        O(n d) at the start and for each element selected. With ``"rbf"`` it takes one pass over all
-        pairs, O(n^2 d), at the start. Memory: a copy of X and 40 bytes for each row. Sums are
-        float64, also of float32 features.
+        O(n d) at the start and for each element selected; O(non-zeros) for sparse X. So it is with
+        ``"correlation"``. All others take one pass over all pairs at the start, O(n^2 d). Memory: a
+        copy of X and 40 bytes for each row. Sums are float64, also of float32 features.
         """
         columns.on_cpu("GraphCut", backend, X)
         lam, nu = _weights(lam, nu)
-        pairs = columns.FeatureColumns.of(X, metric, gamma)
+        pairs = columns_of(X, metric, gamma)
         others = pairs.beside(private, metric, gamma, "private")
         near = pairs.sums(others) if others else np.zeros(1)
         covered = pairs.sums()

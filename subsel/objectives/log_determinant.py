@@ -8,9 +8,11 @@ import numpy as np
 
 from subsel.objectives.base import Objective
 from subsel.sources import columns
+from subsel.sources.measures import columns_of
 from subsel.sources.residuals import Cholesky, Spanned, cholesky, products, solve
 from subsel.validation import (
     ArrayLike,
+    Metric,
     check_candidates,
     check_count,
     check_indices,
@@ -124,9 +126,10 @@ class LogDeterminant(Objective):
 
     @classmethod
     def from_features(
-        cls, X: ArrayLike, *, scale: float = 1.0, metric: str = "dot", gamma: float | None = None,
-        quality: ArrayLike | None = None, query: ArrayLike | None = None,
-        private: ArrayLike | None = None, eta: float = 1.0, nu: float = 1.0, backend: str = "auto",
+        cls, X: ArrayLike, *, scale: float = 1.0, metric: Metric = "dot",
+        gamma: float | None = None, quality: ArrayLike | None = None,
+        query: ArrayLike | None = None, private: ArrayLike | None = None, eta: float = 1.0,
+        nu: float = 1.0, backend: str = "auto",
     ) -> "LogDeterminant":  # fmt: skip
         """Log-determinant of L = I + scale K, where K are similarities of the rows of X.
 
@@ -136,12 +139,13 @@ class LogDeterminant(Objective):
 
         Parameters
         ----------
-        X : array_like, shape (n, d)
-            Finite features, any real dtype.
+        X : array_like or scipy sparse matrix, shape (n, d)
+            As for `GraphCut.from_features`.
         scale : float, default 1.0
             Positive. Large values ask more for directions that are new, and less for long rows.
-        metric : {"dot", "cosine", "rbf"}, default "dot"
-            As for `GraphCut.from_features`.
+        metric : str or callable, default "dot"
+            As for `GraphCut.from_features`, all of whose metrics are positive semidefinite. So must
+            a callable be; that it is not is said as soon as a residual becomes negative.
         gamma : float, optional
             Of ``"rbf"``; default 1 / d.
         query, private : array_like, shapes (m, d) and (p, d), optional
@@ -152,16 +156,17 @@ class LogDeterminant(Objective):
 
         Notes
         -----
-        Exact. With ``"dot"`` and ``"cosine"`` and at least as many rows as features: O(n d + d^2)
-        for each element selected, and memory n + d^2 numbers beside a copy of X, however many are
-        selected. Otherwise one column of K for each element, as for a matrix. Gains are off by at
-        most some 2**-52 times scale times the largest squared length.
+        Exact. With ``"dot"``, ``"cosine"`` and ``"correlation"``, dense X and at least as many rows
+        as features: O(n d + d^2) for each element selected, and memory n + d^2 numbers beside a
+        copy of X, however many are selected. Otherwise one column of K for each element, as for a
+        matrix. Gains are off by at most some 2**-52 times scale times the largest squared length.
         """
         columns.on_cpu("LogDeterminant", backend, X)
         scale = float(check_number(scale, "scale", 0, 1e100))
         eta, nu = _weights(eta, nu)
-        rows = columns.FeatureColumns.of(X, metric, gamma)
-        make = _spanned if rows.linear and rows.n >= rows.d else _by_columns
+        rows = columns_of(X, metric, gamma)
+        spanned = isinstance(rows, columns.FeatureColumns) and rows.linear and rows.n >= rows.d
+        make: Any = _spanned if spanned else _by_columns
         objective = cls.__new__(cls)
         told, kept = (
             rows.beside(items, metric, gamma, name)
@@ -345,18 +350,18 @@ def _known(
 
 
 def _by_columns(
-    rows: columns.FeatureColumns, scale: float, query: columns.FeatureColumns | None,
-    private: columns.FeatureColumns | None, eta: float, nu: float,
+    rows: columns.RowColumns, scale: float, query: columns.RowColumns | None,
+    private: columns.RowColumns | None, eta: float, nu: float,
 ) -> list[Cholesky]:  # fmt: skip
     """Residuals of I + scale K, for any similarities."""
 
-    def kernel(some: columns.FeatureColumns, others: columns.FeatureColumns) -> np.ndarray:
+    def kernel(some: columns.RowColumns, others: columns.RowColumns) -> np.ndarray:
         out = np.empty((others.n, some.n))
         for i in range(others.n):
             some.with_row(others.row(i), out[i])
         return scale * out.T
 
-    def items(some: columns.FeatureColumns | None) -> list[np.ndarray] | None:
+    def items(some: columns.RowColumns | None) -> list[np.ndarray] | None:
         return [kernel(rows, some), np.eye(some.n) + kernel(some, some)] if some else None
 
     told, kept = items(query), items(private)

@@ -52,7 +52,9 @@ class SaturatedCoverage(Coverage):
     """
 
     def __init__(self, similarity: ArrayLike, *, fraction: float = 0.1, backend: str = "auto"):
-        self._of(sources.matrix(similarity, backend), fraction=fraction)
+        source = sources.matrix(similarity, backend)
+        sources.warn_of_distances(source, "similarity")
+        self._of(source, fraction=fraction)
 
     def _of(self, source: Any, fraction: float = 0.1) -> None:
         self.fraction = check_number(fraction, "fraction", 0, 1, "(]")

@@ -1,8 +1,9 @@
 """Sum redundancy: as little in common as possible."""
 
 from subsel.objectives.pairwise import Pairwise
-from subsel.sources import columns
-from subsel.validation import ArrayLike
+from subsel.sources import columns, warn_of_distances
+from subsel.sources.measures import columns_of
+from subsel.validation import ArrayLike, Metric
 
 
 class SumRedundancy(Pairwise):
@@ -56,21 +57,24 @@ class SumRedundancy(Pairwise):
 
     def __init__(self, similarity: ArrayLike, *, backend: str = "auto") -> None:
         columns.on_cpu("SumRedundancy", backend, similarity)
-        self._of(columns.matrix(similarity, "similarity"))
+        pairs = columns.matrix(similarity, "similarity")
+        warn_of_distances(pairs, "similarity")
+        self._of(pairs)
 
     @classmethod
     def from_features(
-        cls, X: ArrayLike, metric: str = "cosine", *, gamma: float | None = None,
+        cls, X: ArrayLike, metric: Metric = "cosine", *, gamma: float | None = None,
         backend: str = "auto",
     ) -> "SumRedundancy":  # fmt: skip
         """Sum redundancy of the rows of X (n, d), without a matrix: O(n d) for each element.
 
-        `metric` and `gamma` are those of `GraphCut.from_features`. Memory: a copy of X and 40 bytes
-        for each row.
+        X, `metric` and `gamma` are those of `GraphCut.from_features`. Memory: a copy of X and 40
+        bytes for each row. Whether the similarities of a callable are negative is looked up among
+        all pairs, O(n^2) at the start.
         """
         columns.on_cpu("SumRedundancy", backend, X)
         objective = cls.__new__(cls)
-        objective._of(columns.FeatureColumns.of(X, metric, gamma))
+        objective._of(columns_of(X, metric, gamma))
         return objective
 
     def _of(self, pairs: columns.Columns) -> None:

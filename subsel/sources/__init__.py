@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from subsel.sources.amounts import Amounts
+from subsel.sources.columns import DISTANCES
 from subsel.sources.dense import DenseSimilarity
-from subsel.sources.distances import Distances, graph_of
+from subsel.sources.distances import Distances, graph_of, warn_of_distances
 from subsel.sources.features import Conditioned, Features
-from subsel.sources.scale import METRICS, Scale
+from subsel.sources.scale import METRICS, Scale, check_metric
 from subsel.sources.sparse import SparseSimilarity
 from subsel.sources.sparse_features import SparseFeatures
 from subsel.sources.swaps import exchange
@@ -29,8 +30,10 @@ from subsel.validation import (
 )
 
 __all__ = [
+    "DISTANCES",
     "METRICS",
     "amounts",
+    "check_metric",
     "conditioned",
     "distances",
     "exchange",
@@ -39,6 +42,7 @@ __all__ = [
     "largest",
     "matrix",
     "require_gpu",
+    "warn_of_distances",
 ]
 
 

@@ -210,7 +210,8 @@ class Similarity:
     def _weighed(search: Any, similarities: np.ndarray) -> np.ndarray:
         if not search.weights.size:
             return similarities
-        return np.rint(search.weights * similarities * search.up) * search.down
+        with np.errstate(invalid="ignore"):  # of padding: infinity times a weight of 0
+            return np.rint(search.weights * similarities * search.up) * search.down
 
     def best(self, search: Search) -> np.ndarray:
         """Each point's similarity to what represents it."""

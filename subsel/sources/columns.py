@@ -2,8 +2,9 @@
 
 Objectives of pairs (graph cut, dispersion) and determinants look at one column for each element
 that they select. Here are the three places that columns come from: a dense matrix, a sparse one,
-and features, of which a column is computed when it is asked for. Numbers are raw: they may be
-negative, and nothing is added to them.
+and features, of which a column is computed when it is asked for (`subsel.sources.measures` has
+those of bits, of sparse features and of a user's function). Numbers are raw: they may be negative,
+and nothing is added to them.
 """
 
 from typing import Any
@@ -13,18 +14,27 @@ import numpy as np
 from subsel.kernels.compiling import threads
 from subsel.kernels.cpu import columns as kernels
 from subsel.kernels.cpu import is_symmetric
-from subsel.kernels.cpu.columns import EUCLIDEAN, HALF_SQUARE, PRODUCT, RBF, Rows
+from subsel.kernels.cpu.columns import (
+    EQUAL,
+    EUCLIDEAN,
+    HALF_SQUARE,
+    MANHATTAN,
+    PRODUCT,
+    RBF,
+    UNEQUAL,
+    Rows,
+)
 from subsel.kernels.cpu.lanes import LANES
 from subsel.sources.levels import frozen
+from subsel.sources.scale import centred
 from subsel.validation import (
     ArrayLike,
+    Metric,
     as_csr,
     as_float_array,
     check_backend,
-    check_choice,
     check_entries,
     check_matrix_shape,
-    check_number,
     read_only,
 )
 
@@ -34,8 +44,11 @@ _PARALLEL_WORK = 2**19
 _LARGEST = 1e70
 """Above it, sums of squares times a weight might overflow."""
 
-SIMILARITIES = ("dot", "cosine", "rbf")
-DISTANCES = ("euclidean", "cosine")
+_OF_DIFFERENCES = ("manhattan", "hamming")
+_UNIT = ("cosine", "correlation")
+
+SIMILARITIES = ("dot", *_UNIT, "rbf", "hamming", "jaccard", "tanimoto")
+DISTANCES = ("euclidean", *_UNIT, *_OF_DIFFERENCES, "jaccard", "tanimoto")
 
 
 class Columns:
@@ -154,16 +167,70 @@ class SparseColumns(Columns):
         return SparseColumns(part)
 
 
-class FeatureColumns(Columns):
+class RowColumns(Columns):
+    """Numbers between rows of features, computed when they are asked for.
+
+    A subclass also has a classmethod ``of(X, metric, gamma, *, distances, name)``, which checks
+    features and makes them ready.
+
+    Attributes
+    ----------
+    width : int
+        Columns of the features that were given.
+    linear : bool
+        Whether numbers are inner products of rows.
+    """
+
+    path = "features"
+    width: int
+    linear = False
+    of: Any
+
+    def row(self, element: int) -> Any:
+        """One row, as `with_row` takes it."""
+        raise NotImplementedError
+
+    def with_row(self, row: Any, out: np.ndarray) -> np.ndarray:
+        """The numbers between all candidates and any row, float64, into `out`; returns it."""
+        raise NotImplementedError
+
+    def column(self, element: int, out: np.ndarray) -> np.ndarray:
+        """The numbers between all candidates and one of them: O(n d)."""
+        return self.with_row(self.row(element), out)
+
+    def beside(
+        self, features: ArrayLike | None, metric: Metric, gamma: float | None, name: str
+    ) -> Any:
+        """Features of other items (m, d), checked and made ready in the same way; None if None."""
+        if features is None:
+            return None
+        others = type(self).of(features, metric, gamma, name=name)
+        if others.width != self.width:
+            raise ValueError(
+                f"{name} must have as many features as X, {self.width}, not {others.width}"
+            )
+        return others
+
+    def sums(self, others: Any = None) -> np.ndarray:
+        """The sum of each candidate's numbers with all `others`, or with all candidates.
+
+        O(n^2 d), and memory O(n), unless a subclass knows better.
+        """
+        others = others or self
+        sums, line = np.zeros(self.n), np.empty(self.n)
+        for i in range(others.n):
+            sums += self.with_row(others.row(i), line)
+        return sums
+
+
+class FeatureColumns(RowColumns):
     """Inner products, cosines, rbf similarities or distances of the rows of features.
 
     Memory: one copy of the features, in their own type, and 8 bytes for each row.
     """
 
-    path = "features"
-
-    def __init__(self, rows: Rows, n: int, ones: bool, non_negative: bool) -> None:
-        self.rows, self.n, self.non_negative = rows, n, non_negative
+    def __init__(self, rows: Rows, n: int, width: int, ones: bool, non_negative: bool) -> None:
+        self.rows, self.n, self.width, self.non_negative = rows, n, width, non_negative
         self._ones = ones  # what a row has with itself is exactly 1
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -180,7 +247,8 @@ class FeatureColumns(Columns):
         Parameters
         ----------
         X : array_like, shape (n, d)
-        metric : {"dot", "cosine", "rbf"}, or with `distances` {"euclidean", "cosine"}
+        metric : str
+            One of `SIMILARITIES`, or with `distances` of `DISTANCES`, but for those of bits.
         gamma : float, optional
             Of ``"rbf"``; default 1 / d.
         distances : bool
@@ -188,47 +256,33 @@ class FeatureColumns(Columns):
         name : str
             What the features are called in errors.
         """
-        check_choice(metric, DISTANCES if distances else SIMILARITIES, "metric")
-        if gamma is not None:
-            gamma = float(check_number(gamma, "gamma", 0))
-            if metric != "rbf":
-                raise ValueError(f"gamma goes with metric='rbf' only, not with {metric!r}")
         features = as_float_array(X, name)
         check_matrix_shape(features.shape, name, "(n, d)")
         largest = max(check_entries(features, name), -float(features.min()))
-        if metric != "cosine" and largest and not 1 / _LARGEST < largest < _LARGEST:
+        any_size = metric in _UNIT or metric == "hamming"
+        if not any_size and largest and not 1 / _LARGEST < largest < _LARGEST:
             raise ValueError(
                 f"{name} has entries up to {largest:g}, whose squares cannot be summed in float64; "
                 "rescale it"
             )
-        kinds = {"dot": PRODUCT, "rbf": RBF, "euclidean": EUCLIDEAN}
         n, d = features.shape
-        if metric == "cosine":
+        if metric in _UNIT:
             kind = HALF_SQUARE if distances else PRODUCT
+            features = centred(features) if metric == "correlation" else features
             tiles = _tiles(_scaled(features))
             lengths = np.sqrt(kernels.squares(tiles))
             factor = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > 0)
         else:
+            kinds = {
+                "dot": PRODUCT, "rbf": RBF, "euclidean": EUCLIDEAN, "manhattan": MANHATTAN,
+                "hamming": UNEQUAL if distances else EQUAL,
+            }  # fmt: skip
             kind, tiles = kinds[metric], _tiles(features)
             factor = np.zeros(len(tiles) * LANES)
             factor[:n] = 1.0
         rows = Rows(tiles, read_only(factor), kind, 1 / d if gamma is None else gamma)
-        ones = metric == "rbf" or (metric == "cosine" and not distances)
-        return cls(rows, n, ones, kind != PRODUCT or bool(features.min() >= 0))
-
-    def beside(
-        self, features: ArrayLike | None, metric: str, gamma: float | None, name: str
-    ) -> "FeatureColumns | None":
-        """Features of other items (m, d), checked and made ready in the same way; None if None."""
-        if features is None:
-            return None
-        others = FeatureColumns.of(features, metric, gamma, name=name)
-        if others.d != self.d:
-            added = metric == "cosine"
-            raise ValueError(
-                f"{name} must have as many features as X, {self.d - added}, not {others.d - added}"
-            )
-        return others
+        ones = kind in (RBF, EQUAL) or (metric in _UNIT and not distances)
+        return cls(rows, n, d, ones, kind != PRODUCT or bool(features.min() >= 0))
 
     @property
     def d(self) -> int:
@@ -236,7 +290,7 @@ class FeatureColumns(Columns):
         return self.rows.tiles.shape[1]
 
     @property
-    def linear(self) -> bool:
+    def linear(self) -> bool:  # type: ignore[override]
         """Whether numbers are inner products of the rows."""
         return self.rows.kind == PRODUCT
 
@@ -270,7 +324,7 @@ class FeatureColumns(Columns):
             return np.full(self.n, float(self._ones))
         return kernels.squares(self.rows.tiles)[: self.n]
 
-    def sums(self, others: "FeatureColumns | None" = None) -> np.ndarray:
+    def sums(self, others: Any = None) -> np.ndarray:
         """The sum of each candidate's numbers with all `others`, or with all candidates.
 
         O(n d) for inner products and cosines, O(n^2 d) for all else; memory O(n).
@@ -291,7 +345,7 @@ class FeatureColumns(Columns):
         factor = np.zeros(len(tiles) * LANES)
         factor[: len(candidates)] = self.rows.factor[candidates]
         rows = self.rows._replace(tiles=tiles, factor=read_only(factor))
-        return FeatureColumns(rows, len(candidates), self._ones, self.non_negative)
+        return FeatureColumns(rows, len(candidates), self.width, self._ones, self.non_negative)
 
 
 def matrix(numbers: ArrayLike, name: str) -> DenseColumns | SparseColumns:

@@ -60,6 +60,9 @@ class Features:
         self, members: list[np.ndarray], metric: str, gamma: float | None, memory: float | None
     ) -> "CudaSimilarity":
         """Similarities of the rows of each class, in matrices if that pays and they fit."""
+        if callable(metric) or metric not in METRICS:
+            some = ", ".join(map(repr, METRICS))
+            raise ValueError(f"metric must be one of {some} on a GPU; others: backend='cpu'")
         array = self.array
         budget = array.device.free_memory() / 4 if memory is None else check_memory(memory)
         itemsize = np.dtype(float_type(array.data.dtype, "X")).itemsize

@@ -100,13 +100,6 @@ class DenseSimilarity(Similarity):
         with ThreadPoolExecutor(cpu.threads()) as pool:
             list(pool.map(lambda piece: kernel(self.matrix, *arguments, *piece), pieces))
 
-    def looks_like_distances(self) -> bool:
-        """Whether the diagonal is 0 and most of the rest is not."""
-        n = self.n
-        if n < 3 or self.n_points != n or self.matrix.diagonal().any():
-            return False
-        return bool(np.count_nonzero(self.matrix) > n * (n - 1) / 2)
-
     def largest(self) -> np.ndarray:
         """Each point's largest similarity."""
         return self.matrix.max(axis=1).astype(np.float64)

@@ -1,6 +1,7 @@
 """Similarities from distances that a user gives: similarity = largest distance - distance."""
 
 import copy
+import warnings
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,25 @@ class Distances:
             own = np.full(n, self.largest, graph.dtype), np.arange(n), np.arange(n + 1)
             graph = graph.maximum(csr_array(own, shape=(n, n)))
         return SparseSimilarity(graph, graph.tocsc(), self.largest)
+
+
+def warn_of_distances(
+    source: Any, name: str, cure: str = "pass the largest of them less each", stacklevel: int = 3
+) -> None:
+    """Say so where a dense matrix of similarities looks like one of distances.
+
+    That is so where its diagonal is 0 and most of the rest is positive.
+    """
+    matrix = getattr(source, "matrix", None)
+    if not isinstance(matrix, np.ndarray) or len(matrix) < 3 or matrix.shape[0] != matrix.shape[1]:
+        return
+    n = len(matrix)
+    if not matrix.diagonal().any() and np.count_nonzero(matrix > 0) > n * (n - 1) / 2:
+        warnings.warn(
+            f"{name} has zeros on its diagonal and is positive elsewhere, as distances are; if "
+            f"these are distances, {cure}",
+            stacklevel=stacklevel,
+        )
 
 
 def graph_of(indices: ArrayLike, values: ArrayLike, n_candidates: int | None, name: str) -> Any:

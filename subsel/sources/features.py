@@ -11,7 +11,16 @@ from subsel.pacing import interruptible, portions
 from subsel.sources import base
 from subsel.sources.base import Similarity
 from subsel.sources.dense import DenseSimilarity
-from subsel.sources.scale import Scale, choose_rule, choose_scale, matrix_pays, spread
+from subsel.sources.measures import Measured
+from subsel.sources.scale import (
+    Scale,
+    centred,
+    choose_rule,
+    choose_scale,
+    is_tiled,
+    matrix_pays,
+    spread,
+)
 from subsel.validation import (
     ArrayLike,
     as_float_array,
@@ -69,6 +78,8 @@ class Features:
 
     def similarity(self, metric: str, gamma: float | None, memory: float | None) -> Similarity:
         """Similarities of the rows to one another, by the faster way that fits into `memory`."""
+        if not is_tiled(metric):
+            return Measured(self.array, metric).similarity(memory)
         return Conditioned.of(self.array, metric, gamma).fastest(check_memory(memory))
 
     def beside(
@@ -76,6 +87,8 @@ class Features:
     ) -> Similarity:
         """Similarities of the rows to one another and to `others`, which come after them."""
         stacked = np.concatenate([self.array, others])
+        if not is_tiled(metric):
+            return Measured(stacked, metric).similarity(memory, len(self))
         return Conditioned.of(stacked, metric, gamma, len(self)).fastest(check_memory(memory))
 
     def others(self, items: ArrayLike, name: str) -> np.ndarray:
@@ -97,8 +110,16 @@ class Features:
 
         All are in the same units, with an offset for which none of them is negative.
         """
-        whole = Conditioned.of(np.concatenate([self.array, *others]), metric, gamma)
+        stacked = np.concatenate([self.array, *others])
         n, at, largest = len(self), len(self), []
+        if not is_tiled(metric):
+            measured = Measured(stacked, metric)
+            for other in others:
+                largest.append(measured.largest(at, at + len(other), n))
+                at += len(other)
+            return measured.similarity(memory, n, n), largest
+        whole = Conditioned.of(stacked, metric, gamma)
+        metric = whole.metric
         own = Conditioned(read_only(whole.rows[:n]), metric, whole.scale)
         for other in others:
             rows = np.concatenate([own.rows, whole.rows[at : at + len(other)]])
@@ -128,7 +149,12 @@ class Conditioned:
     def of(
         cls, features: np.ndarray, metric: str, gamma: float | None, n_points: int | None = None
     ) -> "Conditioned":
-        """Checked features, divided by a power of two, or brought to unit length for cosine."""
+        """Checked features, divided by a power of two, or brought to unit length for cosine.
+
+        Correlation is the cosine of centred rows.
+        """
+        if metric == "correlation":
+            features, metric = centred(features), "cosine"
         features = read_only(features)
         low, high = features.min(axis=0), features.max(axis=0)
         middle, extent = spread(metric, low, high)

@@ -7,12 +7,12 @@ of source nor the backend.
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
 from subsel.kernels import cpu
-from subsel.validation import check_choice, check_number
+from subsel.validation import check_choice, check_number, read_only
 
 METRICS = {
     "euclidean": cpu.EUCLIDEAN,
@@ -21,9 +21,17 @@ METRICS = {
     "rbf": cpu.RBF,
 }
 
+COMPUTED = ("correlation", "manhattan", "hamming", "jaccard", "tanimoto")
+"""Metrics that the fastest kernels are not for: see `subsel.sources.measures`. The first is the
+cosine of centred rows, and the last another name of the one before."""
+
 DENSE_FROM_DIMENSION = 33
 """Width of features from which on a matrix in memory is faster than computing again; below it the
 bounds on distance skip more than the matrix saves (docs/performance.md)."""
+
+
+_PORTION = 2**18
+"""Numbers that are centred at a time."""
 
 
 def grid(n_points: int, span: float) -> tuple[float, float]:
@@ -107,9 +115,34 @@ def round_up(x: float) -> float:
     return math.ldexp(math.ceil(mantissa * 256) / 256, exponent)
 
 
-def check_gamma(gamma: float | None, metric: str) -> float | None:
-    """A metric by name, and gamma, which is a positive number that goes with "rbf" alone."""
-    check_choice(metric, METRICS, "metric")
+def is_tiled(metric: Any) -> TypeGuard[str]:
+    """Whether the search computes similarities itself, without a matrix."""
+    return not callable(metric) and (metric in METRICS or metric == "correlation")
+
+
+def centred(features: np.ndarray) -> np.ndarray:
+    """Each row less its mean, whose cosines are correlations; a row of equals becomes zeros.
+
+    Rows are brought near 1 by powers of two, which changes no correlation, and centred in float64.
+    """
+    features = read_only(features)  # in one order, as means are sums
+    out = np.empty_like(features)
+    step = max(1, _PORTION // features.shape[1])
+    for start in range(0, len(features), step):
+        rows = features[start : start + step].astype(np.float64)
+        least, largest = rows.min(axis=1), rows.max(axis=1)
+        exponent = np.frexp(np.maximum(largest, -least))[1].astype(np.int32)
+        rows = np.ldexp(rows, -exponent[:, None])
+        rows -= rows.mean(axis=1)[:, None]
+        rows[least == largest] = 0
+        out[start : start + step] = rows
+    return out
+
+
+def check_metric(metric: Any, gamma: float | None = None) -> float | None:
+    """A metric by name, or a function; gamma, which is positive and goes with "rbf" alone."""
+    if not callable(metric):
+        check_choice(metric, (*METRICS, *COMPUTED), "metric")
     if gamma is None:
         return None
     gamma = check_number(gamma, "gamma", 0)

@@ -33,7 +33,7 @@ class SparseFeatures:
     """Whether all classes are searched in the same launches."""
 
     def __init__(self, X: Any) -> None:
-        self.array = _checked(X, "X")
+        self.array = checked_rows(X, "X")
 
     def __len__(self) -> int:
         return self.array.shape[0]
@@ -52,7 +52,7 @@ class SparseFeatures:
             items = as_float_array(items, name)
             check_matrix_shape(items.shape, name, "(items, d)")
             items = csr_array(items)
-        array, d = _checked(items, name), self.array.shape[1]
+        array, d = checked_rows(items, name), self.array.shape[1]
         if array.shape[1] != d:
             raise ValueError(f"{name} must have the {d} columns that X has, not {array.shape[1]}")
         return array
@@ -97,34 +97,47 @@ class SparseFeatures:
         return similarity, largest
 
 
-def _checked(X: Any, name: str) -> Any:
+def checked_rows(X: Any, name: str) -> Any:
+    """Sparse features of finite numbers, in compressed rows."""
     check_matrix_shape(X.shape, name, "(n, d)")
     rows = as_csr(X, name)
     check_stored(rows, name, "features", non_negative=False)
     return rows
 
 
-def _conditioned(rows: Any, metric: str) -> tuple[Any, Scale]:
-    """Rows of length 1 for cosine, with a direction more for rows of zeros; and the scale."""
+def unit_rows(rows: Any) -> Any:
+    """Rows of length 1, float64, with a direction more for rows of zeros."""
     from scipy.sparse import csr_array, hstack
 
     counts = np.diff(rows.indptr)
     extents = abs(rows).max(axis=1).toarray().ravel()
     zero = extents == 0
-    rows.data /= np.repeat(extents + zero, counts)
-    lengths = np.sqrt((rows * rows).sum(axis=1))
+    rows = csr_array((rows.data / np.repeat(extents + zero, counts), rows.indices, rows.indptr),
+                     shape=rows.shape)  # fmt: skip
+    lengths = np.sqrt(_sums(rows.data * rows.data, rows))
+    rows.data /= np.repeat(lengths + zero, counts)
+    return hstack([rows, csr_array(zero[:, None].astype(np.float64))], format="csr")
+
+
+def _conditioned(rows: Any, metric: str) -> tuple[Any, Scale]:
+    """Rows of length 1 for cosine; and the scale."""
     if metric == "cosine":
-        rows.data /= np.repeat(lengths + zero, counts)
-        if zero.any():
-            rows = hstack([rows, csr_array(zero[:, None].astype(np.float64))], format="csr")
-        return rows, Scale(1.0, 2.0, 2.0)
-    rows.data *= np.repeat(extents, counts)
+        return unit_rows(rows), Scale(1.0, 2.0, 2.0)
+    extents = abs(rows).max(axis=1).toarray().ravel()
+    scaled = rows.data / np.repeat(extents + (extents == 0), np.diff(rows.indptr))
+    lengths = np.sqrt(_sums(scaled * scaled, rows))
     radius = float((lengths * extents).max())
     if radius and not 1e-150 < radius < 1e150:
         raise ValueError(f"X spreads over {radius:g}, too far for {metric}; rescale it")
     square = round_up((radius * (1 + 1e-6)) ** 2)
     offset = square if rows.data.min(initial=0.0) < 0 else 0.0
     return rows, Scale(1.0, offset, offset + square)
+
+
+def _sums(values: np.ndarray, rows: Any) -> np.ndarray:
+    """The sums of values, one for each entry of compressed rows, by row."""
+    at = np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
+    return np.bincount(at, values, rows.shape[0])
 
 
 def _products(rows: Any, others: Any, metric: str) -> Any:

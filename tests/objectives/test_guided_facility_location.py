@@ -181,3 +181,10 @@ def test_small_shapes_and_zeros(n, d):
             chosen = subsel.greedy(f, n)
             np.testing.assert_array_equal(chosen.indices, np.arange(n))
             np.testing.assert_array_equal(chosen.gains, 0)
+
+
+def test_a_weight_of_zero_beside_padding():
+    """The last row of the last tile fills it up; its weight of 0 met infinities there."""
+    X = np.random.default_rng(0).random((70, 3))
+    f = subsel.FacilityLocation.from_features(X, weights=np.zeros(70), memory=0)
+    assert f.value([1, 2]) == 0

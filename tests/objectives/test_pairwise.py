@@ -208,8 +208,8 @@ def test_sparse_distances_and_text_are_refused():
         DisparitySum(scipy.sparse.eye(3))
     with pytest.raises(TypeError, match="similarity must be numeric"):
         GraphCut([["a"]])
-    with pytest.raises(TypeError, match="X is sparse"):
-        GraphCut.from_features(scipy.sparse.eye(3))
+    with pytest.raises(ValueError, match="metric of sparse X must be one of"):
+        GraphCut.from_features(scipy.sparse.eye(3), "rbf")
 
 
 def test_what_rounding_left_of_a_distance_matrix_is_forgiven(X):

@@ -67,6 +67,10 @@ TWO_AXES = {
     "LogDeterminant": (
         "kernel", 8 * np.eye(N, dtype=np.float32) + 1, lambda K: searched(subsel.LogDeterminant(K)),
     ),
+    **{
+        f"{cls.__name__}, features": of_features(cls)
+        for cls in (subsel.GraphCut, subsel.SumRedundancy, subsel.LogDeterminant)
+    },
 }  # fmt: skip
 DENSE_ONLY = {
     "DisparitySum": ("distances", APART, lambda D: searched(subsel.DisparitySum(D))),
@@ -77,8 +81,7 @@ DENSE_ONLY = {
     **{
         f"{cls.__name__}, features": of_features(cls)
         for cls in (
-            subsel.SaturatedCoverage, subsel.GraphCut, subsel.SumRedundancy, subsel.DisparitySum,
-            subsel.DisparityMin, subsel.LogDeterminant,
+            subsel.SaturatedCoverage, subsel.DisparitySum, subsel.DisparityMin,
         )
     },
 }  # fmt: skip

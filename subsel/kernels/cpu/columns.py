@@ -15,7 +15,7 @@ from numba import prange
 from subsel.kernels.compiling import kernel
 from subsel.kernels.cpu.lanes import LANES
 
-PRODUCT, EUCLIDEAN, HALF_SQUARE, RBF = range(4)
+PRODUCT, EUCLIDEAN, HALF_SQUARE, RBF, MANHATTAN, UNEQUAL, EQUAL = range(7)
 
 _CHUNK = 16
 """Tiles that one thread goes through together."""
@@ -73,10 +73,31 @@ def _squared_distances(rows, b, v, out):
 
 
 @kernel
+def _differences(rows, b, v, out):
+    """Sums of absolute differences for MANHATTAN, else the share of what differs, or is equal."""
+    tiles, d = rows.tiles, v.size
+    for j in range(LANES):
+        out[j] = 0.0
+    if rows.kind == MANHATTAN:
+        for k in range(d):
+            for j in range(LANES):
+                out[j] += abs(tiles[b, k, j] - v[k])
+        return
+    for k in range(d):
+        for j in range(LANES):
+            out[j] += 1.0 if tiles[b, k, j] != v[k] else 0.0
+    for j in range(LANES):
+        out[j] = (out[j] if rows.kind == UNEQUAL else d - out[j]) / d
+
+
+@kernel
 def _numbers(rows, b, v, out):
     """What is computed of the rows of tile `b` and of a row `v`."""
     if rows.kind == PRODUCT:
         _products(rows, b, v, out)
+        return
+    if rows.kind >= MANHATTAN:
+        _differences(rows, b, v, out)
         return
     _squared_distances(rows, b, v, out)
     if rows.kind == EUCLIDEAN:
