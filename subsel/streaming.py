@@ -79,9 +79,6 @@ class StreamSelector:
     sample stands for all rows, by its size; the first rows of a stream are such a sample only if it
     is in random order.
 
-    Fewer than k rows are selected where further ones would gain little beside F itself. That is
-    common with ``"euclidean"``, as c0 is a large part of F, and less common with ``"rbf"``.
-
     Memory beside the chunk: the points, O(k / epsilon) rows that are kept, fewer than max(512, 4 k)
     rows that wait to be judged together, and the similarities of the points to all of these.
     However the rows are cut into chunks, the selection is the same. The object holds all of the
@@ -246,7 +243,7 @@ class StreamSelector:
             self._sieves.take(run, np.arange(len(self._kept), f.n))
         self._evaluations += run.evaluations
         kept = self._sieves.elements()
-        for sieve in self._sieves.by_exponent.values():
+        for sieve in self._sieves.all:
             sieve.elements = np.searchsorted(kept, sieve.elements).tolist()
         self._kept, self._at = candidates[kept], at[kept]
 

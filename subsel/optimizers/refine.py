@@ -54,7 +54,8 @@ def refine(
     -------
     Selection
         As many elements, in the places of those that they were exchanged for; F is no smaller.
-        `gains` are those in this order. `stopped` is that of the selection.
+        `gains` are those in this order. `stopped` is that of the selection, and `bound` that of
+        `budget`.
 
     Raises
     ------
@@ -108,12 +109,10 @@ def refine(
         refined = _in_order(run, *found)
     if not isinstance(selection, Selection):
         return refined
-    bounds = [b for b in (refined.bound, selection.bound) if b is not None]
     refined = replace(
         refined,
         n_evaluations=refined.n_evaluations + selection.n_evaluations,
         stopped=selection.stopped,
-        bound=max(min(bounds), refined.value) if refined.bound is not None else None,
     )
     if selection.assignment is None or not isinstance(f, FacilityLocation):
         return refined

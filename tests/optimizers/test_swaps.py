@@ -141,6 +141,15 @@ def test_a_matrix_and_its_transpose_as_rows():
         np.testing.assert_array_equal(cpu.turned(S, start, stop), S[:, start:stop].T)
 
 
+def test_the_bound_is_that_of_the_budget():
+    f = subsel.Modular([10.0, 9, 1, 1])
+    tight = subsel.constraints.Knapsack([10, 10, 1, 1], 2, rule="ratio")
+    begun = subsel.greedy(f, tight)
+    assert (begun.value, begun.bound) == (2, 2)
+    assert subsel.refine(f, begun, budget=tight).bound == 2
+    assert subsel.refine(f, begun, max_swaps=1).bound >= 19  # any two
+
+
 def test_only_so_many():
     random = np.random.default_rng(0)
     f = subsel.FacilityLocation(similarities(random))
