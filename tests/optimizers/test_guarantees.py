@@ -204,3 +204,56 @@ def test_refine(member, f, values, name):
     if member.monotone and name == "count":
         worst = subsel.refine(f, OPEN[:3], exclude=EXCLUDED)
         assert worst.value >= best(values, allowed) / 2
+
+
+def cover(random):
+    """Few sets that overlap much, of unequal weight."""
+    A = random.random((7, 12)) < 0.35
+    weights = random.integers(1, 9, 12).astype(float)
+    return subsel.SetCover(A, weights=weights), lambda chosen: weights @ A[chosen].any(axis=0)
+
+
+def location(random):
+    """Similarities that are mostly 0."""
+    S = random.random((9, 7)) ** 6
+    return subsel.FacilityLocation(S), lambda chosen: S[:, chosen].max(axis=1, initial=0).sum()
+
+
+def cut(random):
+    """The weight of a graph's edges to what is not selected: not monotone, never negative."""
+    S = np.triu(random.random((7, 7)) ** 3, 1)
+    S += S.T
+    f = subsel.GraphCut(S, lam=1.0)
+    return f, lambda chosen: np.delete(S[chosen], chosen, axis=1).sum()
+
+
+@pytest.mark.parametrize("make", [cover, location, cut])
+@pytest.mark.parametrize("seed", range(6))
+def test_on_random_instances(make, seed):
+    f, formula = make(np.random.default_rng(seed))
+    k, costs = 3, np.random.default_rng(100 + seed).integers(1, 9, 7)
+    sets = [[*c] for size in range(8) for c in itertools.combinations(range(7), size)]
+    values = [formula(chosen) for chosen in sets]
+    fits = [sum(costs[chosen]) <= 10 for chosen in sets]
+    optimum = max(v for v, chosen in zip(values, sets, strict=True) if len(chosen) <= k)
+    slack = 1e-9 * optimum
+    drawn = [subsel.random_greedy(f, k, random_state=s).value for s in range(20)]
+    assert np.mean(drawn) >= (E if f.monotone else 1 / math.e) * optimum
+    if make is cut:
+        assert (f.submodular, f.monotone) == (True, False)
+        return
+    for search in (subsel.greedy, subsel.lazy_greedy):
+        assert search(f, k).value >= E * optimum - slack
+        within = max(v for v, fit in zip(values, fits, strict=True) if fit)
+        chosen = search(f, Knapsack(costs, 10))
+        assert chosen.value >= within / 2 - slack
+        assert chosen.bound >= within - slack
+    drawn = [subsel.stochastic_greedy(f, k, 0.3, random_state=s).value for s in range(20)]
+    assert np.mean(drawn) >= (E - 0.3) * optimum
+    assert subsel.threshold_greedy(f, k, 0.2).value >= (E - 0.2) * optimum - slack
+    alone = np.argsort([formula([j]) for j in range(7)])
+    for order in (alone, alone[::-1], np.random.default_rng(seed).permutation(7)):
+        found = subsel.sieve_streaming(f, k, 0.2, order=order)
+        assert found.value >= 0.3 * optimum - slack
+    for begun in itertools.combinations(range(7), k):
+        assert subsel.refine(f, begun).value >= optimum / 2 - slack
