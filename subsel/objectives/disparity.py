@@ -69,7 +69,8 @@ class DisparitySum(Pairwise):
         metric : str or callable, default "euclidean"
             Distance of rows x and y:
 
-            - ``"euclidean"``: ||x - y||. ``"manhattan"``: sum_k |x_k - y_k|.
+            - ``"euclidean"``: ||x - y||. ``"manhattan"``: the sum of absolute
+              differences.
             - ``"cosine"``: 1 - cos(x, y). ``"correlation"``: the same of rows less their means.
             - ``"hamming"``: the share of features that differ.
             - ``"jaccard"``, or ``"tanimoto"``, of rows of 0 and 1: the share of the features which

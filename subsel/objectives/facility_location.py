@@ -171,7 +171,8 @@ class FacilityLocation(Objective):
 
             The following need an n x n matrix that fits into `memory`, and are for the CPU:
 
-            - ``"manhattan"``: c0 - sum_k |x_k - y_k|, with c0 as for ``"euclidean"``.
+            - ``"manhattan"``: c0 - the sum of absolute differences, with c0 as for
+              ``"euclidean"``.
             - ``"hamming"``: c0 less the share of features that differ, c0 = 1.
             - ``"jaccard"``, or ``"tanimoto"``, of rows of 0 and 1: c0 less the share of the
               features which only one of them has, of those that one of them has, c0 = 1. Two rows
