@@ -1,16 +1,15 @@
 """The front door: features in, the most representative rows out."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import reduce
-from operator import and_
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from subsel import objectives as all_objectives
 from subsel import sources
-from subsel.constraints import Constraint, Count, Groups, Knapsack, MinDistance
+from subsel.allowed import OpenRows, budgets, constraint_of, only_for_classes
+from subsel.constraints import Constraint, Count
 from subsel.kernels import cpu
 from subsel.objectives import FacilityLocation, Objective
 from subsel.objectives.disjoint import side_by_side, together
@@ -20,18 +19,12 @@ from subsel.selection import Selection, merged, sizes_of
 from subsel.validation import (
     ArrayLike,
     Metric,
-    as_float_array,
-    as_host_array,
-    as_scalar,
     check_backend,
-    check_budget,
     check_choice,
-    check_distinct,
     check_labels,
     check_memory,
     check_random_state,
     check_values,
-    portion,
 )
 
 METHODS = ("lazy", "greedy", "stochastic")
@@ -206,7 +199,7 @@ def select(
         "min_distance": min_distance,
     }  # fmt: skip
     if labels is not None:
-        _only_for_classes(objective, limits | stops)
+        only_for_classes(objective, limits | stops)
     if objective == "facility_location":
         metric = "euclidean" if metric is None else metric
         features = _features(X, metric, backend)
@@ -215,7 +208,7 @@ def select(
     else:
         f = _named(objective, X, metric, weights, backend, memory)
         n = f.n
-    rows = _Rows.of(n, given, exclude, candidates)
+    rows = OpenRows.of(n, given, exclude, candidates)
     others = None
     if given_features is not None:
         others = features.others(given_features, "given_features")
@@ -223,7 +216,7 @@ def select(
 
     if labels is None:
         rule = "ratio" if method == "stochastic" else "best"
-        constraint = _constraint(X, others, rows, budget, metric, rule, stops, **limits)
+        constraint = constraint_of(X, others, rows, budget, metric, rule, stops, **limits)
         if others is not None:
             f = FacilityLocation.of(features.beside(others, metric, None, memory), weights)
         elif objective == "facility_location":
@@ -265,63 +258,9 @@ def _features(X: ArrayLike, metric: Any, backend: str) -> Any:
     return features
 
 
-@dataclass
-class _Rows:
-    """Which rows are held already, and which may be selected: masks (n,).
-
-    `whole` says that the objective gets all rows as candidates in any case.
-    """
-
-    held: np.ndarray
-    open: np.ndarray
-    whole: bool = False
-
-    @classmethod
-    def of(cls, n: int, given: Any, exclude: Any, candidates: Any) -> "_Rows":
-        """From the arguments of `select`."""
-        held, shut = np.zeros(n, bool), np.zeros(n, bool)
-        held[check_distinct(given, n, "given")] = True
-        shut[check_distinct(exclude, n, "exclude")] = True
-        if (held & shut).any():
-            raise ValueError(f"{np.argmax(held & shut)} is in given and in exclude")
-        if candidates is not None:
-            some = np.zeros(n, bool)
-            some[check_distinct(candidates, n, "candidates")] = True
-            if not some.any():
-                raise ValueError("candidates must not be empty")
-            shut |= ~some
-        return cls(held, ~(held | shut))
-
-    def beside(self, count: int) -> "_Rows":
-        """And as many more, below them, that are held."""
-        held, open_ = np.ones(count, bool), np.zeros(count, bool)
-        return _Rows(np.append(self.held, held), np.append(self.open, open_))
-
-    def part(self, stops: dict[str, float | None]) -> np.ndarray:
-        """The rows that the objective gets as candidates, ascending: all, or those that may be."""
-        few = np.flatnonzero(self.held | self.open)
-        # A coverage is a part of F of all rows; and leaving out a few makes nothing faster.
-        whole = self.whole or stops.get("coverage") is not None
-        whole = whole or 2 * len(few) > len(self.held)
-        return np.arange(len(self.held)) if whole else few
-
-    def check_classes(self, members: list[np.ndarray], counts: list[int]) -> None:
-        """Refuse classes with too few rows that may be selected."""
-        for own, k in zip(members, counts, strict=True):
-            if (left := int(self.open[own].sum())) < k:
-                raise ValueError(
-                    f"the class of row {own[0]} is to have {k} rows selected, but only {left} of "
-                    f"its {len(own)} are candidates, and neither given nor excluded"
-                )
-
-    def of_class(self, own: np.ndarray) -> "_Rows":
-        """Of some rows alone."""
-        return _Rows(self.held[own], self.open[own])
-
-
 def _represent(
     f: Objective,
-    rows: _Rows,
+    rows: OpenRows,
     constraint: Constraint | None,
     method: str,
     refine: bool,
@@ -406,129 +345,3 @@ def _weights_of_rows(weights: Any, n: int, features: Any) -> np.ndarray | None:
     if features.together:
         raise ValueError("weights are for the CPU: use backend='cpu'")
     return check_values(weights, "weights", n, 0, "[", "row")
-
-
-def _only_for_classes(objective: str, refused: dict[str, Any]) -> None:
-    """Refuse what does not go together with labels."""
-    cure = "for one selection of all rows, pass the classes as groups"
-    if objective != "facility_location":
-        raise ValueError(f"labels go with facility location only, not with {objective!r}: {cure}")
-    for name, value in refused.items():
-        if value is not None:
-            raise ValueError(
-                f"labels and {name} do not go together, as each class has a selection and a budget "
-                f"of its own: {cure}"
-            )
-
-
-def _constraint(
-    X: ArrayLike, others: np.ndarray | None, rows: _Rows, budget: Any, metric: Any,
-    rule: str, stops: dict[str, float | None], *, costs: Any, groups: Any, at_most: Any,
-    at_least: Any, min_distance: Any,
-) -> Constraint | None:  # fmt: skip
-    """What the arguments of `select` allow, of `_Rows.part`; None if a stop decides.
-
-    `others` are features of rows that are held and not in X.
-    """
-    n, part = len(rows.open) - (0 if others is None else len(others)), rows.part(stops)
-    known = np.where(part < n, part, 0)  # what others cost, and their group, count nowhere
-    some: list[Constraint] = []
-    if isinstance(budget, Constraint):
-        raise TypeError(
-            f"budget must be a number, not {budget}: pass what the constraint is made of (costs, "
-            "groups, at_most, at_least, min_distance), or give the constraint to subsel.greedy"
-        )
-    if costs is not None:
-        if budget is None:
-            raise ValueError("costs need a budget: what the selected rows may cost together")
-        own = as_host_array(costs, "costs")
-        if own.shape != (n,):
-            raise ValueError(f"costs must have one entry per row of X: ({n},), not {own.shape}")
-        some.append(Knapsack(own[known], budget, rule=rule))
-    count = None
-    if costs is None and budget is not None:
-        count = check_budget(budget, n, fraction=True)
-        if 0 < (left := np.count_nonzero(rows.open)) < count:
-            raise ValueError(
-                f"budget is {count}, but only {left} of {n} rows are candidates, and neither given "
-                "nor excluded"
-            )
-    if groups is None:
-        if not at_most is at_least is None:
-            raise ValueError("at_most and at_least are numbers of each group: give groups, too")
-    else:
-        if at_most is at_least is None:
-            raise ValueError("groups are for at_most and at_least: give one of them, or leave it")
-        if at_least is not None and count is None:
-            raise ValueError("at_least needs a budget that is a count, so that room can be kept")
-        own = check_labels(groups, n, "groups")
-        some.append(Groups(own[known], at_most=at_most, at_least=at_least, count=count))
-    if min_distance is not None:
-        if metric == "precomputed":
-            raise ValueError(
-                "min_distance needs features, but X has distances (metric='precomputed'): use "
-                "subsel.constraints.MinDistance with subsel.greedy"
-            )
-        distance = metric if metric in sources.DISTANCES else "euclidean"
-        own = X.tocsr() if hasattr(X, "tocsr") else as_float_array(X, "X")
-        own = own if others is None else np.concatenate([own, others])
-        some.append(MinDistance(own[part], min_distance, metric=distance))
-    if count is not None and groups is None:
-        some.append(Count(count))
-    if not some and all(stop is None for stop in stops.values()):
-        check_budget(budget, n, fraction=True)  # says what is wanted
-    return reduce(and_, some) if some else None
-
-
-def budgets(budget: Any, labels: np.ndarray) -> tuple[list[np.ndarray], list[int]]:
-    """Rows of each class that occurs (ascending, classes in sorted order), and its count."""
-    classes, inverse, sizes = np.unique(labels, return_inverse=True, return_counts=True)
-    members = np.split(np.argsort(inverse, kind="stable"), np.cumsum(sizes)[:-1])
-    budget = as_scalar(budget)
-    if isinstance(budget, Mapping):
-        names = classes.tolist()
-        if wrong := set(names) ^ set(budget):
-            raise ValueError(
-                f"budget must have a count for each label; see {sorted(wrong, key=repr)[:5]}"
-            )
-        counts = [
-            check_budget(budget[name], int(size), name=f"budget[{name!r}]")
-            for name, size in zip(names, sizes, strict=True)
-        ]
-    else:
-        count = check_budget(budget, len(labels), fraction=True)
-        if isinstance(budget, float | np.floating):
-            counts = [portion(budget, int(size)) for size in sizes]
-        else:
-            counts = apportion(count, sizes).tolist()
-    return members, counts
-
-
-def apportion(budget: int, sizes: np.ndarray) -> np.ndarray:
-    """Share out a count in proportion to sizes (largest remainder), each from 1 to its size.
-
-    Parameters
-    ----------
-    budget : int
-        In len(sizes)..sum(sizes).
-    sizes : ndarray of int, shape (c,)
-
-    Returns
-    -------
-    ndarray of int64, shape (c,)
-        They sum to `budget`. Among equal remainders the first wins.
-    """
-    if budget < len(sizes):
-        raise ValueError(
-            f"budget must be at least one for each of the {len(sizes)} classes, not {budget}"
-        )
-    exact = budget * sizes.astype(np.int64)
-    counts = np.maximum(exact // sizes.sum(), 1)
-    while counts.sum() != budget:
-        # A class's claim to one more: how far its count lies below its exact share.
-        claim = exact - counts * sizes.sum()
-        if counts.sum() < budget:
-            counts[np.argmax(np.where(counts < sizes, claim, np.iinfo(np.int64).min))] += 1
-        else:
-            counts[np.argmin(np.where(counts > 1, claim, np.iinfo(np.int64).max))] -= 1
-    return counts

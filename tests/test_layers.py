@@ -15,7 +15,7 @@ LAYERS = [
     {"selection"},
     {"constraints"},
     {"objectives"},
-    {"optimizers", "testing"},
+    {"allowed", "optimizers", "testing"},
     {"assignment", "coreset", "streaming"},
     {"distributed"},
     {"defense", "estimators", "plots"},

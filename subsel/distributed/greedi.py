@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from subsel.coreset import _constraint, _only_for_classes, _Rows, budgets
+from subsel.allowed import OpenRows, budgets, constraint_of, only_for_classes
 from subsel.distributed import engines
 from subsel.distributed.goal import check_goal
 from subsel.distributed.inputs import source_of
@@ -187,7 +187,7 @@ def greedi(
     engine = engines.choose(place)
     source = source_of(X, max_rows or MAX_ROWS, sent=engine.elsewhere)
     n, classes = source.n, None
-    rows = _Rows.of(n, given, exclude, candidates)
+    rows = OpenRows.of(n, given, exclude, candidates)
     rows.whole = True
     facts: dict[str, np.ndarray] = {}
     if not given is exclude is candidates is None:
@@ -199,7 +199,7 @@ def greedi(
     limits, held, constraint = Limits(), np.flatnonzero(rows.held), None
     together = {"costs": costs, "groups": groups, "at_most": at_most, "at_least": at_least}
     if labels is None:
-        constraint = _constraint(
+        constraint = constraint_of(
             X, None, rows, budget, "euclidean", "best", {}, min_distance=None, **together
         )
         assert constraint is not None  # a budget of None without groups was refused
@@ -209,7 +209,7 @@ def greedi(
         limits, known = Limits.of(constraint)
         facts |= known
     else:
-        _only_for_classes("facility_location" if goal.plain else str(objective), together)
+        only_for_classes("facility_location" if goal.plain else str(objective), together)
         if sample is not None:
             raise ValueError("sample goes without labels; select from a part of X instead")
         members, counts = budgets(budget, check_labels(labels, n))

@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 from sklearn.datasets import load_digits
 
 import subsel
-from subsel.coreset import apportion
+from subsel.allowed import apportion
 from subsel.kernels import cpu, reference
 from subsel.sources import METRICS
 from subsel.validation import portion

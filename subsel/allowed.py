@@ -1,0 +1,202 @@
+"""Which rows may be selected, and which sets of them: what `select` and `greedi` take alike."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import reduce
+from operator import and_
+from typing import Any
+
+import numpy as np
+
+from subsel import sources
+from subsel.constraints import Constraint, Count, Groups, Knapsack, MinDistance
+from subsel.validation import (
+    ArrayLike,
+    as_float_array,
+    as_host_array,
+    as_scalar,
+    check_budget,
+    check_distinct,
+    check_labels,
+    portion,
+)
+
+
+@dataclass
+class OpenRows:
+    """Which rows are held already, and which may be selected: masks (n,).
+
+    `whole` says that the objective gets all rows as candidates in any case.
+    """
+
+    held: np.ndarray
+    open: np.ndarray
+    whole: bool = False
+
+    @classmethod
+    def of(cls, n: int, given: Any, exclude: Any, candidates: Any) -> "OpenRows":
+        """From the arguments of `select`."""
+        held, shut = np.zeros(n, bool), np.zeros(n, bool)
+        held[check_distinct(given, n, "given")] = True
+        shut[check_distinct(exclude, n, "exclude")] = True
+        if (held & shut).any():
+            raise ValueError(f"{np.argmax(held & shut)} is in given and in exclude")
+        if candidates is not None:
+            some = np.zeros(n, bool)
+            some[check_distinct(candidates, n, "candidates")] = True
+            if not some.any():
+                raise ValueError("candidates must not be empty")
+            shut |= ~some
+        return cls(held, ~(held | shut))
+
+    def beside(self, count: int) -> "OpenRows":
+        """And as many more, below them, that are held."""
+        held, open_ = np.ones(count, bool), np.zeros(count, bool)
+        return OpenRows(np.append(self.held, held), np.append(self.open, open_))
+
+    def part(self, stops: dict[str, float | None]) -> np.ndarray:
+        """The rows that the objective gets as candidates, ascending: all, or those that may be."""
+        few = np.flatnonzero(self.held | self.open)
+        # A coverage is a part of F of all rows; and leaving out a few makes nothing faster.
+        whole = self.whole or stops.get("coverage") is not None
+        whole = whole or 2 * len(few) > len(self.held)
+        return np.arange(len(self.held)) if whole else few
+
+    def check_classes(self, members: list[np.ndarray], counts: list[int]) -> None:
+        """Refuse classes with too few rows that may be selected."""
+        for own, k in zip(members, counts, strict=True):
+            if (left := int(self.open[own].sum())) < k:
+                raise ValueError(
+                    f"the class of row {own[0]} is to have {k} rows selected, but only {left} of "
+                    f"its {len(own)} are candidates, and neither given nor excluded"
+                )
+
+    def of_class(self, own: np.ndarray) -> "OpenRows":
+        """Of some rows alone."""
+        return OpenRows(self.held[own], self.open[own])
+
+
+def only_for_classes(objective: str, refused: dict[str, Any]) -> None:
+    """Refuse what does not go together with labels."""
+    cure = "for one selection of all rows, pass the classes as groups"
+    if objective != "facility_location":
+        raise ValueError(f"labels go with facility location only, not with {objective!r}: {cure}")
+    for name, value in refused.items():
+        if value is not None:
+            raise ValueError(
+                f"labels and {name} do not go together, as each class has a selection and a budget "
+                f"of its own: {cure}"
+            )
+
+
+def constraint_of(
+    X: ArrayLike, others: np.ndarray | None, rows: OpenRows, budget: Any, metric: Any,
+    rule: str, stops: dict[str, float | None], *, costs: Any, groups: Any, at_most: Any,
+    at_least: Any, min_distance: Any,
+) -> Constraint | None:  # fmt: skip
+    """What the arguments of `select` allow, of `OpenRows.part`; None if a stop decides.
+
+    `others` are features of rows that are held and not in X.
+    """
+    n, part = len(rows.open) - (0 if others is None else len(others)), rows.part(stops)
+    known = np.where(part < n, part, 0)  # what others cost, and their group, count nowhere
+    some: list[Constraint] = []
+    if isinstance(budget, Constraint):
+        raise TypeError(
+            f"budget must be a number, not {budget}: pass what the constraint is made of (costs, "
+            "groups, at_most, at_least, min_distance), or give the constraint to subsel.greedy"
+        )
+    if costs is not None:
+        if budget is None:
+            raise ValueError("costs need a budget: what the selected rows may cost together")
+        own = as_host_array(costs, "costs")
+        if own.shape != (n,):
+            raise ValueError(f"costs must have one entry per row of X: ({n},), not {own.shape}")
+        some.append(Knapsack(own[known], budget, rule=rule))
+    count = None
+    if costs is None and budget is not None:
+        count = check_budget(budget, n, fraction=True)
+        if 0 < (left := np.count_nonzero(rows.open)) < count:
+            raise ValueError(
+                f"budget is {count}, but only {left} of {n} rows are candidates, and neither given "
+                "nor excluded"
+            )
+    if groups is None:
+        if not at_most is at_least is None:
+            raise ValueError("at_most and at_least are numbers of each group: give groups, too")
+    else:
+        if at_most is at_least is None:
+            raise ValueError("groups are for at_most and at_least: give one of them, or leave it")
+        if at_least is not None and count is None:
+            raise ValueError("at_least needs a budget that is a count, so that room can be kept")
+        own = check_labels(groups, n, "groups")
+        some.append(Groups(own[known], at_most=at_most, at_least=at_least, count=count))
+    if min_distance is not None:
+        if metric == "precomputed":
+            raise ValueError(
+                "min_distance needs features, but X has distances (metric='precomputed'): use "
+                "subsel.constraints.MinDistance with subsel.greedy"
+            )
+        distance = metric if metric in sources.DISTANCES else "euclidean"
+        own = X.tocsr() if hasattr(X, "tocsr") else as_float_array(X, "X")
+        own = own if others is None else np.concatenate([own, others])
+        some.append(MinDistance(own[part], min_distance, metric=distance))
+    if count is not None and groups is None:
+        some.append(Count(count))
+    if not some and all(stop is None for stop in stops.values()):
+        check_budget(budget, n, fraction=True)  # says what is wanted
+    return reduce(and_, some) if some else None
+
+
+def budgets(budget: Any, labels: np.ndarray) -> tuple[list[np.ndarray], list[int]]:
+    """Rows of each class that occurs (ascending, classes in sorted order), and its count."""
+    classes, inverse, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    members = np.split(np.argsort(inverse, kind="stable"), np.cumsum(sizes)[:-1])
+    budget = as_scalar(budget)
+    if isinstance(budget, Mapping):
+        names = classes.tolist()
+        if wrong := set(names) ^ set(budget):
+            raise ValueError(
+                f"budget must have a count for each label; see {sorted(wrong, key=repr)[:5]}"
+            )
+        counts = [
+            check_budget(budget[name], int(size), name=f"budget[{name!r}]")
+            for name, size in zip(names, sizes, strict=True)
+        ]
+    else:
+        count = check_budget(budget, len(labels), fraction=True)
+        if isinstance(budget, float | np.floating):
+            counts = [portion(budget, int(size)) for size in sizes]
+        else:
+            counts = apportion(count, sizes).tolist()
+    return members, counts
+
+
+def apportion(budget: int, sizes: np.ndarray) -> np.ndarray:
+    """Share out a count in proportion to sizes (largest remainder), each from 1 to its size.
+
+    Parameters
+    ----------
+    budget : int
+        In len(sizes)..sum(sizes).
+    sizes : ndarray of int, shape (c,)
+
+    Returns
+    -------
+    ndarray of int64, shape (c,)
+        They sum to `budget`. Among equal remainders the first wins.
+    """
+    if budget < len(sizes):
+        raise ValueError(
+            f"budget must be at least one for each of the {len(sizes)} classes, not {budget}"
+        )
+    exact = budget * sizes.astype(np.int64)
+    counts = np.maximum(exact // sizes.sum(), 1)
+    while counts.sum() != budget:
+        # A class's claim to one more: how far its count lies below its exact share.
+        claim = exact - counts * sizes.sum()
+        if counts.sum() < budget:
+            counts[np.argmax(np.where(counts < sizes, claim, np.iinfo(np.int64).min))] += 1
+        else:
+            counts[np.argmin(np.where(counts > 1, claim, np.iinfo(np.int64).max))] -= 1
+    return counts
