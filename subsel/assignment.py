@@ -23,8 +23,8 @@ from subsel.validation import (
 _FEWEST = 1024
 """Rows of a block, at least, where memory allows: representatives are made ready for each block."""
 
-_WORK = 2**32
-"""Differences of features that a block may take, some seconds, so that Ctrl-C is heard."""
+_WORK = 2**30
+"""Differences of features that a block may take, about half a second, so that Ctrl-C is heard."""
 
 _PER_ROW = 256
 """Bytes for a row of a block beside its features, at most."""

@@ -5,8 +5,29 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-_PORTION = 0.1
+_SECONDS = 0.1
 """Seconds that a portion should take."""
+
+PORTION = 2**26
+"""Similarities that are looked at in about as long."""
+
+
+_obeyed = threading.local()
+
+
+def obey(stop: threading.Event) -> None:
+    """Let what this thread does in portions end soon after an event is set.
+
+    Ctrl-C is heard by the main thread alone; by such an event it tells the others.
+    """
+    _obeyed.stop = stop
+
+
+def heed() -> None:
+    """Raise KeyboardInterrupt in a thread that was told to stop."""
+    stop = getattr(_obeyed, "stop", None)
+    if stop is not None and stop.is_set():
+        raise KeyboardInterrupt
 
 
 class Pace:
@@ -18,12 +39,18 @@ class Pace:
 
     def size(self) -> int:
         """Of the portion that begins now; twice the last one, or half of it if that took long."""
+        heed()
         now = time.perf_counter()
         if self._began is not None:
-            soon = now - self._began < _PORTION
+            soon = now - self._began < _SECONDS
             self._size = 2 * self._size if soon else max(1, self._size // 2)
         self._began = now
         return self._size
+
+
+def portion(work: int, count: int) -> int:
+    """How many of `count` equal parts of some work, in similarities, are one portion."""
+    return max(1, count if work <= PORTION else count * PORTION // work)
 
 
 def portions(count: int, first: int = 1) -> Iterator[slice]:

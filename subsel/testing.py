@@ -3,7 +3,7 @@
 import numpy as np
 
 from subsel.objectives import Objective
-from subsel.validation import check_count, check_random_state
+from subsel.validation import check_count, check_number, check_random_state
 
 __all__ = ["check_objective"]
 
@@ -52,6 +52,7 @@ def check_objective(
     if not isinstance(f, Objective):
         raise TypeError(f"f must be a subsel.Objective, not {type(f).__name__}")
     check_count(trials, "trials", 1)
+    tolerance = float(check_number(tolerance, "tolerance", 0, ends="[)"))
     random = check_random_state(random_state)
     _Checks(f, tolerance, random).run(trials)
     f.reset()

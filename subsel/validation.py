@@ -23,6 +23,7 @@ BACKENDS = ("auto", "cpu", "cuda")
 
 _EXACT_IN_FLOAT32 = "?bBhHef"
 _DLPACK_CUDA = 2
+_LARGEST_COUNT = 2**63 - 1  # of an integer of 64 bits
 _FLOATS_OF_NUMPY = {"torch.float16", "torch.float32", "torch.float64"}
 
 
@@ -360,8 +361,9 @@ def check_count(value: Any, name: str, low: int, high: int | None = None) -> int
     count = whole_number(value)
     if count is None:
         raise TypeError(f"{name} must be a count {wanted}, not {_as_came(value)}")
-    if count < low or (high is not None and count > high):
-        raise ValueError(f"{name} must be {wanted}, not {count}")
+    if count < low or count > (_LARGEST_COUNT if high is None else high):
+        most = f" and at most {_LARGEST_COUNT}" if high is None and count > low else ""
+        raise ValueError(f"{name} must be {wanted}{most}, not {count}")
     return count
 
 
@@ -483,21 +485,21 @@ def check_labels(labels: ArrayLike, n: int | None = None, name: str = "labels") 
     """One label per row: a 1-D array of integers, booleans or strings; of any length for None."""
     if isinstance(labels, Mapping | Set):
         raise TypeError(
-            f"labels must be an array or a list with one label per row, in the order of the rows, "
+            f"{name} must be an array or a list with one label per row, in the order of the rows, "
             f"not a {type(labels).__name__}"
         )
     if isinstance(labels, Iterable) and not _has_array(labels) and not isinstance(labels, str):
         labels = list(labels)
-    array = labels if isinstance(labels, list) else as_host_array(labels, "labels")
+    array = labels if isinstance(labels, list) else as_host_array(labels, name)
     if isinstance(array, list) or (array.dtype.kind in "OT" and array.ndim == 1):
-        array = _array_of_labels(list(array))
+        array = _array_of_labels(list(array), name)
     if n is None and (array.ndim != 1 or not array.size):
-        raise ValueError(f"labels must be 1-D, with one entry per candidate, not {array.shape}")
+        raise ValueError(f"{name} must be 1-D, with one entry per candidate, not {array.shape}")
     if n is not None and (array.ndim != 1 or len(array) != n):
         raise ValueError(f"{name} must have one entry per row of X: ({n},), not {array.shape}")
     if array.dtype.kind not in "iubUS":
-        cure = " (for whole numbers, pass labels.astype(int))" if array.dtype.kind == "f" else ""
-        raise TypeError(f"labels must be integers, booleans or strings, not {array.dtype}{cure}")
+        cure = f" (for whole numbers, pass {name}.astype(int))" if array.dtype.kind == "f" else ""
+        raise TypeError(f"{name} must be integers, booleans or strings, not {array.dtype}{cure}")
     return array
 
 
@@ -507,27 +509,27 @@ def _has_array(values: Any) -> bool:
     return isinstance(values, bytes | memoryview) or any(hasattr(values, name) for name in known)
 
 
-def _array_of_labels(labels: list) -> np.ndarray:
+def _array_of_labels(labels: list, name: str) -> np.ndarray:
     """An array of a list of labels, which are checked to be of one kind."""
     kinds = set(map(type, labels))
     texts = {kind for kind in kinds if issubclass(kind, str | bytes)}
     if not texts:
-        array = as_host_array(labels, "labels")
+        array = as_host_array(labels, name)
         if array.dtype.kind == "O" and array.ndim == 1:
             at = next((i for i, x in enumerate(labels) if whole_number(x) is None), 0)
             raise TypeError(
-                f"labels[{at}] is {reprlib.repr(labels[at])}; labels must be integers of at most "
+                f"{name}[{at}] is {reprlib.repr(labels[at])}; {name} must be integers of at most "
                 f"64 bits, booleans or strings"
             )
         return array
     of_one_kind = any(all(issubclass(kind, text) for kind in kinds) for text in (str, bytes))
     if not of_one_kind:
         names = ", ".join(sorted(kind.__name__ for kind in kinds))
-        raise TypeError(f"labels must be of one kind, not a mixture of {names}")
+        raise TypeError(f"{name} must be of one kind, not a mixture of {names}")
     for at, label in enumerate(labels):
         if label[-1:] == ("\0" if isinstance(label, str) else b"\0"):
             raise ValueError(
-                f"labels[{at}] is {label!r}; strings must not end in a null character, which NumPy "
+                f"{name}[{at}] is {label!r}; strings must not end in a null character, which NumPy "
                 "drops (use integers, or other names)"
             )
     return np.array(labels)

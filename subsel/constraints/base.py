@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from subsel.validation import check_budget
+from subsel.validation import check_budget, check_count
 
 
 class State(ABC):
@@ -74,6 +74,13 @@ class Constraint(ABC):
             If the constraint does not fit n candidates, or cannot be met.
         """
 
+    def beside(self, closed: np.ndarray, given: np.ndarray) -> State:
+        """An empty selection, as `start`, beside another constraint, which may end it earlier.
+
+        The same as `start` unless a subclass can then promise less.
+        """
+        return self.start(closed, given)
+
     def most_of(self, gains: np.ndarray) -> float:
         """The largest sum of gains of a set that may be selected, or a bound above it.
 
@@ -95,16 +102,12 @@ class Constraint(ABC):
 
 
 class Count(Constraint):
-    """Exactly k elements.
+    """Exactly k elements; beside another constraint (``Count(k) & other``), at most k.
 
     Parameters
     ----------
     k : int
-        In 1..n.
-
-    Notes
-    -----
-    Beside another constraint (``Count(k) & other``) it means at most k.
+        In 1..n, and no more than may be selected. Beside another constraint any number from 1 on.
 
     Examples
     --------
@@ -123,7 +126,12 @@ class Count(Constraint):
         """An empty selection."""
         k = check_budget(self.k, len(closed))
         check_enough(k, closed, "budget")
-        return _Counting(k)
+        return _Counting(k, k)
+
+    def beside(self, closed: np.ndarray, given: np.ndarray) -> State:
+        """An empty selection that may stay below k."""
+        k = check_count(self.k, "budget", 1)
+        return _Counting(k, min(k, _left(closed)))
 
     def most_of(self, gains: np.ndarray) -> float:
         """The sum of the k largest gains."""
@@ -131,8 +139,8 @@ class Count(Constraint):
 
 
 class _Counting(State):
-    def __init__(self, most: int) -> None:
-        self._left = self.most = most
+    def __init__(self, count: int, most: int) -> None:
+        self._left, self.most = count, most
 
     def safe(self) -> int:
         return self._left
@@ -152,9 +160,8 @@ class Unlimited(Constraint):
 
     def start(self, closed: np.ndarray, given: np.ndarray) -> State:
         """An empty selection."""
-        state = _Counting(len(closed) - int(np.count_nonzero(closed)))
-        state._left += 1  # it is never full: what ends it is that no candidate is left
-        return state
+        most = _left(closed)
+        return _Counting(most + 1, most)  # never full: what ends it is that no candidate is left
 
 
 class Both(Constraint):
@@ -182,7 +189,7 @@ class Both(Constraint):
 
     def start(self, closed: np.ndarray, given: np.ndarray) -> State:
         """An empty selection."""
-        return _Jointly(self.a.start(closed, given), self.b.start(closed, given))
+        return _Jointly(self.a.beside(closed, given), self.b.beside(closed, given))
 
     def most_of(self, gains: np.ndarray) -> float:
         """The smaller of the two bounds."""
@@ -232,9 +239,14 @@ def largest(gains: np.ndarray, k: int) -> float:
     return math.fsum(gains)
 
 
+def _left(closed: np.ndarray) -> int:
+    """How many candidates may be selected."""
+    return len(closed) - int(np.count_nonzero(closed))
+
+
 def check_enough(k: int, closed: np.ndarray, name: str) -> None:
     """Refuse a count of more elements than may be selected."""
-    left = len(closed) - int(np.count_nonzero(closed))
+    left = _left(closed)
     if k > left:
         raise ValueError(
             f"{name} is {k}, but only {left} of {len(closed)} candidates are neither given nor "

@@ -488,14 +488,21 @@ def _unpacked(packed: io.BufferedReader, names: set[str], allowance: Allowance) 
 
 
 class _Counted(io.RawIOBase):
-    """A stream whose every byte is counted, also those of members that are passed over."""
+    """A stream whose every byte is counted, also those of members that are passed over.
+
+    It may be read a few times beyond its end, but not forever: to pass over a member, tarfile reads
+    as many blocks as the member says that it has, also where the archive has long ended.
+    """
 
     def __init__(self, stream: io.BufferedIOBase, allowance: Allowance) -> None:
-        self.stream, self.allowance = stream, allowance
+        self.stream, self.allowance, self.beyond = stream, allowance, 0
 
     def read(self, n: int = -1) -> bytes:
         chunk = self.stream.read(n)
         self.allowance.take(len(chunk))
+        self.beyond += not chunk
+        if self.beyond > 1000:
+            raise EOFError("the archive ends before one of its members")
         return chunk
 
 

@@ -29,7 +29,7 @@ def checked_settings(preset: str | None, given: dict[str, Any], **settings: Any)
     for name, choices in CHOICES.items():
         check_choice(settings[name], choices, name)
     settings["batch_size"] = check_count(settings["batch_size"], "batch_size", 1)
-    settings["seed"] = check_count(settings["seed"], "seed", 0)
+    settings["seed"] = check_count(settings["seed"], "seed", 0, 2**64 - 1)
     for name in ("lr", "drop_factor", "momentum", "weight_decay"):
         settings[name] = _number(settings[name], name, zero=name in ("momentum", "weight_decay"))
     for name in ("nesterov", "fresh_head"):

@@ -400,7 +400,7 @@ def _parser() -> argparse.ArgumentParser:
 def _from_0(text: str) -> int:
     """An option's whole number of at least 0."""
     try:
-        return check_count(int(text), "it", 0)
+        return check_count(int(text), "it", 0, 2**64 - 1)
     except ValueError:
         raise argparse.ArgumentTypeError(
             f"must be a whole number of at least 0, not {text}"

@@ -1,6 +1,7 @@
 """Engines run tasks: on threads of this process, or on the workers of a Dask client."""
 
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
@@ -9,6 +10,7 @@ from uuid import uuid4
 
 from subsel.distributed.chunks import Chunk
 from subsel.kernels import cpu
+from subsel.pacing import obey
 
 
 class Task(NamedTuple):
@@ -28,11 +30,18 @@ class Threads:
     elsewhere = False  # tasks see this process's memory
 
     def __init__(self, threads: int) -> None:
-        self._pool = ThreadPoolExecutor(threads, "greedi", cpu.single_thread)
+        self._stop = threading.Event()
+        self._pool = ThreadPoolExecutor(threads, "greedi", self._begin)
+
+    def _begin(self) -> None:
+        cpu.single_thread()
+        obey(self._stop)
 
     def __enter__(self) -> None: ...
 
     def __exit__(self, failed: Any, *_: Any) -> None:
+        if failed:
+            self._stop.set()
         self._pool.shutdown(wait=not failed, cancel_futures=True)
 
     def slots(self) -> int:

@@ -15,9 +15,12 @@ import functools
 import inspect
 import logging
 import os
+import signal
 import sys
+import threading
+from _thread import interrupt_main
 from collections.abc import Callable
-from types import FunctionType
+from types import FrameType, FunctionType
 from typing import Any
 
 import numba
@@ -125,7 +128,54 @@ class _CompilationNotice(event.Listener):
         """Nothing to say."""
 
 
-event.register("numba:compile", _CompilationNotice())
+class _InterruptsKept(event.Listener):
+    """Sees to it that Ctrl-C is not lost while kernels are compiled.
+
+    LLVM calls Python functions of llvmlite's, and it is mostly there that Python gets round to
+    Ctrl-C, for LLVM takes the longest time. What is raised in them is printed and forgotten, and
+    leaves a kernel without machine code. What is raised while Python tidies up is forgotten, too.
+    """
+
+    def __init__(self) -> None:
+        self._depth = 0
+        self._again: threading.Timer | None = None
+
+    def on_start(self, _: Any) -> None:
+        """Stand in for Python's own handler of Ctrl-C, if it has that."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        if self._depth or signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            self._depth += 1
+            signal.signal(signal.SIGINT, self._interrupt)
+
+    def on_end(self, _: Any) -> None:
+        """Put Python's handler back."""
+        if not self._depth or threading.current_thread() is not threading.main_thread():
+            return
+        self._depth -= 1
+        if self._depth:
+            return
+        if signal.getsignal(signal.SIGINT) == self._interrupt:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        if self._again and isinstance(sys.exc_info()[1], KeyboardInterrupt):
+            self._again.cancel()  # it was heard
+        self._again = None
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        """Raise KeyboardInterrupt, but not where LLVM calls; and again, until it is heard."""
+        if self._again:
+            self._again.cancel()
+        self._again = threading.Timer(0.1, interrupt_main)
+        self._again.daemon = True
+        self._again.start()
+        while frame is not None and not frame.f_code.co_name.startswith("_raw_object_cache_"):
+            frame = frame.f_back
+        if frame is None:
+            signal.default_int_handler(number, frame)
+
+
+event.register("numba:compile", _InterruptsKept())
+event.register("numba:compile", _CompilationNotice())  # last, as it takes itself off the list
 
 
 # --- Threads ----------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ each class, merged by gain (`subsel.selection.merged`), select the same.
 """
 
 import math
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from subsel.kernels import cpu
-from subsel.pacing import portions
+from subsel.pacing import obey, portions
 from subsel.progress import Progress
 from subsel.selection import Selection, bound_of_greedy, sizes_of
 
@@ -24,14 +25,22 @@ def side_by_side(
 ) -> list[Result]:
     """Selections of all classes, ``search(*task)`` each, by a number of threads.
 
-    A class has one thread of Numba's: its thread pools do not nest.
+    A class has one thread of Numba's: its thread pools do not nest. After an error or Ctrl-C the
+    other searches are told to stop.
     """
-    with ThreadPoolExecutor(workers, initializer=cpu.single_thread) as pool:
-        futures = [pool.submit(search, *task) for task in tasks]
+    stop = threading.Event()
+
+    def begin() -> None:
+        cpu.single_thread()
+        obey(stop)
+
+    with ThreadPoolExecutor(workers, initializer=begin) as pool:
         try:
+            futures = [pool.submit(search, *task) for task in tasks]
             bar = Progress(futures, desc="select", unit="class", disable=not progress)
             return [future.result() for future in bar]
         except BaseException:
+            stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 

@@ -348,7 +348,7 @@ class FacilityLocation(Objective):
         if (similarities is None) == (distances is None):
             raise ValueError("give similarities or distances of the neighbours, one of the two")
         if n_candidates is not None:
-            n_candidates = check_count(n_candidates, "n_candidates", 1)
+            n_candidates = check_count(n_candidates, "n_candidates", 1, 2**48)
         if distances is None:
             graph = sources.graph_of(indices, similarities, n_candidates, "similarities")
             return cls.of(sources.matrix(graph, backend, "similarities"))

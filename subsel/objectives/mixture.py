@@ -7,7 +7,13 @@ import numpy as np
 
 from subsel.objectives.base import Objective
 from subsel.objectives.modular import Modular
-from subsel.validation import ArrayLike, check_values
+from subsel.validation import (
+    ArrayLike,
+    check_candidates,
+    check_count,
+    check_indices,
+    check_values,
+)
 
 
 class Mixture(Objective):
@@ -67,7 +73,10 @@ class Mixture(Objective):
     def __init__(self, objectives: Iterable[Objective], weights: ArrayLike | None = None) -> None:
         if isinstance(objectives, Objective):
             raise TypeError("objectives must be a sequence of objectives, not a single one")
-        given = list(objectives)
+        if not isinstance(objectives, Iterable):
+            came = type(objectives).__name__
+            raise TypeError(f"objectives must be a sequence of objectives, not {came}")
+        given = [*objectives]
         if not given:
             raise ValueError("objectives must not be empty")
         for at, f in enumerate(given):
@@ -128,9 +137,10 @@ class Mixture(Objective):
         ----------
         candidates : array_like of int, shape (m,)
         """
+        candidates = check_indices(candidates, self.n, "candidates")
         gains, size = np.zeros(len(candidates)), np.zeros(len(candidates))
         for f, weight in _terms(self):
-            term = weight * f.gains(candidates)
+            term = weight * f.checked_gains(candidates)
             gains += term
             size += np.abs(term)
         self._largest = max(self._largest, float(size.max(initial=0.0)))
@@ -138,6 +148,7 @@ class Mixture(Objective):
 
     def add(self, element: int) -> None:
         """Select an element, in every objective."""
+        element = check_count(element, "element", 0, self.n - 1)
         for f in self.objectives:
             f.add(element)
 
@@ -149,6 +160,7 @@ class Mixture(Objective):
         indices : array_like of int, shape (k,)
             May be empty (F = 0) and may repeat.
         """
+        indices = check_indices(indices, self.n)
         return math.fsum(weight * f.value(indices) for f, weight in _terms(self))
 
     def restrict(self, candidates: ArrayLike) -> "Mixture":
@@ -159,6 +171,7 @@ class Mixture(Objective):
         candidates : array_like of int, shape (m,)
             Element j of the result is ``candidates[j]``.
         """
+        candidates = check_candidates(candidates, self.n)
         return Mixture([f.restrict(candidates) for f in self.objectives], self.weights)
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from subsel import pacing
 from subsel.kernels import cpu
 from subsel.kernels.cpu import LANES, GeneralSearch, Limits, Search, coverage, threads
-from subsel.pacing import portions
 from subsel.sources.levels import CpuLevels, frozen
 from subsel.sources.scale import grid
 
@@ -20,15 +20,6 @@ _LOG = 3
 
 PARALLEL_WORK = 2**22
 """Similarities to look at from which on starting threads costs less than it saves."""
-
-
-_PORTION = 2**26
-"""Similarities that are looked at in about a tenth of a second, between looks for Ctrl-C."""
-
-
-def portion(work: int, count: int) -> int:
-    """How many of `count` equal parts of some work take about a tenth of a second."""
-    return max(1, count if work <= _PORTION else count * _PORTION // work)
 
 
 def limited(search: Any) -> bool:
@@ -135,13 +126,13 @@ class Similarity:
         blocks = blocks[search.settled[blocks] != search.counts[cpu.RUNS]]
         work = cpu.pending(search, blocks)
         run = cpu.settle_serial if work < self._too_much or threads() == 1 else cpu.settle_parallel
-        for part in portions(len(blocks), first=portion(work, len(blocks))):
+        for part in pacing.portions(len(blocks), pacing.portion(work, len(blocks))):
             run(self.store, search, blocks[part])
 
     @property
     def _too_much(self) -> int:
         """Similarities from which on work is for several threads, or too long for one kernel."""
-        return PARALLEL_WORK if threads() > 1 else _PORTION
+        return PARALLEL_WORK if threads() > 1 else pacing.PORTION
 
     def make_room(self, search: Search) -> None:
         """See to it that the log takes another element's changes."""
@@ -222,7 +213,10 @@ class Similarity:
     ) -> tuple[Search, np.ndarray]:
         """A search to which candidates were added one by one, and what each of them gained."""
         search = self.search(limits, log=False)
-        gains = cpu.represent(self.store, self.slots(candidates), search)
+        slots, gains = self.slots(candidates), np.empty(len(candidates))
+        work = self.n_points * len(slots)
+        for part in pacing.portions(len(slots), pacing.portion(work, len(slots))):
+            gains[part] = cpu.represent(self.store, slots[part], search)
         return search, gains * self.unit
 
     def take(self, search: Search, elements: np.ndarray) -> np.ndarray:
@@ -278,7 +272,11 @@ class Similarity:
 
     def row_sums(self) -> np.ndarray:
         """The sum of each point's similarities to all candidates, float64 (n_points,)."""
-        alone = threads() == 1 or self.n_points * self.n < PARALLEL_WORK
+        work, tiles = self.n_points * self.n, -(-self.point_slots // LANES)
+        alone = threads() == 1 or work < PARALLEL_WORK
         run = coverage.row_sums_serial if alone else coverage.row_sums_parallel
-        sums = self.of_points(run(self.store, self.point_slots))[: self.n_points]
+        by_slot = np.zeros(self.point_slots)
+        for part in pacing.portions(tiles, pacing.portion(work, tiles)):
+            run(self.store, part.start, part.stop, by_slot)
+        sums = self.of_points(by_slot)[: self.n_points]
         return self.unit * (sums + self.n * self.offset)

@@ -25,6 +25,7 @@ from subsel.kernels.cpu.columns import (
     Rows,
 )
 from subsel.kernels.cpu.lanes import LANES
+from subsel.pacing import portion, portions
 from subsel.sources.levels import frozen
 from subsel.sources.scale import centred
 from subsel.validation import (
@@ -333,9 +334,15 @@ class FeatureColumns(RowColumns):
         out = np.empty(self.n)
         if self.linear:
             return self.with_row(kernels.total(others.rows), out)
-        alone = threads() == 1 or self.rows.tiles.size * others.n < _PARALLEL_WORK
+        work = self.rows.tiles.size * others.n
+        alone = threads() == 1 or work < _PARALLEL_WORK
         run = kernels.sums_serial if alone else kernels.sums_parallel
-        run(self.rows, others.rows, others.n, out)
+        count = len(self.rows.tiles)
+        for part in portions(count, portion(self.n * others.n, count)):
+            slots = slice(part.start * LANES, part.stop * LANES)
+            tiles, factor = self.rows.tiles[part], self.rows.factor[slots]
+            some = self.rows._replace(tiles=tiles, factor=factor)
+            run(some, others.rows, others.n, out[slots])
         return out
 
     def restrict(self, candidates: np.ndarray) -> "FeatureColumns":

@@ -7,7 +7,7 @@ import numpy as np
 
 from subsel.kernels import cpu
 from subsel.kernels.cpu import LANES, Search, Tiled
-from subsel.pacing import interruptible, portions
+from subsel.pacing import heed, interruptible, portion, portions
 from subsel.sources import base
 from subsel.sources.base import Similarity
 from subsel.sources.dense import DenseSimilarity
@@ -194,10 +194,11 @@ class Conditioned:
         arguments = tiles.reshape(count, d * LANES), rows, self.rule, out
         if cpu.threads() > 1:
             pairs = -(-count // 2)
-            for part in portions(pairs, first=base.portion(n * n // 2, pairs)):
+            for part in portions(pairs, portion(n * n // 2, pairs)):
                 cpu.tile_matrix_parallel(*arguments, part.start, part.stop)
         else:
             for block in range(count):
+                heed()
                 cpu.tile_matrix(*arguments, block)
         scale = self.scale
         return DenseSimilarity(
@@ -255,7 +256,7 @@ class FeatureSimilarity(Similarity):
         low, count, pairs = search.best[0], self.points.count, self.n**2 // 2
         pieces = cpu.threads() if pairs >= base.PARALLEL_WORK else 1
         sums = np.zeros((pieces, len(search.gains)))
-        for part in portions(count, first=base.portion(pairs, count)):
+        for part in portions(count, portion(pairs, count)):
             if pieces == 1:
                 cpu.sum_pairs(self.store, low, part.start, part.stop, 1, sums[0])
             else:

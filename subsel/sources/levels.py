@@ -12,6 +12,7 @@ import numpy as np
 from subsel.kernels.compiling import threads, uncached
 from subsel.kernels.cpu import coverage as kernels
 from subsel.kernels.rules import start
+from subsel.pacing import portion, portions
 from subsel.sources.scale import grid
 from subsel.validation import read_only
 
@@ -85,14 +86,19 @@ class CpuLevels:
     def gains(self, search: Levels, candidates: np.ndarray) -> np.ndarray:
         """Gains of some candidates."""
         search.evaluations += len(candidates)
-        alone = threads() == 1 or len(candidates) * self.source.terms < _PARALLEL_WORK
+        work = int(len(candidates) * self.source.terms)
+        alone = threads() == 1 or work < _PARALLEL_WORK
         run = self._kernel(kernels.gains_serial if alone else kernels.gains_parallel)
         slots = np.asarray(self.source.slots(candidates), np.int64)
         # Candidates that lie together are evaluated together.
         order = np.argsort(slots, kind="stable")
         gains = np.empty(len(slots))
-        arrays = search.level, search.value
-        gains[order] = run(self.source.store, self._rule, *arrays, self._scale, slots[order])
+        fixed = self.source.store, self._rule, search.level, search.value, self._scale
+        width = kernels.CHUNK * threads()
+        count = -(-len(slots) // width)
+        for part in portions(count, portion(work, count)):
+            some = order[part.start * width : part.stop * width]
+            gains[some] = run(*fixed, slots[some])
         return gains
 
     def add(self, search: Levels, element: int) -> float:

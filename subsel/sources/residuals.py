@@ -22,6 +22,9 @@ _PARALLEL_WORK = 2**19
 _BLOCK = 64
 """Elements whose rows of the factor lie in one array."""
 
+_LEAST = 1e-290
+"""Smallest entry of a diagonal, of which a part is still a number that float64 holds in full."""
+
 _LARGEST_EXAMINED = 2000
 """Candidates up to which the whole kernel is looked at to say which ridge it needs."""
 
@@ -50,10 +53,11 @@ class Cholesky:
         single = isinstance(columns, DenseColumns) and columns.matrix.dtype == np.float32
         least, self._negative = (2.0**-22, -(2.0**-12)) if single else (2.0**-40, -(2.0**-30))
         self.diagonal = scale * columns.diagonal() + ridge
-        for j in np.flatnonzero(~(self.diagonal > 0))[:1]:
+        for j in np.flatnonzero(~(self.diagonal >= _LEAST))[:1]:
+            wanted = "positive" if self.diagonal[j] <= 0 else f"at least {_LEAST:g}"
             raise ValueError(
                 f"{name}[{j}, {j}] is {self.diagonal[j]:g} with its ridge; the diagonal must be "
-                "positive (a larger ridge makes it so)"
+                f"{wanted} (a larger ridge makes it so)"
             )
         self.floor = least * self.diagonal
         self.reset()

@@ -9,6 +9,7 @@ import numpy as np
 
 from subsel.kernels import cpu
 from subsel.kernels.cpu import LANES, Dense, Search, Swaps, Tiled
+from subsel.pacing import portion
 from subsel.sources import base
 from subsel.validation import read_only
 
@@ -105,7 +106,7 @@ def _parts(source: Any, slots: np.ndarray) -> Iterator[tuple[Any, int, np.ndarra
             yield from _blocks(store, slots)
             return
         store = store._replace(by_candidate=True)
-    step = base.portion(source.n_points * len(slots), len(slots))
+    step = portion(source.n_points * len(slots), len(slots))
     parts = [slots[i : i + step] for i in range(0, len(slots), step)]
     for own in cycle(parts):
         yield store, 0, own

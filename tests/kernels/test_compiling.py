@@ -102,21 +102,57 @@ def test_what_a_killed_process_left_half_written_is_removed(files, tmp_path):
     assert new.exists()  # another process may be writing it
 
 
-def test_ctrl_c_while_kernels_are_compiled(tmp_path):
+PRESSED = {
+    "as it begins": """
+from numba.core import event
+class Pressed(event.Listener):
+    def on_start(self, _):
+        event.unregister('numba:compile', self)
+        press()
+    def on_end(self, _): pass
+event.register('numba:compile', Pressed())
+""",
+    # What is raised in a function that LLVM calls is printed and forgotten.
+    "while LLVM calls Python": """
+from numba.core.codegen import JITCodeLibrary
+own = JITCodeLibrary._object_compiled_hook
+def _raw_object_cache_notify(cls, *arguments):
+    JITCodeLibrary._object_compiled_hook = own
+    press()
+    return own(*arguments)
+JITCodeLibrary._object_compiled_hook = classmethod(_raw_object_cache_notify)
+""",
+    "while Python tidies up": """
+from numba.core import event
+class Tidied:
+    def __del__(self):
+        press()
+        time.sleep(0.01)
+class Pressed(event.Listener):
+    def on_start(self, _):
+        event.unregister('numba:compile', self)
+        Tidied()
+    def on_end(self, _): pass
+import subsel.kernels.compiling
+event.register('numba:compile', Pressed())
+""",
+}
+
+
+@pytest.mark.parametrize("moment", PRESSED)
+def test_ctrl_c_while_kernels_are_compiled(moment, tmp_path):
     code = (
-        "import os, signal\n"
+        "import os, signal, time\n"
         "import numpy as np\n"
-        "from numba.core import event\n"
+        "def press():\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        f"{PRESSED[moment]}"
         "from subsel.kernels import cpu\n"
-        "class Pressed(event.Listener):\n"
-        "    def on_start(self, _):\n"
-        "        event.unregister('numba:compile', self)\n"
-        "        os.kill(os.getpid(), signal.SIGINT)\n"
-        "    def on_end(self, _): pass\n"
-        "event.register('numba:compile', Pressed())\n"
         "try:\n"
         "    cpu.is_symmetric(np.eye(3))\n"
+        "    time.sleep(5)\n"
         "except KeyboardInterrupt:\n"
+        "    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler\n"
         "    assert cpu.is_symmetric(np.eye(3)) and not cpu.is_symmetric(np.tri(3))\n"
         "else:\n"
         "    raise AssertionError('it was not heard')\n"

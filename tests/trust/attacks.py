@@ -402,6 +402,9 @@ def _amplified():
         "a batch of ten to the eighteen": tar(
             header(member, b"\x80\0\0\0" + struct.pack(">q", 10**18)), padded
         ),
+        "another member of ten to the eighteen": tar(
+            header("other", b"\x80" + (10**18).to_bytes(11, "big")), padded
+        ),
         "a batch of a negative size": tar(
             header(member, b"\xff\xff\xff\xff" + struct.pack(">q", -512)), padded
         ),

@@ -13,7 +13,7 @@ from subsel.kernels.cpu.lanes import LANES, quantize, similarities
 from subsel.kernels.cpu.stores import Columns, Dense, Sparse, Tiled
 from subsel.kernels.rules import join, worth
 
-_CHUNK = 64
+CHUNK = 64
 """Candidates that one thread evaluates together, so that lines of a matrix are read once."""
 
 
@@ -188,9 +188,9 @@ def _raise_by_column(store, rule, level, value, scale, slot):
 def gains_serial(store, rule, level, value, scale, slots):
     """Gains of some candidates, by slot."""
     gains = np.zeros(slots.size)
-    for a in range(0, slots.size, _CHUNK):
-        part = slots[a : a + _CHUNK]
-        evaluate(store, rule, level, value, scale, part, gains[a : a + _CHUNK])
+    for a in range(0, slots.size, CHUNK):
+        part = slots[a : a + CHUNK]
+        evaluate(store, rule, level, value, scale, part, gains[a : a + CHUNK])
     return gains
 
 
@@ -198,11 +198,11 @@ def gains_serial(store, rule, level, value, scale, slots):
 def gains_parallel(store, rule, level, value, scale, slots):
     """The same on all threads."""
     gains = np.zeros(slots.size)
-    chunks = -(-slots.size // _CHUNK)
+    chunks = -(-slots.size // CHUNK)
     for c in prange(chunks):
-        a = c * _CHUNK
-        part = slots[a : a + _CHUNK]
-        evaluate(store, rule, level, value, scale, part, gains[a : a + _CHUNK])
+        a = c * CHUNK
+        part = slots[a : a + CHUNK]
+        evaluate(store, rule, level, value, scale, part, gains[a : a + CHUNK])
     return gains
 
 
@@ -272,18 +272,14 @@ def _tiled_candidates(store):
 
 
 @kernel
-def row_sums_serial(store, n_points):
-    """Sums of each point's stored similarities to all candidates."""
-    sums = np.zeros(n_points)
-    for b in range(-(-n_points // LANES)):
+def row_sums_serial(store, begin, end, sums):
+    """Sums of the stored similarities of some tiles' points to all candidates, into `sums`."""
+    for b in range(begin, end):
         row_sums_of_tile(store, b, sums)
-    return sums
 
 
 @kernel(parallel=True)
-def row_sums_parallel(store, n_points):
+def row_sums_parallel(store, begin, end, sums):
     """The same on all threads."""
-    sums = np.zeros(n_points)
-    for b in prange(-(-n_points // LANES)):
+    for b in prange(begin, end):
         row_sums_of_tile(store, b, sums)
-    return sums
