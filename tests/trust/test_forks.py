@@ -53,7 +53,7 @@ with multiprocessing.get_context("fork").Pool(2) as pool:
 """,
     "joblib": """
 import joblib
-multiprocessing.set_start_method("fork")
+multiprocessing.set_start_method("fork", force=True)
 with joblib.parallel_config("multiprocessing", n_jobs=2):
     found = joblib.Parallel()(joblib.delayed(everything)(i) for i in range(2))
 """,
@@ -67,7 +67,7 @@ class Selections(torch.utils.data.Dataset):
     def __getitem__(self, i):
         return everything()
 
-multiprocessing.set_start_method("fork")
+multiprocessing.set_start_method("fork", force=True)
 torch.ones(600, 600) @ torch.ones(600, 600)  # torch's threads run in the parent, too
 assert torch.utils.data.get_worker_info() is None
 found = [*torch.utils.data.DataLoader(Selections(), batch_size=None, num_workers=2)]
