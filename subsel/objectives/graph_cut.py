@@ -83,7 +83,8 @@ class GraphCut(Pairwise):
         s = columns.finite_matrix(similarity, "similarity", "(n_points, n_candidates)")
         if redundancy is None:
             pairs = columns.between(s, "similarity", "; or give redundancy")
-            warn_of_distances(pairs, "similarity")
+            if lam != 1:  # that is the cut of a graph, which mostly has no loops
+                warn_of_distances(pairs, "similarity")
         else:
             pairs = columns.matrix(redundancy, "redundancy")
         if pairs.n != s.shape[1]:

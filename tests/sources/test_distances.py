@@ -107,6 +107,15 @@ def test_distances_taken_for_similarities_are_noticed():
         for S in (D.max() - D, D[:, :9], np.zeros((5, 5)), np.eye(4), D + np.eye(10), [[0.0]]):
             subsel.FacilityLocation(S)
         subsel.FacilityLocation.from_distances(D)
+        subsel.GraphCut(D, lam=1.0)  # the cut of a graph without loops
+
+
+@pytest.mark.parametrize(
+    "objective", [subsel.SaturatedCoverage, subsel.GraphCut, subsel.SumRedundancy]
+)
+def test_distances_are_noticed_by_other_objectives(objective):
+    with pytest.warns(UserWarning, match="zeros on its diagonal"):
+        objective(distances(10))
 
 
 @pytest.mark.parametrize("D", [np.zeros((1, 1)), np.zeros((4, 4)), sp.csr_array((3, 3))])
