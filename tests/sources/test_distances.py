@@ -149,7 +149,7 @@ cls = subsel.FacilityLocation
         (lambda: cls.from_neighbors([[0]], [[-1.0]]), r"similarities\[0, 0\] is -1.0"),
         (lambda: cls.from_neighbors([[0]], distances=[[np.inf]]), r"distances\[0, 0\] is inf"),
         (lambda: cls.from_neighbors([[0]], [["a"]]), "similarities must be numeric"),
-        (lambda: cls.from_neighbors([[0]], [[1]], n_candidates=0), "n_candidates must be at least"),
+        (lambda: cls.from_neighbors([[0]], [[1]], n_candidates=0), "n_candidates must be in 1"),
         (lambda: cls.from_neighbors(sp.eye_array(2).tocsr(), [[1]]), "a graph has its distances"),
     ],
 )
