@@ -13,8 +13,8 @@ def cluster():
         yield cluster
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(autouse=True)
 def scheduler():
-    """Dask computes as by default again once these tests are over."""
+    """Dask computes as by default again after each test, also if a client was closed in it."""
     yield
     dask.config.set(scheduler=None)
