@@ -9,6 +9,15 @@ settings.register_profile("subsel", deadline=None, max_examples=60, derandomize=
 settings.load_profile("subsel")
 
 
+def pytest_collection_modifyitems(items):
+    """Toys are small: what a defense says of small classes and odd rounds is no error there."""
+    for item in items:
+        if {"defense", "poisoning"} & set(item.path.parts):
+            item.add_marker(
+                pytest.mark.filterwarnings("ignore::subsel.defense.DefenseWarning"), append=False
+            )
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol():
     """Run each test, with the fixtures that are made for it, on one thread of torch.

@@ -96,8 +96,8 @@ def time_command(args: argparse.Namespace) -> None:
         result = train(
             net,
             (images[:n], labels[:n]),
-            preset="paper-40",
             epochs=epoch + 1,
+            drops=preset.training["drops"],
             defense=None if size is None else preset.epic(size),
             gradients=how,
             augment=args.augment,
@@ -175,7 +175,7 @@ def attack_command(args: argparse.Namespace) -> None:
             result = train(
                 nn.Linear(victim.inputs.shape[1], victim.classes),
                 (victim.inputs, victim.labels),
-                preset="paper-transfer",
+                **preset.training,
                 defense=None if size is None else preset.epic(size),
                 gradients=how,
                 seed=victim.seed,

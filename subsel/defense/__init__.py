@@ -26,6 +26,7 @@ except ModuleNotFoundError as error:
 from subsel.defense.afresh import AfreshResult, readmitted, train_afresh
 from subsel.defense.epic import EPIC, Round
 from subsel.defense.gradients import EpochLogits, last_layer_gradients
+from subsel.defense.notices import DefenseWarning
 from subsel.defense.poisons import PoisonedSet, read_poisons
 from subsel.defense.presets import PRESETS
 from subsel.defense.result import TrainResult
@@ -35,6 +36,7 @@ __all__ = [
     "EPIC",
     "PRESETS",
     "AfreshResult",
+    "DefenseWarning",
     "EpochLogits",
     "PoisonedSet",
     "Round",

@@ -27,6 +27,7 @@ from subsel.defense.checkpoint import (
 from subsel.defense.data import Examples, check_labels
 from subsel.defense.epic import EPIC, checked_arrays
 from subsel.defense.gradients import check_device, last_layer_gradients
+from subsel.defense.notices import notice_core
 from subsel.defense.result import TrainResult
 from subsel.defense.settings import check_cutmix, from_preset
 from subsel.defense.training import train
@@ -166,9 +167,11 @@ def train_afresh(
     _check_threshold(threshold)
     if resume and checkpoint is None:
         raise ValueError("resume needs the checkpoint to go on from")
+    named = ("epochs", "drops", "scenario")
     schedule = from_preset(
-        training.get("preset"), {name: training.get(name) for name in ("epochs", "drops")}
+        training.pop("preset", None), {name: training.get(name) for name in named}
     )
+    training["scenario"] = schedule["scenario"]
     epochs = schedule["epochs"]
     half, three_quarters = (max(1, round(share * epochs)) for share in (0.5, 0.75))
     if judge_epochs is None:
@@ -226,6 +229,8 @@ def train_afresh(
             if resume and ranks.rank == 0 and first is not None and first.is_file():
                 _check_start(first, initial)
         core = run("core", None, epochs=min(defense.stop, epochs), defense=defense, cutmix=False)
+        if ranks.rank == 0:
+            notice_core(len(core), len(data))
         run("judge", core, **_paced(schedule, judge_epochs))
         found = last_layer_gradients(
             model, data.subset(), layer=training.get("layer"), group=ranks.group

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from subsel import select
+from subsel.defense.notices import notice_round, notice_small_classes
 from subsel.defense.parallel import Ranks, digest
 from subsel.sources import METRICS
 from subsel.validation import as_host_array, check_choice, check_count, portion
@@ -157,6 +158,30 @@ class EPIC:
             and (self.stop is None or epoch < self.stop)
         )
 
+    def schedule(self, epochs: int) -> list[int]:
+        """The epochs before which a round is due, in a training of so many.
+
+        Parameters
+        ----------
+        epochs : int
+
+        Returns
+        -------
+        list of int
+            Ascending, counted from 0.  Empty: the training is not defended.
+
+        Examples
+        --------
+        >>> from subsel.defense import EPIC
+        >>> EPIC(warmup=1, interval=2, stop=8).schedule(40)
+        [1, 3, 5, 7]
+        >>> EPIC(warmup=10, interval=2).schedule(5)
+        []
+        """
+        epochs = check_count(epochs, "epochs", 0)
+        stop = epochs if self.stop is None else min(epochs, self.stop)
+        return list(range(self.warmup, stop, self.interval))
+
     def prune(self, gradients: Any, labels: Any, epoch: int, *, group: Any = None) -> Round:
         """Drop the isolated medoids of each class.
 
@@ -186,6 +211,12 @@ class EPIC:
             Shapes, types or values that do not fit; labels that are not those of the rounds
             before, which means that the dataset's order changed; with a group, ranks that were
             given different things.
+
+        Warns
+        -----
+        DefenseWarning
+            The round dropped nothing, or more than half of a class; in the first round also of
+            classes with fewer than 50 examples.
         """
         epoch = check_count(epoch, "epoch", 0)
         if self.history and epoch <= self.history[-1].epoch:
@@ -212,6 +243,9 @@ class EPIC:
             label: min(portion(self.subset_size, n), n - 1)
             for label, n in zip(classes, counts, strict=True)
         }
+        before = self._left()
+        if not self.history and ranks.rank == 0:
+            notice_small_classes(before)
         skipped = {label: "one example left" for label, k in budget.items() if k == 0}
         searched = ~np.isin(labels, list(skipped))
         ground, labels = ground[searched], labels[searched]
@@ -234,7 +268,9 @@ class EPIC:
         dropped = np.sort(ground[kept & isolated])
         self._kept = np.setdiff1d(self._kept, dropped)
         ranks.agree(lambda: {"what they keep": digest(self._kept)})
-        left = np.unique(self._labels[self._kept], return_counts=True)
+        left = self._left()
+        if ranks.rank == 0:
+            notice_round(epoch, before, left)
         self.history.append(
             Round(
                 epoch=epoch,
@@ -242,7 +278,7 @@ class EPIC:
                 n_kept=len(self._kept),
                 medoids=ground[medoids],
                 sizes=sizes,
-                kept_per_class=dict(zip(*(part.tolist() for part in left), strict=True)),
+                kept_per_class=left,
                 skipped=skipped,
             )
         )
@@ -283,6 +319,11 @@ class EPIC:
     def __repr__(self) -> str:
         settings = ", ".join(f"{name}={value!r}" for name, value in self._settings().items())
         return f"EPIC(n={self.n}, {settings})"
+
+    def _left(self) -> dict[int, int]:
+        """How many examples of each class are kept."""
+        left = np.unique(self._labels[self._kept], return_counts=True)
+        return dict(zip(*(part.tolist() for part in left), strict=True))
 
     def _settings(self) -> dict[str, Any]:
         names = ("subset_size", "warmup", "interval", "stop", "ground_set", "metric")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from subsel.defense.data import batches, check_labels, named
+from subsel.defense.notices import notice_outputs
 from subsel.defense.parallel import Ranks
 from subsel.validation import check_choice
 
@@ -80,6 +81,11 @@ def last_layer_gradients(
         dataset that reads differently the second time; no linear layer, or no layer of the given
         name.  With a group, on all ranks if on one.
 
+    Warns
+    -----
+    DefenseWarning
+        The model has far more outputs than the data has classes.
+
     Notes
     -----
     One forward pass over the data.  The gradient with respect to the last layer's input bounds
@@ -96,6 +102,7 @@ def last_layer_gradients(
     gradients: list[Tensor] = []
     labels: list[Tensor] = []
     broken: list[int] = []
+    outputs = 0
     with (
         ranks.together(),
         evaluating(model),
@@ -105,6 +112,7 @@ def last_layer_gradients(
         for start, x, y in batches(data, batch_size, ranks):
             output = model(x.to(device))
             logits = last.checked_logits(output, len(y))
+            outputs = logits.shape[1]
             y = y.to(device)
             check_labels(y, logits.shape[1], np.arange(start, start + len(y)))
             finite = logits.isfinite().all(dim=1)
@@ -119,6 +127,8 @@ def last_layer_gradients(
     if broken:
         raise ValueError(f"the model's logits are not finite for {named(broken)}")
     found = ranks.joined(gradients, where), ranks.joined(labels, where)
+    if ranks.rank == 0:
+        notice_outputs(outputs, found[1].cpu().numpy())
     return found if tensors else (found[0].numpy(), found[1].numpy())
 
 
@@ -229,6 +239,7 @@ class EpochLogits:
             unseen = rows[labels == -1].tolist()
             raise ValueError(f"no logits are recorded for {named(unseen)}: the epoch left them out")
         check_labels(labels, logits.shape[1], indices)
+        notice_outputs(logits.shape[1], labels.cpu().numpy())
         broken = rows[~logits.isfinite().all(dim=1)]
         if len(broken):
             raise ValueError(f"the model's logits are not finite for {named(broken.tolist())}")

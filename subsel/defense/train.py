@@ -5,13 +5,16 @@ import io
 import json
 import sys
 import types
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from subsel.defense import models, parallel
 from subsel.defense.afresh import AfreshResult, train_afresh
@@ -19,6 +22,7 @@ from subsel.defense.checkpoint import Checkpoint, CheckpointError, check_fit, re
 from subsel.defense.datasets import ImageData, load
 from subsel.defense.epic import EPIC
 from subsel.defense.gradients import check_device
+from subsel.defense.notices import DefenseWarning
 from subsel.defense.poisons import PoisonedSet, read_poisons
 from subsel.defense.presets import PRESETS, Preset
 from subsel.defense.randomness import seeded
@@ -61,8 +65,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     args = parser.parse_args(argv)
     _check_usage(parser, args)
-    with parallel.process_group(args.device) as args.device:
+    with _warnings_in_a_line(parser.prog), parallel.process_group(args.device) as args.device:
         return _run(parser, args, parallel.all_ranks())
+
+
+@contextmanager
+def _warnings_in_a_line(program: str) -> Iterator[None]:
+    """Warnings about the defense as a command says them: without a file, a line and a category."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", DefenseWarning)
+        as_before = warnings.showwarning
+
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if issubclass(category, DefenseWarning):
+                tqdm.write(f"{program}: warning: {message}", file=sys.stderr)
+            else:
+                as_before(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = show
+        yield
 
 
 def _check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -152,13 +180,13 @@ def _training(
     augment = args.augment
     if augment is None:
         augment = PRESETS[args.preset].training.get("scenario") != "transfer"
+    given = {"epochs": args.epochs, "drops": args.drops}
+    schedule = PRESETS[args.preset].training | {k: v for k, v in given.items() if v is not None}
     settings: dict[str, Any] = {
-        "epochs": args.epochs,
+        **schedule,
         "defense": defense,
         "test": (data.test_images, data.test_labels),
-        "preset": args.preset,
         "lr": args.lr,
-        "drops": args.drops,
         "batch_size": args.batch_size,
         "augment": augment,
         "cutmix": args.cutmix,

@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -24,6 +25,7 @@ from subsel.defense.gradients import (
     last_layer_gradients,
     linear_weight,
 )
+from subsel.defense.notices import notice_preset, notice_schedule, schedule_line
 from subsel.defense.randomness import Augment, seeded
 from subsel.defense.result import TrainResult
 from subsel.defense.settings import check_cutmix, check_defense, checked_settings
@@ -88,7 +90,7 @@ def train(
         False: transfer and fine-tuning go on from the last layer that the model has.
     preset : str, optional
         Name of one of `PRESETS`: gives `epochs`, `scenario` and `drops` where they are not given.
-        Its EPIC is ``PRESETS[name].epic()``.
+        Its EPIC is ``PRESETS[name].epic()``, which has to be given as `defense`.
     lr : float, optional
         By default 0.1, for fine-tuning 1e-4.
     drops : sequence of int
@@ -131,7 +133,7 @@ def train(
         only `epochs` may differ, and be no fewer than are done.  On a CPU with as many threads
         and ranks the result is bit for bit that of a run without interruption.
     progress : bool
-        Whether to show a progress bar.
+        Whether to show a progress bar, and before it a line that says when rounds are due.
     callback : callable, optional
         Called after each epoch with the `TrainResult` so far, on rank 0.
 
@@ -151,6 +153,12 @@ def train(
         The loss is not finite; the checkpoint is that of the epoch before.
     KeyboardInterrupt
         On Ctrl-C, with a message on how to resume.
+
+    Warns
+    -----
+    DefenseWarning
+        Fewer than two rounds are due in the epochs; a preset is given and no defense; what the
+        rounds warn of (`EPIC.prune`).
 
     Notes
     -----
@@ -185,6 +193,8 @@ def train(
     ranks = parallel.all_ranks()
     file = Checkpoint(checkpoint, resume, ranks, settings)
     ranks.agree(lambda: _description(model, data, held_out, defense, settings | {"epochs": epochs}))
+    if ranks.rank == 0:
+        _tell(defense, epochs, preset, progress)
     result = TrainResult(model, np.arange(len(data)), defense=defense)
     seen = EpochLogits(len(data))
     transfer = settings["scenario"] == "transfer"
@@ -265,6 +275,18 @@ def train(
             bar.close()
     model.eval()
     return result
+
+
+def _tell(defense: EPIC | None, epochs: int, preset: str | None, progress: bool) -> None:
+    """Say when rounds take place; warn where there are none."""
+    if defense is None:
+        if preset is not None:
+            notice_preset(preset)
+        return
+    rounds = defense.schedule(epochs)
+    if progress:
+        tqdm.write(schedule_line(rounds, epochs), file=sys.stderr)
+    notice_schedule(rounds, epochs, defense.warmup)
 
 
 def _gradients(

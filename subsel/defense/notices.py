@@ -1,0 +1,141 @@
+"""What a defense that does little or nothing says of it.
+
+Nothing here changes a training. A defense that is never due, or that is asked to judge ten examples
+of a class, looks like any other in the code that calls it, and only a word tells them apart.
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+__all__ = [
+    "SMALL_CLASS",
+    "DefenseWarning",
+    "notice_core",
+    "notice_outputs",
+    "notice_preset",
+    "notice_round",
+    "notice_schedule",
+    "notice_small_classes",
+    "schedule_line",
+]
+
+SMALL_CLASS = 50  # examples; the experiments had a thousand of a class, and with 80 EPIC did little
+
+
+class DefenseWarning(UserWarning):
+    """The defense does nothing, hardly anything, or more than it should."""
+
+
+def notice_schedule(rounds: Sequence[int], epochs: int, warmup: int) -> None:
+    """Warn of a training in which fewer than two rounds take place.
+
+    Parameters
+    ----------
+    rounds : sequence of int
+        As `EPIC.schedule` returns it.
+    epochs, warmup : int
+        Of the training, and of EPIC.
+    """
+    if not rounds:
+        _warn(
+            f"this training is not defended: no round of EPIC is due in its {_epochs(epochs)}, the "
+            f"first would come before epoch {warmup} (epochs count from 0); choose a smaller "
+            "warmup",
+            stacklevel=5,
+        )
+    elif len(rounds) == 1:
+        _warn(
+            f"only one round of EPIC is due in {_epochs(epochs)}, before epoch {rounds[0]}; the "
+            "method drops a few examples in each of many rounds: choose a smaller warmup or "
+            "interval",
+            stacklevel=5,
+        )
+
+
+def notice_preset(preset: str) -> None:
+    """Warn that a preset's schedule is used without the defense that it is for."""
+    _warn(
+        f"this training is not defended: preset={preset!r} gives epochs, scenario and drops, and "
+        f"no defense; add defense=PRESETS[{preset!r}].epic(), or, if an undefended training is "
+        f"wanted, write **PRESETS[{preset!r}].training in place of the preset",
+        stacklevel=5,
+    )
+
+
+def notice_core(core: int, n: int) -> None:
+    """Warn that the core of a fresh start is all of the data."""
+    if core == n:
+        _warn(
+            f"EPIC dropped nothing: the core is all {n} examples, poisons included, and a fresh "
+            "start from it defends against nothing; let EPIC prune harder or more often"
+        )
+
+
+def notice_outputs(outputs: int, labels: np.ndarray) -> None:
+    """Warn of a model with far more outputs than there are classes in the data."""
+    classes = len(np.unique(labels))
+    if outputs >= 2 * classes + 8:
+        _warn(
+            f"the model has {outputs} outputs and the data {classes} "
+            f"{'class' if classes == 1 else 'classes'}: gradients of outputs that no example has "
+            "as its label say little; give the model a head for the data's classes"
+        )
+
+
+def notice_small_classes(sizes: Mapping[int, int]) -> None:
+    """Warn of classes with too few examples for one to stand alone among them."""
+    small = {label: size for label, size in sizes.items() if size < SMALL_CLASS}
+    if small:
+        _warn(
+            f"{len(small)} of {len(sizes)} classes have fewer than {SMALL_CLASS} examples "
+            f"({_listed(small)}): among so few hardly anything can be said to stand alone"
+        )
+
+
+def notice_round(epoch: int, before: Mapping[int, int], after: Mapping[int, int]) -> None:
+    """Warn of a round that dropped nothing, or more than half of a class.
+
+    Parameters
+    ----------
+    epoch : int
+        Before which the round took place.
+    before, after : dict of int to int
+        Examples of each class.
+    """
+    lost = {label: size - after.get(label, 0) for label, size in before.items()}
+    if not any(lost.values()):
+        _warn(f"EPIC's round before epoch {epoch} dropped nothing")
+    most = {label: n for label, n in lost.items() if 2 * n > before[label]}
+    if most:
+        _warn(
+            f"EPIC's round before epoch {epoch} dropped more than half of "
+            f"{len(most)} of {len(before)} classes ({_listed(most)}): gradients that are nearly "
+            "all alone, as of a model that has learned nothing yet, say nothing about poisons; a "
+            "smaller subset_size or a longer warmup drops less"
+        )
+
+
+def schedule_line(rounds: Sequence[int], epochs: int) -> str:
+    """One line that says when EPIC's rounds take place."""
+    if not rounds:
+        return f"EPIC: no round in {_epochs(epochs)}"
+    some = [str(epoch) for epoch in rounds]
+    if len(some) > 6:
+        some = [*some[:3], "...", some[-1]]
+    count = "1 round, before epoch" if len(rounds) == 1 else f"{len(rounds)} rounds, before epochs"
+    return f"EPIC: {count} {', '.join(some)} of {epochs} (epochs count from 0)"
+
+
+def _epochs(count: int) -> str:
+    return f"{count} epoch" + ("s" if count != 1 else "")
+
+
+def _listed(classes: Mapping[int, int]) -> str:
+    some = [f"class {label}: {n}" for label, n in list(classes.items())[:5]]
+    return ", ".join(some) + (", ..." if len(classes) > 5 else "")
+
+
+def _warn(text: str, stacklevel: int = 4) -> None:
+    warnings.warn(text, DefenseWarning, stacklevel=stacklevel)
