@@ -38,7 +38,15 @@ _HOME = {
     "assign": "subsel.assignment",
     "greedi": "subsel.distributed",
 }
-_MODULES = ("constraints", "defense", "objectives", "optimizers", "testing")
+_MODULES = (
+    "constraints",
+    "defense",
+    "estimators",
+    "objectives",
+    "optimizers",
+    "plots",
+    "testing",
+)
 __all__ = [
     "Coverage",
     "DisparityMin",

@@ -21,7 +21,7 @@ def modules():
         yield package.__name__
         for found in pkgutil.iter_modules(package.__path__):
             yield f"subsel.{room}.{found.name}"
-    yield from ("subsel.testing", "subsel.coreset", "subsel.selection")
+    yield from ("subsel.testing", "subsel.coreset", "subsel.selection", "subsel.estimators")
     yield from ("subsel.assignment", "subsel.streaming", "subsel.distributed.greedi")
 
 
