@@ -68,6 +68,24 @@ class Selection:
         """How many points nothing selected represents; None without an assignment."""
         return None if self.assignment is None else int(np.count_nonzero(self.assignment < 0))
 
+    def plot(self, ax: Any = None, **options: Any) -> Any:
+        """Draw F after each pick, the bound, and how many picks are enough: `subsel.plots.curve`.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where to draw; default a new figure.
+        **options
+            Of `subsel.plots.curve`.
+
+        Returns
+        -------
+        matplotlib Axes
+        """
+        from subsel.plots import curve
+
+        return curve(self, ax, **options)
+
     def to_torch(self, device: Any = None) -> "Selection":
         """The same with torch tensors in place of the arrays.
 

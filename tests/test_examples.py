@@ -22,6 +22,7 @@ def modules():
         for found in pkgutil.iter_modules(package.__path__):
             yield f"subsel.{room}.{found.name}"
     yield from ("subsel.testing", "subsel.coreset", "subsel.selection", "subsel.estimators")
+    yield "subsel.plots"
     yield from ("subsel.assignment", "subsel.streaming", "subsel.distributed.greedi")
 
 

@@ -10,6 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "subsel"
 LAYERS = [
     {"files", "memory", "pacing", "progress"},
     {"validation"},
+    {"plots"},
     {"kernels"},
     {"sources"},
     {"selection"},
@@ -18,7 +19,7 @@ LAYERS = [
     {"allowed", "optimizers", "testing"},
     {"assignment", "coreset", "streaming"},
     {"distributed"},
-    {"defense", "estimators", "plots"},
+    {"defense", "estimators"},
     {"cli", "__main__"},
 ]
 """From the bottom up. `subsel/__init__.py` only says where names are, and is in none."""
