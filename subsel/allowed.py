@@ -137,7 +137,7 @@ def constraint_of(
                 "min_distance needs features, but X has distances (metric='precomputed'): use "
                 "subsel.constraints.MinDistance with subsel.greedy"
             )
-        distance = metric if metric in sources.DISTANCES else "euclidean"
+        distance: Any = metric if metric in sources.DISTANCES else "euclidean"
         own = X.tocsr() if hasattr(X, "tocsr") else as_float_array(X, "X")
         own = own if others is None else np.concatenate([own, others])
         some.append(MinDistance(own[part], min_distance, metric=distance))

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 import numpy as np
 
@@ -16,9 +16,8 @@ from subsel.objectives.disjoint import side_by_side, together
 from subsel.optimizers import greedy, lazy_greedy, stochastic_greedy
 from subsel.optimizers.refine import refine as exchanged
 from subsel.selection import Selection, merged, sizes_of
+from subsel.types import ArrayLike, Backend, Method, Metric, ObjectiveName, SelectOptions
 from subsel.validation import (
-    ArrayLike,
-    Metric,
     check_backend,
     check_choice,
     check_labels,
@@ -26,6 +25,9 @@ from subsel.validation import (
     check_random_state,
     check_values,
 )
+
+if TYPE_CHECKING:
+    from subsel.selection import Representation
 
 METHODS = ("lazy", "greedy", "stochastic")
 
@@ -46,11 +48,31 @@ OBJECTIVES: dict[str, Any] = {
 _OF_FEATURES = ("feature_based", "set_cover", "probabilistic_set_cover")
 
 
+@overload
 def select(
     X: ArrayLike,
     budget: int | float | Mapping[Any, int] | None = None,
     *,
-    objective: str = "facility_location",
+    objective: Literal["facility_location"] = "facility_location",
+    **options: Unpack[SelectOptions],
+) -> "Representation": ...
+
+
+@overload
+def select(
+    X: ArrayLike,
+    budget: int | float | Mapping[Any, int] | None = None,
+    *,
+    objective: ObjectiveName,
+    **options: Unpack[SelectOptions],
+) -> Selection: ...
+
+
+def select(
+    X: ArrayLike,
+    budget: int | float | Mapping[Any, int] | None = None,
+    *,
+    objective: ObjectiveName = "facility_location",
     labels: ArrayLike | None = None,
     weights: ArrayLike | None = None,
     given: ArrayLike | None = None,
@@ -66,8 +88,8 @@ def select(
     coverage: float | None = None,
     refine: bool = False,
     metric: Metric | None = None,
-    method: str = "lazy",
-    backend: str = "auto",
+    method: Method = "lazy",
+    backend: Backend = "auto",
     random_state: int | np.random.Generator | None = None,
     memory: float | None = None,
     progress: bool = False,
@@ -204,7 +226,7 @@ def select(
         metric = "euclidean" if metric is None else metric
         features = _features(X, metric, backend)
         n = len(features)
-        weights = _weights_of_rows(weights, n, features)
+        each = _weights_of_rows(weights, n, features)
     else:
         f = _named(objective, X, metric, weights, backend, memory)
         n = f.n
@@ -218,30 +240,32 @@ def select(
         rule = "ratio" if method == "stochastic" else "best"
         constraint = constraint_of(X, others, rows, budget, metric, rule, stops, **limits)
         if others is not None:
-            f = FacilityLocation.of(features.beside(others, metric, None, memory), weights)
+            f = FacilityLocation.of(features.beside(others, metric, None, memory), each)
         elif objective == "facility_location":
-            f = FacilityLocation.of(features.similarity(metric, None, memory), weights)
+            f = FacilityLocation.of(features.similarity(metric, None, memory), each)
         return _represent(f, rows, constraint, method, refine, random, progress, **stops)
 
-    members, counts = budgets(budget, check_labels(labels, n))
+    classes = check_labels(labels, n)
+    members, counts = budgets(budget, classes)
     rows.check_classes(members, counts)
+    names = classes[[own[0] for own in members]].tolist()
     plain = given is exclude is candidates is weights is None and not refine
     if features.together and method != "stochastic" and plain:
         source = features.of_classes(members, metric, None, memory)
-        return merged(together(source, counts, progress), members, n)
+        return merged(together(source, counts, progress), members, n, names)
 
     workers = 1 if features.together else min(cpu.threads(), len(members))
 
     def represent(own: np.ndarray, k: int, seed: np.random.Generator | None) -> Selection:
         source = features.rows(own).similarity(metric, None, allowed // workers)
-        f = FacilityLocation.of(source, None if weights is None else weights[own])
+        f = FacilityLocation.of(source, None if each is None else each[own])
         return _represent(f, rows.of_class(own), Count(k), method, refine, seed, False)
 
     seeds: list[Any] = [None] * len(members)
     if method == "stochastic" and random is not None:
         seeds = [*random.spawn(len(members))]
     tasks = list(zip(members, counts, seeds, strict=True))
-    return merged(side_by_side(represent, tasks, workers, progress), members, n)
+    return merged(side_by_side(represent, tasks, workers, progress), members, n, names)
 
 
 def _features(X: ArrayLike, metric: Any, backend: str) -> Any:

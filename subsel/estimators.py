@@ -30,7 +30,8 @@ except ImportError as error:
 from subsel.assignment import assign
 from subsel.coreset import _OF_FEATURES, select
 from subsel.sources.scale import centred
-from subsel.validation import ArrayLike, Metric, check_budget
+from subsel.types import ArrayLike, Backend, Method, Metric, ObjectiveName
+from subsel.validation import check_budget
 
 __all__ = ["SubsetSampler", "SubsetSelector"]
 
@@ -47,12 +48,12 @@ class _Selecting(ClusterMixin, BaseEstimator):
         self,
         budget: Any = 8,
         *,
-        objective: str = "facility_location",
+        objective: ObjectiveName = "facility_location",
         metric: Metric = "euclidean",
-        method: str = "lazy",
+        method: Method = "lazy",
         refine: bool = False,
         by_class: bool = False,
-        backend: str = "auto",
+        backend: Backend = "auto",
         memory: float | None = None,
         random_state: Any = None,
     ) -> None:
@@ -90,14 +91,14 @@ class _Selecting(ClusterMixin, BaseEstimator):
             If X is not as scikit-learn's `check_array` wants it, if there are fewer rows than the
             budget, or for any reason that `subsel.select` has.
         """
-        X = self._checked(X, reset=True)
-        n = X.shape[0]
+        features = self._checked(X, reset=True)
+        n = features.shape[0]
         labels, budget = self._classes_and_budget(y, n)
         if isinstance(budget, int | np.integer) and budget > n:
             raise ValueError(f"n_samples={n} must be at least the budget, which is {budget}")
         options: dict[str, Any] = {}
         if sample_weight is not None:
-            weights = _check_sample_weight(sample_weight, X, ensure_non_negative=True)
+            weights = _check_sample_weight(sample_weight, features, ensure_non_negative=True)
             options["weights"] = weights
             if not weights.all():
                 options["candidates"] = np.flatnonzero(weights)
@@ -107,13 +108,13 @@ class _Selecting(ClusterMixin, BaseEstimator):
             seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
             options["random_state"] = seed
         self.selection_ = select(
-            X, budget, objective=self.objective, labels=labels, method=self.method,
+            features, budget, objective=self.objective, labels=labels, method=self.method,
             refine=self.refine, backend=self.backend, memory=self.memory, **options,
         )  # fmt: skip
         self.sample_indices_ = self.selection_.indices
-        self.cluster_centers_ = X[self.sample_indices_]
+        self.cluster_centers_ = features[self.sample_indices_]
         assignment = self.selection_.assignment
-        self.labels_ = self._nearest(X) if assignment is None else assignment
+        self.labels_ = self._nearest(features) if assignment is None else assignment
         return self
 
     def predict(self, X: ArrayLike) -> np.ndarray:
@@ -273,8 +274,9 @@ class SubsetSelector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _Selecti
             similarities for all others, as in `subsel.assign`.
         """
         check_is_fitted(self)
-        X = self._checked(X, reset=False)
-        return _to_each(X, self.cluster_centers_, self.metric).astype(X.dtype, copy=False)
+        features = self._checked(X, reset=False)
+        distances = _to_each(features, self.cluster_centers_, self.metric)
+        return distances.astype(features.dtype, copy=False)
 
     @property
     def _n_features_out(self) -> int:

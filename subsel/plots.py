@@ -161,7 +161,9 @@ def map(
         raise ValueError(f"X has {len(points)} rows, but row {chosen.max()} is selected")
     assignment = None if selection.assignment is None else np.asarray(selection.assignment)
     if assignment is not None and len(assignment) != len(points):
-        raise ValueError(f"X must have {len(assignment)} rows, as many as points, not {len(X)}")
+        raise ValueError(
+            f"X must have {len(assignment)} rows, as many as points, not {len(points)}"
+        )
 
     ax = _axes(ax)
     colours: Any = _ALL

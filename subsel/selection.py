@@ -2,12 +2,15 @@
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+_SHOWN = 6
+"""Classes that a repr names."""
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Selection:
     """What an optimizer selected.
 
@@ -46,19 +49,36 @@ class Selection:
         How the similarities were obtained: ``"features"`` (recomputed), ``"dense"`` or
         ``"sparse"`` (in memory), ``"cuda features"`` or ``"cuda dense"`` (the same on a GPU),
         ``"mixed"`` if classes differ, or ``""`` for other objectives.
+    per_class : dict of label to int, or None
+        With labels: how many elements of each class were selected.
     """
 
     indices: np.ndarray
     gains: np.ndarray
     value: float
     n_evaluations: int
-    assignment: np.ndarray | None = field(default=None, repr=False)
-    sizes: np.ndarray | None = field(default=None, repr=False)
+    assignment: np.ndarray | None = None
+    sizes: np.ndarray | None = None
     path: str = ""
-    values: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False)
+    values: np.ndarray = field(default_factory=lambda: np.empty(0))
     stopped: str = "budget"
     bound: float | None = None
     cost: float | None = None
+    per_class: dict[Any, int] | None = None
+
+    def __repr__(self) -> str:
+        parts = [f"k={len(self)}", f"F={self.value:.6g}"]
+        if self.bound is not None and 0 < self.bound < math.inf:
+            parts.append(f"proven={math.floor(1000 * self.value / self.bound) / 1000:g}")
+        if self.cost is not None:
+            parts.append(f"cost={self.cost:g}")
+        if self.per_class is not None:
+            some = [f"{label!r}: {count}" for label, count in [*self.per_class.items()][:_SHOWN]]
+            more = [f"and {len(self.per_class) - _SHOWN} more"] * (len(self.per_class) > _SHOWN)
+            parts.append(f"per_class={{{', '.join(some + more)}}}")
+        if self.stopped != "budget":
+            parts.append(f"stopped={self.stopped!r}")
+        return f"{type(self).__name__}({', '.join(parts)})"
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -103,6 +123,15 @@ class Selection:
         return replace(self, **tensors)
 
 
+if TYPE_CHECKING:
+
+    class Representation(Selection):
+        """A selection that is known to have an assignment and sizes, for type checkers."""
+
+        assignment: np.ndarray
+        sizes: np.ndarray
+
+
 def sizes_of(assignment: np.ndarray, k: int) -> np.ndarray:
     """How many points are assigned to each of k elements; -1 counts for none."""
     return np.bincount(assignment[assignment >= 0], minlength=k)
@@ -129,10 +158,13 @@ def bound_of_greedy(gains: np.ndarray, k: int, base: float = 0.0) -> float:
     return float((before + np.maximum(gains, 0) * k).min(initial=math.inf))
 
 
-def merged(parts: list[Selection], members: list[np.ndarray], n: int) -> Selection:
+def merged(
+    parts: list[Selection], members: list[np.ndarray], n: int, names: list | None = None
+) -> Selection:
     """One selection of all `n` rows from those of disjoint parts, by decreasing gain.
 
-    Among equal gains the earlier part comes first. ``members[c]`` are the rows of part c.
+    Among equal gains the earlier part comes first. ``members[c]`` are the rows of part c, and
+    ``names[c]`` is its label.
     """
     indices = np.concatenate([rows[p.indices] for p, rows in zip(parts, members, strict=True)])
     gains = np.concatenate([p.gains for p in parts])
@@ -155,4 +187,5 @@ def merged(parts: list[Selection], members: list[np.ndarray], n: int) -> Selecti
         path=parts[0].path if len({p.path for p in parts}) == 1 else "mixed",
         values=math.fsum(base) + np.cumsum(gains[ranking]),
         bound=math.fsum(bounds) if len(bounds) == len(parts) else None,
+        per_class=None if names is None else dict(zip(names, [*map(len, parts)], strict=True)),
     )

@@ -27,7 +27,7 @@ from subsel.validation import (
 STREAM_METRICS = ("euclidean", "cosine", "rbf")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class StreamSelection(Selection):
     """A selection from a stream: with the rows themselves, which have passed by.
 
@@ -38,7 +38,7 @@ class StreamSelection(Selection):
         are of the points, -1 for one to which no selected row is similar.
     """
 
-    features: np.ndarray = field(default_factory=lambda: np.empty((0, 0)), repr=False)
+    features: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
 
 
 class StreamSelector:
@@ -127,6 +127,10 @@ class StreamSelector:
             self._wanted = check_count(points, "points", 1)
         else:
             self._begin(self._checked(points, "points"))
+
+    def __repr__(self) -> str:
+        metric = "" if self._metric == "euclidean" else f", metric={self._metric!r}"
+        return f"StreamSelector(budget={self._sieves.k}, n_rows={self.n_rows}{metric})"
 
     def partial_fit(self, chunk: ArrayLike) -> "StreamSelector":
         """Let the next rows of the stream pass by.

@@ -5,7 +5,7 @@ import numbers
 import operator
 import reprlib
 import sys
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -13,11 +13,8 @@ from typing import Any
 import numpy as np
 
 from subsel.memory import recently_available
-
-ArrayLike = Any
-
-Metric = str | Callable[[np.ndarray, np.ndarray], Any]
-"""A metric by name, or a function of two blocks of rows (a, d) and (b, d): numbers (a, b)."""
+from subsel.types import ArrayLike
+from subsel.types import Metric as Metric
 
 BACKENDS = ("auto", "cpu", "cuda")
 
@@ -44,7 +41,7 @@ def as_float_array(array: ArrayLike, name: str) -> np.ndarray:
         return array.astype(number)
 
 
-def as_host_array(array: ArrayLike, name: str) -> np.ndarray:
+def as_host_array(array: Any, name: str) -> np.ndarray:
     """A NumPy array, of any dtype, of what an array-like holds, without a copy where possible."""
     if type(array) is np.ndarray:
         return array
@@ -158,7 +155,7 @@ def float_type(dtype: np.dtype, name: str) -> type[np.floating]:
     return np.float32 if dtype.char in _EXACT_IN_FLOAT32 else np.float64
 
 
-def in_gpu_memory(array: ArrayLike) -> bool:
+def in_gpu_memory(array: Any) -> bool:
     """Whether an array lies in the memory of an NVIDIA GPU."""
     if isinstance(array, _tensor_type()):
         return bool(array.is_cuda)
@@ -481,7 +478,7 @@ def check_extension(taken: Any, count: Any, n: int) -> int:
     return count
 
 
-def check_labels(labels: ArrayLike, n: int | None = None, name: str = "labels") -> np.ndarray:
+def check_labels(labels: Any, n: int | None = None, name: str = "labels") -> np.ndarray:
     """One label per row: a 1-D array of integers, booleans or strings; of any length for None."""
     if isinstance(labels, Mapping | Set):
         raise TypeError(

@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "subsel"
 
 LAYERS = [
-    {"files", "memory", "pacing", "progress"},
+    {"files", "memory", "pacing", "progress", "types"},
     {"validation"},
     {"plots"},
     {"kernels"},

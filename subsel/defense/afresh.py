@@ -38,7 +38,7 @@ __all__ = ["AfreshResult", "readmitted", "train_afresh"]
 PHASES = ("core", "judge", "final")
 
 
-@dataclass
+@dataclass(repr=False)
 class AfreshResult(TrainResult):
     """What training with a fresh start came to.
 

@@ -12,12 +12,13 @@ from subsel import select
 from subsel.defense.notices import notice_round, notice_small_classes
 from subsel.defense.parallel import Ranks, digest
 from subsel.sources import METRICS
+from subsel.types import EpicMetric, GroundSet
 from subsel.validation import as_host_array, check_choice, check_count, portion
 
 __all__ = ["EPIC", "Round"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Round:
     """What one round of EPIC found and dropped.  Indices point into the whole training set.
 
@@ -45,6 +46,13 @@ class Round:
     sizes: np.ndarray
     kept_per_class: dict[int, int]
     skipped: dict[int, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        skipped = f", skipped={self.skipped}" if self.skipped else ""
+        return (
+            f"Round(epoch={self.epoch}, dropped={len(self.dropped)}, kept={self.n_kept}, "
+            f"medoids={len(self.medoids)}{skipped})"
+        )
 
 
 class EPIC:
@@ -103,8 +111,8 @@ class EPIC:
         warmup: int,
         interval: int,
         stop: int | None = None,
-        ground_set: str = "active",
-        metric: str = "euclidean",
+        ground_set: GroundSet = "active",
+        metric: EpicMetric = "euclidean",
         min_cluster_size: int = 2,
     ) -> None:
         if not isinstance(subset_size, float | np.floating) or not 0 < subset_size < 1:
@@ -114,7 +122,8 @@ class EPIC:
         self.interval = check_count(interval, "interval", 1)
         self.stop = None if stop is None else check_count(stop, "stop", self.warmup + 1)
         self.ground_set = check_choice(ground_set, ("active", "full"), "ground_set")
-        self.metric = check_choice(metric, METRICS, "metric")
+        check_choice(metric, METRICS, "metric")
+        self.metric = metric
         self.min_cluster_size = check_count(min_cluster_size, "min_cluster_size", 2)
         self.history: list[Round] = []
         # Of every example; empty until n is known.  Label -1: not yet seen.
@@ -353,7 +362,11 @@ class EPIC:
 
 
 def _select_medoids(
-    gradients: np.ndarray, labels: np.ndarray, budget: dict[int, int], metric: str, ranks: Ranks
+    gradients: np.ndarray,
+    labels: np.ndarray,
+    budget: dict[int, int],
+    metric: EpicMetric,
+    ranks: Ranks,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Medoids of each class, the position among them of each example's own, and cluster sizes."""
     classes, counts = np.unique(labels, return_counts=True)
@@ -379,7 +392,7 @@ def _select_medoids(
 
 
 def _selected(
-    gradients: np.ndarray, labels: np.ndarray, budget: dict[int, int], metric: str
+    gradients: np.ndarray, labels: np.ndarray, budget: dict[int, int], metric: EpicMetric
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Indices, gains and assignment of a selection from each class."""
     if not budget:

@@ -20,7 +20,7 @@ __all__ = ["BenchmarkSetup", "PoisonedSet", "read_poisons", "read_setups"]
 FOLDER_FILES = ("poisons.pickle", "base_indices.pickle", "target.pickle", "source.pickle")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PoisonedSet:
     """Poisons, where they go in the training set, and what they are aimed at.
 
@@ -55,6 +55,10 @@ class PoisonedSet:
     patch: np.ndarray | None = None
     patch_position: tuple[int, int] | None = None
     training_set: tuple[np.ndarray, np.ndarray] | None = None
+
+    def __repr__(self) -> str:
+        wanted = f", adversarial_label={self.adversarial_label}"
+        return f"PoisonedSet({len(self.indices)} poisons, {len(self.targets)} targets{wanted})"
 
     def __post_init__(self) -> None:
         m = len(self.indices)

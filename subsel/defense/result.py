@@ -11,7 +11,7 @@ from subsel.defense.epic import EPIC
 __all__ = ["TrainResult"]
 
 
-@dataclass
+@dataclass(repr=False)
 class TrainResult:
     """What training came to.
 
@@ -33,6 +33,14 @@ class TrainResult:
     kept: np.ndarray
     history: list[dict[str, Any]] = field(default_factory=list)
     defense: EPIC | None = None
+
+    def __repr__(self) -> str:
+        parts = [f"epochs={len(self.history)}", f"kept={len(self.kept)}"]
+        if self.defense is not None:
+            parts[1] += f" of {self.defense.n}"
+        if self.accuracy is not None:
+            parts.append(f"accuracy={self.accuracy:.4g}")
+        return f"{type(self).__name__}({', '.join(parts)})"
 
     @property
     def accuracy(self) -> float | None:

@@ -96,6 +96,7 @@ class Goal(NamedTuple):
             source = plan.similarity(c, points.features).fastest(plan.memory)
         elif self.sampled:
             source = plan.similarity(c, points.features, own.features)
+        kernel: Any = self.kernel
         made = []
         for name, weight in self.terms:
             if name == "facility_location":
@@ -105,7 +106,7 @@ class Goal(NamedTuple):
             elif name == "modular":
                 f = Modular(own.facts["values"])
             elif name == "log_determinant":
-                f = LogDeterminant.from_features(own.features, metric=self.kernel, backend="cpu")
+                f = LogDeterminant.from_features(own.features, metric=kernel, backend="cpu")
             else:
                 f = OF_THE_SELECTED[name](own.features, backend="cpu")
             several = len(self.terms) > 1 and name in OF_ALL_ROWS

@@ -46,7 +46,7 @@ __all__ = [
 ]
 
 
-def matrix(similarity: ArrayLike, backend: str = "auto", name: str = "similarity") -> Any:
+def matrix(similarity: Any, backend: str = "auto", name: str = "similarity") -> Any:
     """A source of similarities that a user gives: dense, or scipy sparse, (n_points, n)."""
     axes = "(n_points, n_candidates)"
     place = check_backend(backend, similarity)
@@ -69,7 +69,7 @@ def matrix(similarity: ArrayLike, backend: str = "auto", name: str = "similarity
 
 
 def amounts(
-    X: ArrayLike, backend: str, name: str, axes: str, what: str, high: float = math.inf
+    X: Any, backend: str, name: str, axes: str, what: str, high: float = math.inf
 ) -> Amounts:
     """What each candidate has of some features or concepts: rows (n, d), dense or scipy sparse.
 

@@ -375,7 +375,7 @@ def between(checked: Any, name: str, otherwise: str = "") -> DenseColumns | Spar
     return DenseColumns(checked, bool(is_symmetric(checked)), bool(checked.min() >= 0))
 
 
-def finite_matrix(numbers: ArrayLike, name: str, axes: str) -> Any:
+def finite_matrix(numbers: Any, name: str, axes: str) -> Any:
     """A checked matrix of finite numbers: a dense one in C order, or compressed sparse rows."""
     if hasattr(numbers, "tocsr"):
         check_matrix_shape(numbers.shape, name, axes)

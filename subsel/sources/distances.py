@@ -10,7 +10,6 @@ from subsel.sources.base import Similarity
 from subsel.sources.dense import DenseSimilarity
 from subsel.sources.sparse import SparseSimilarity
 from subsel.validation import (
-    ArrayLike,
     as_csr,
     as_float_array,
     as_host_array,
@@ -31,7 +30,7 @@ class Distances:
     together = False
     """Whether all classes are searched in the same launches."""
 
-    def __init__(self, D: ArrayLike, name: str) -> None:
+    def __init__(self, D: Any, name: str) -> None:
         if hasattr(D, "tocsr"):
             check_matrix_shape(D.shape, name, "(n_points, n_candidates)")
             self.array = as_csr(D, name)
@@ -87,7 +86,7 @@ def warn_of_distances(
         )
 
 
-def graph_of(indices: ArrayLike, values: ArrayLike, n_candidates: int | None, name: str) -> Any:
+def graph_of(indices: Any, values: Any, n_candidates: int | None, name: str) -> Any:
     """A sparse matrix (n, n_candidates) of each row's neighbours and a value for each.
 
     Negative indices stand for no neighbour.
