@@ -30,6 +30,7 @@ from subsel.defense.notices import DefenseWarning
 from subsel.defense.poisons import PoisonedSet, read_poisons
 from subsel.defense.presets import PRESETS
 from subsel.defense.result import TrainResult
+from subsel.defense.rounds import KeptSampler, Rounds
 from subsel.defense.training import train
 
 __all__ = [
@@ -38,8 +39,10 @@ __all__ = [
     "AfreshResult",
     "DefenseWarning",
     "EpochLogits",
+    "KeptSampler",
     "PoisonedSet",
     "Round",
+    "Rounds",
     "TrainResult",
     "last_layer_gradients",
     "read_poisons",

@@ -180,8 +180,13 @@ def train_afresh(
         final_epochs = three_quarters if quick else epochs
     judge_epochs = check_count(judge_epochs, "judge_epochs", 1)
     final_epochs = check_count(final_epochs, "final_epochs", 1)
-    data = Examples(dataset, check_device(training.get("device"), model))
-    check_cutmix(training.get("cutmix", False), data)
+    where, view = check_device(training.get("device"), model), training.pop("clean_view", None)
+    reading = (where, training.get("workers", 0), training.get("batch"), training.get("collate"))
+    data, looked_at = (
+        Examples(dataset, where),
+        Examples(dataset if view is None else view, *reading),
+    )
+    check_cutmix(training.get("cutmix", False), looked_at)
     ranks = parallel.all_ranks()
     initial = copy.deepcopy(model.state_dict())
     paths = {phase: _beside(checkpoint, phase) for phase in PHASES}
@@ -216,6 +221,7 @@ def train_afresh(
                 checkpoint=path,
                 resume=path if resume else None,
                 progress=progress,
+                clean_view=None if view is None else Examples(view, where).subset(rows),
                 callback=None if callback is None else lambda part: callback(so_far(part)),
                 **training | settings,
             )
@@ -233,7 +239,13 @@ def train_afresh(
             notice_core(len(core), len(data))
         run("judge", core, **_paced(schedule, judge_epochs))
         found = last_layer_gradients(
-            model, data.subset(), layer=training.get("layer"), group=ranks.group
+            model,
+            looked_at.subset(),
+            wrt="output" if training.get("wrt") == "output" else "logits",
+            layer=training.get("layer"),
+            output=training.get("output"),
+            batch=training.get("batch"),
+            group=ranks.group,
         )
         finishing = _paced(schedule, final_epochs)
         kept = run("final", readmitted(*found, core, threshold), fresh_head=not quick, **finishing)

@@ -21,7 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from subsel.defense.data import Examples, batches
+from subsel.defense.data import Examples
+from subsel.defense.forms import bare_state, tensors_of, unwrapped
 from subsel.defense.gradients import EpochLogits
 from subsel.defense.parallel import Ranks, digest
 from subsel.defense.result import TrainResult
@@ -128,7 +129,8 @@ class Checkpoint:
                     f"{name} has {done} epochs done already: epochs must be at least {done}, "
                     f"not {epochs}"
                 )
-            check_fit(result.model, state["model"], f"{name} is of another model")
+            bare = unwrapped(result.model)
+            check_fit(bare, state["model"], f"{name} is of another model")
             if result.defense is not None:
                 try:
                     copy.deepcopy(result.defense).load_state_dict(state["defense"])
@@ -159,7 +161,7 @@ class Checkpoint:
         if self._state is None:
             return
         state, self._state = self._state, None
-        result.model.load_state_dict(state["model"])
+        unwrapped(result.model).load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         result.history = state["history"]
         if result.defense is not None:
@@ -181,7 +183,7 @@ class Checkpoint:
             # Hashes of the weights that the model came with, and of the training data.
             "start": self.start,
             "data": self.data,
-            "model": result.model.state_dict(),
+            "model": unwrapped(result.model).state_dict(),
             "optimizer": optimizer.state_dict(),
             "defense": None if result.defense is None else result.defense.state_dict(),
             "history": result.history,
@@ -285,7 +287,7 @@ def read_weights(path: Path, name: str) -> dict[str, Tensor]:
             f"{name} is damaged, or holds something else than a model's state_dict() as torch.save "
             "writes it (whole models are not read: to open them would run their code)"
         )
-    return dict(state)
+    return bare_state(state)
 
 
 def check_fit(model: nn.Module, state: Any, problem: str) -> None:
@@ -316,8 +318,8 @@ def _data_digest(data: Examples, ranks: Ranks) -> str:
     """A hash of all inputs and labels, of which the ranks read their shares."""
     parts: list[str] = []
     with ranks.together():
-        for _, x, y in batches(data.subset(), ranks=ranks):
-            parts.append(digest(x, y))
+        for _, x, y in data.batches(ranks=ranks):
+            parts.append(digest(*tensors_of(x), y))
     whole = "".join(part for of_rank in ranks.gather(parts) for part in of_rank)
     return hashlib.sha256(whole.encode()).hexdigest()
 

@@ -1,6 +1,6 @@
 """Labelled examples from whatever holds them: tensors, arrays, datasets, loaders."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset, default_collate
 
+from subsel.defense.forms import Split, moved, row_of, same, split
 from subsel.defense.parallel import ALONE, Part, Ranks
 from subsel.validation import check_count
 
@@ -27,14 +28,26 @@ class Examples:
     device : torch.device
     workers : int
         Processes that read a dataset.
+    how : callable, optional
+        From what a batch of the dataset is to (inputs, labels), as `split` takes it.
+    collate : callable, optional
+        Makes a batch of a list of examples, as a DataLoader's ``collate_fn``.
     """
 
-    def __init__(self, source: Any, device: torch.device, workers: int = 0) -> None:
+    def __init__(
+        self,
+        source: Any,
+        device: torch.device,
+        workers: int = 0,
+        how: Split | None = None,
+        collate: Callable[[list[Any]], Any] | None = None,
+    ) -> None:
         if isinstance(source, DataLoader):
             raise TypeError("give the dataset, not a DataLoader: its order would be lost")
         tensors = as_tensors(source)
         self.tensors = None if tensors is None else tuple(part.to(device) for part in tensors)
         self.dataset, self.device, self.workers = source, device, workers
+        self.how, self.collate = how, collate
         self.n = _checked_length(source) if tensors is None else len(tensors[0])
 
     def __len__(self) -> int:
@@ -44,11 +57,24 @@ class Examples:
         """These examples, by default all, in a form that `batches` takes."""
         if self.tensors is None:
             source = self.dataset if indices is None else Subset(self.dataset, indices.tolist())
-            return DataLoader(source, BATCH, num_workers=self.workers) if self.workers else source
+            if not self.workers and self.collate is None:
+                return source
+            return DataLoader(
+                source, BATCH, num_workers=self.workers, collate_fn=self.collate or default_collate
+            )
         if indices is None:
             return self.tensors
         rows = torch.from_numpy(indices).to(self.device)
         return tuple(part[rows] for part in self.tensors)
+
+    def batches(
+        self, indices: np.ndarray | None = None, ranks: Ranks = ALONE, *, check: bool = True
+    ) -> Iterator[tuple[int, Any, Tensor]]:
+        """Place of the first one, inputs and labels, in batches in order; not on the device.
+
+        Without `check` the examples may come back different when they are read again.
+        """
+        return batches(self.subset(indices), ranks=ranks, how=self.how, check=check)
 
     def shuffled(
         self,
@@ -56,7 +82,7 @@ class Examples:
         batch_size: int,
         generator: torch.Generator,
         ranks: Ranks = ALONE,
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor, Part]]:
+    ) -> Iterator[tuple[Tensor, Any, Tensor, Part]]:
         """Index, input and label of these examples in random order, in batches on the device.
 
         Of each batch only this rank's part, and which that is.  A last batch of a single example,
@@ -76,20 +102,28 @@ class Examples:
             self.dataset,
             batch_sampler=[rows.tolist() for rows in places],
             num_workers=self.workers,
+            collate_fn=self.collate,
             # One of its own: so tensors and datasets leave `generator` in the same state.
             generator=torch.Generator().manual_seed(generator.initial_seed()),
         )
         for rows, batch, part in zip(places, loader, parts, strict=True):
-            x, y = _checked_batch(batch)
-            yield rows, x.to(self.device), y.to(self.device), part
+            x, y = split(batch, self.how)
+            yield rows, moved(x, self.device), y.to(self.device), part
 
 
 def batches(
-    data: Any, batch_size: int | None = None, ranks: Ranks = ALONE
-) -> Iterator[tuple[int, Tensor, Tensor]]:
+    data: Any,
+    batch_size: int | None = None,
+    ranks: Ranks = ALONE,
+    how: Split | None = None,
+    *,
+    check: bool = True,
+) -> Iterator[tuple[int, Any, Tensor]]:
     """(place of the first example, inputs, labels) batch by batch, in the order of the data.
 
-    Of several ranks each has whole batches in a row: the same ones that one alone would have.
+    `how` is for `split`, where the data are no pair of tensors.  Of several ranks each has whole
+    batches in a row: the same ones that one alone would have.  Without `check` the examples may
+    come back different when they are read again.
     """
     tensors = as_tensors(data)
     if tensors is not None:
@@ -99,9 +133,15 @@ def batches(
         parts = (part.split(size)[mine] for part in tensors)
         yield from zip(starts[mine], *parts, strict=True)
         return
-    dataset, collate, workers = data, default_collate, 0
+    dataset, collate = data, default_collate
+    loading: dict[str, Any] = {}
     if isinstance(data, DataLoader):
-        dataset, workers, batch_size = data.dataset, data.num_workers, batch_size or data.batch_size
+        dataset, batch_size = data.dataset, batch_size or data.batch_size
+        loading = {
+            "num_workers": data.num_workers,
+            "worker_init_fn": data.worker_init_fn,
+            "multiprocessing_context": data.multiprocessing_context,
+        }
         if data.batch_sampler is not None:  # else its collate_fn is for single examples
             collate = data.collate_fn
     size = check_count(batch_size or BATCH, "batch_size", 1)
@@ -117,24 +157,24 @@ def batches(
         dataset,
         batch_size=size,
         collate_fn=collate,
-        num_workers=workers,
         generator=torch.Generator(),
+        **loading,
     )
     probes = np.unique(np.linspace(0, n - 1, 8, dtype=int)).tolist()
     seen = 0
-    first_read: dict[int, tuple[Tensor, Tensor]] = {}
+    first_read: dict[int, tuple[list[Tensor], Tensor]] = {}
     for batch in loader:
-        x, y = _checked_batch(batch)
+        x, y = split(batch, how)
         first_read |= {
-            i: (x[i - seen].clone(), y[i - seen]) for i in probes if seen <= i < seen + len(y)
+            i: (row_of(x, i - seen), y[i - seen]) for i in probes if seen <= i < seen + len(y)
         }
         yield first + seen, x, y
         seen += len(y)
     if seen != n:
         raise ValueError(f"data has length {n} but gave {seen} examples")
-    for i, (x, y) in first_read.items():
-        again, label = _checked_batch(collate([dataset[i]]))
-        if label[0] != y or not torch.equal(again[0].nan_to_num(), x.nan_to_num()):
+    for i, (row, y) in first_read.items() if check else ():
+        again, label = split(collate([dataset[i]]), how)
+        if label[0] != y or not same(row_of(again, 0), row):
             raise ValueError(
                 f"data[{first + i}] came back different when it was read again: the dataset "
                 "shuffles or augments; pass one that gives the same examples in the same order "
@@ -148,46 +188,40 @@ def as_tensors(data: Any) -> tuple[Tensor, Tensor] | None:
         data = data.tensors
     if not isinstance(data, tuple | list) or not data:
         return None
-    if all(isinstance(part, np.ndarray) for part in data):
-        data = [torch.from_numpy(part if part.flags.writeable else part.copy()) for part in data]
-    if not all(isinstance(part, Tensor) for part in data):
+    if not all(isinstance(part, Tensor | np.ndarray) for part in data):
         return None
+    if isinstance(data[-1], np.ndarray) and data[-1].dtype.kind in "OSUM":
+        raise TypeError(
+            f"labels must be integers, got {data[-1].dtype}: give the number of each class, from "
+            "0, such as np.unique(labels, return_inverse=True)[1]"
+        )
+    data = [_as_tensor(part) for part in data]
     if len(data) != 2:
         raise ValueError(f"data must be a pair (inputs, labels), got {len(data)} tensors")
-    x, y = _checked_batch(data)
+    x, y = split(data)
     if len(x) == 0:
         raise ValueError("data is empty: at least one example is wanted")
     return x, y
 
 
-def check_labels(labels: Tensor, n_classes: int, places: np.ndarray | None = None) -> None:
+def _as_tensor(part: Tensor | np.ndarray) -> Tensor:
+    if isinstance(part, Tensor):
+        return part
+    return torch.from_numpy(part if part.flags.writeable else part.copy())
+
+
+def check_labels(
+    labels: Tensor, n_classes: int, places: np.ndarray | None = None, name: str = "labels"
+) -> None:
     """Refuse labels outside 0..n_classes-1; `places` are theirs in the data, by default from 0."""
     outside = (labels < 0) | (labels >= n_classes)
     if outside.any():
         found = torch.nonzero(outside).flatten().cpu().numpy()
         where = (found if places is None else places[found]).tolist()
         raise ValueError(
-            f"labels must lie in 0..{n_classes - 1}; label {labels[outside][0].item()} and so on "
+            f"{name} must lie in 0..{n_classes - 1}; label {labels[outside][0].item()} and so on "
             f"for {named(where)}"
         )
-
-
-def _checked_batch(batch: Any) -> tuple[Tensor, Tensor]:
-    if not isinstance(batch, Sequence) or len(batch) != 2:
-        raise TypeError(f"data must give pairs (input, label), got {type(batch).__name__}")
-    x, y = batch
-    if not isinstance(x, Tensor) or not isinstance(y, Tensor):
-        raise TypeError(
-            "a batch must be two tensors (inputs, labels), got "
-            f"({type(x).__name__}, {type(y).__name__}): have the dataset give tensors"
-        )
-    if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
-        raise TypeError(f"labels must be integers, got {y.dtype}")
-    if y.ndim != 1 or len(x) != len(y):
-        raise ValueError(
-            f"labels must be (n,), one for each of {len(x)} inputs, got {tuple(y.shape)}"
-        )
-    return x, y.long()
 
 
 def _checked_length(dataset: Any) -> int:

@@ -1,7 +1,7 @@
 """One epoch of training: its steps, and the forward passes that are made beside them."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from subsel.defense.augment import cutmix as cut_and_mixed
-from subsel.defense.data import Examples, batches, check_labels
-from subsel.defense.gradients import EpochLogits, LastLayerHook, evaluating, linear_weight
+from subsel.defense.data import Examples, check_labels
+from subsel.defense.forms import Pick, called, logits_of, moved, shape_of
+from subsel.defense.gradients import (
+    EpochLogits,
+    LastLayerHook,
+    check_logits,
+    evaluating,
+    linear_weight,
+    takes_whole,
+)
 from subsel.defense.parallel import Part, Ranks
 from subsel.defense.randomness import Augment, augmentation, numpy_generator, seeded
 
@@ -33,6 +41,8 @@ class Trainee:
     augment : bool or callable
         As in `train`.
     ranks : Ranks
+    output : callable, optional
+        From what `net` returns to the logits.
     """
 
     def __init__(
@@ -43,10 +53,12 @@ class Trainee:
         settings: dict[str, Any],
         augment: bool | Augment,
         ranks: Ranks,
+        output: Pick | None = None,
     ) -> None:
         self.net, self.data, self.optimizer = net, data, optimizer
-        self.settings, self.ranks = settings, ranks
+        self.settings, self.ranks, self.output = settings, ranks, output
         self._augmented = augmentation(augment)
+        self._frozen = [part for part in net.modules() if _is_frozen_norm(part)]
 
     def start(self) -> None:
         """Call this once the weights are those to start from: after it only steps change them."""
@@ -82,6 +94,8 @@ class Trainee:
         """
         where, settings = self.data.device, self.settings
         self.net.train(settings["scenario"] != "transfer")
+        for norm in self._frozen:
+            norm.eval()
         loss_sum = right = torch.zeros((), device=where)
         with seeded(settings["seed"], epoch, where, self.ranks.rank) as generator:
             for rows, x, y, part in self.data.shuffled(
@@ -105,17 +119,32 @@ class Trainee:
         return loss_total, right_total
 
     def _forward(
-        self, x: Tensor, y: Tensor, part: Part, generator: torch.Generator
+        self, x: Any, y: Tensor, part: Part, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """Logits and mean loss of a part of a batch, as it is trained on."""
-        x = self._augmented(x, generator, part)
+        if self.settings["augment"]:
+            if not isinstance(x, Tensor):
+                raise TypeError(
+                    f"augment needs inputs that are one tensor, got {shape_of(x)}: let the dataset "
+                    "augment, and give the same examples without as clean_view="
+                )
+            x = self._augmented(x, generator, part)
         if not self.settings["cutmix"]:
-            logits = self._trained(x)
+            logits = logits_of(called(self._trained, x), len(y), self.output)
             return logits, F.cross_entropy(logits, y)
         x, other, share = cut_and_mixed(x, numpy_generator(generator, part))
-        logits = self._trained(x)
+        logits = logits_of(called(self._trained, x), len(y), self.output)
         mixed = share * F.cross_entropy(logits, y)
         return logits, mixed + (1 - share) * F.cross_entropy(logits, y[other])
+
+
+def materialize(model: nn.Module, data: Examples, settings: dict[str, Any]) -> None:
+    """Give lazy layers, whose size the inputs decide, their parameters."""
+    if not any(nn.parameter.is_lazy(p) for p in model.parameters()):
+        return
+    with seeded(settings["seed"], None, data.device), torch.no_grad(), evaluating(model):
+        _, x, _ = next(data.batches(np.arange(min(2, len(data)))))
+        called(model.to(data.device), moved(x, data.device))
 
 
 def prepared_head(
@@ -123,25 +152,44 @@ def prepared_head(
     data: Examples,
     settings: dict[str, Any],
     layer: str | None,
+    output: Pick | None,
     *,
-    wrt_input: bool,
-) -> Any:
-    """The model's last linear layer, fresh where the scenario wants it.
+    defended: bool,
+) -> tuple[Any, bool]:
+    """The model's last linear layer, fresh where the scenario wants it, and whether it is the end.
 
-    Model and data are looked at first: whether they fit each other, and, with `wrt_input`, whether
-    the layer has a weight to take gradients through.
+    It is None where nobody wants it: when all is trained, and no gradients are taken at it. Model
+    and data are looked at first: whether they fit each other, and whether the layer has a weight to
+    take gradients through, if they are.
     """
+    transferred = settings["scenario"] != "scratch"
+    whole = takes_whole(settings["wrt"], layer, output)
     with seeded(settings["seed"], None, data.device):
-        _, x, y = next(batches(data.subset(np.arange(min(2, len(data))))))
-        with torch.no_grad(), evaluating(model), LastLayerHook(model, layer) as last:
-            logits = last.checked_logits(model(x.to(data.device)), len(y))
+        _, x, y = next(data.batches(np.arange(min(2, len(data)))))
+        hooked = transferred or (defended and not whole)
+        with (
+            torch.no_grad(),
+            evaluating(model),
+            LastLayerHook(model, layer) if hooked else nullcontext() as last,
+        ):
+            logits = logits_of(called(model, moved(x, data.device)), len(y), output)
+            check_logits(logits, len(y), probabilities=layer is not None)
+            if last is not None and not whole:
+                last.checked_logits(logits, len(y))
         check_labels(y if data.tensors is None else data.tensors[1], logits.shape[1])
+        if last is None:
+            return None, False
         head: Any = last.module
-        if wrt_input:
+        if defended and settings["wrt"] == "input":
             linear_weight(head)
-        if settings["scenario"] != "scratch" and settings["fresh_head"]:
+        if transferred and settings["fresh_head"]:
+            if not hasattr(head, "reset_parameters"):
+                raise ValueError(
+                    f"the last layer, {type(head).__name__}, has no reset_parameters() that would "
+                    "make it a fresh one; initialize it yourself and give fresh_head=False"
+                )
             head.reset_parameters()
-    return head
+    return head, last.is_last(logits)
 
 
 @torch.no_grad()
@@ -149,8 +197,8 @@ def features(model: nn.Module, layer: str | None, data: Examples, ranks: Ranks) 
     """What enters the model's last layer, in place of the inputs."""
     inputs, labels = [], []
     with ranks.together(), evaluating(model), LastLayerHook(model, layer) as last:
-        for _, x, y in batches(data.subset(), ranks=ranks):
-            model(x.to(data.device))
+        for _, x, y in data.batches(ranks=ranks):
+            called(model, moved(x, data.device))
             inputs.append(last.input)
             labels.append(y)
     joined = (ranks.joined(parts, data.device) for parts in (inputs, labels))
@@ -158,14 +206,22 @@ def features(model: nn.Module, layer: str | None, data: Examples, ranks: Ranks) 
 
 
 @torch.no_grad()
-def accuracy(net: nn.Module, data: Examples, ranks: Ranks) -> float:
+def accuracy(net: nn.Module, data: Examples, ranks: Ranks, output: Pick | None = None) -> float:
     """Fraction of the examples that the network classifies as they are labelled."""
     right = 0
     with ranks.together(), evaluating(net):
-        for _, x, y in batches(data.subset(), ranks=ranks):
-            predicted = net(x.to(data.device)).argmax(dim=1)
-            right += int((predicted == y.to(data.device)).sum())
+        for start, x, y in data.batches(ranks=ranks):
+            logits = logits_of(called(net, moved(x, data.device)), len(y), output)
+            check_labels(y, logits.shape[1], np.arange(start, start + len(y)), "test labels")
+            right += int((logits.argmax(dim=1) == y.to(data.device)).sum())
     return sum(ranks.gather(right)) / len(data)
+
+
+def _is_frozen_norm(part: nn.Module) -> bool:
+    """Whether it is a BatchNorm whose weight and bias are not trained: its statistics stay too."""
+    own = list(part.parameters(recurse=False))
+    is_norm = isinstance(part, nn.modules.batchnorm._BatchNorm)
+    return is_norm and bool(own) and not any(p.requires_grad for p in own)
 
 
 @contextmanager

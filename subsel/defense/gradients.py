@@ -1,21 +1,32 @@
 """Per-example gradients of the cross-entropy at a classifier's last layer."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from subsel.defense.data import batches, check_labels, named
+from subsel.defense.forms import (
+    Pick,
+    Split,
+    as_labels,
+    called,
+    logits_of,
+    moved,
+    shape_of,
+    unwrapped,
+)
 from subsel.defense.notices import notice_outputs
 from subsel.defense.parallel import Ranks
 from subsel.validation import check_choice
 
 __all__ = ["EpochLogits", "last_layer_gradients"]
+
+WRT = ("logits", "input", "output")
 
 
 def last_layer_gradients(
@@ -24,6 +35,8 @@ def last_layer_gradients(
     *,
     wrt: str = "logits",
     layer: str | None = None,
+    output: Pick | None = None,
+    batch: Split | None = None,
     batch_size: int | None = None,
     device: torch.device | str | None = None,
     group: Any = None,
@@ -38,21 +51,30 @@ def last_layer_gradients(
     Parameters
     ----------
     model
-        A classifier that ends in a linear layer: logits (n, C), trained with the softmax
-        cross-entropy.  A DistributedDataParallel is taken for the model that it wraps.
+        A classifier trained with the softmax cross-entropy: logits (n, C), by themselves, in an
+        object's ``.logits``, under "logits" in a dict, or as the one tensor (n, C) of a tuple.
+        A compiled, DataParallel or DistributedDataParallel model is taken for the one in it.
     data
-        A map-style dataset of (input, label); a DataLoader, of which only the dataset, batch
-        size, ``collate_fn`` and number of workers are used, never its order; or a pair of
-        tensors or arrays (inputs (n, ...), labels (n,)).  Labels are integers in 0..C-1.  The
-        dataset must give the same examples each time: no augmentation.  A few of them are read
-        a second time to make sure.
+        A map-style dataset of (input, label), of dicts with an entry "labels" or "label" (the
+        model is called with the others as keywords), or of triples with the example's place; a
+        DataLoader, of which only the dataset, batch size, ``collate_fn`` and the settings of its
+        workers are used, never its order; or a pair of tensors or arrays (inputs (n, ...),
+        labels (n,)).  Labels are integers in 0..C-1.  The dataset must give the same examples
+        each time: no augmentation.  A few of them are read a second time to make sure.
     wrt
         "logits": softmax(z) - onehot(y), (n, C).  "input": the gradient with respect to what
-        enters the last layer, (softmax(z) - onehot(y)) W, (n, embedding).
+        enters the last layer, (softmax(z) - onehot(y)) W, (n, embedding).  "output": that of
+        "logits", with the logits that the whole model puts out, whatever its head is: a
+        convolution, a cosine head, LoRA, tied weights, a temperature after the last layer.
     layer
         Name of the last layer as in ``model.named_modules()``.  By default the `nn.Linear` that
         the model executes last, and then the model's output must be that layer's (or its
         log-softmax).  A named layer is taken at its word: what it puts out are the logits.
+    output : callable, optional
+        From what the model returns to the logits, where they are not found as described above.
+        It is taken at its word too: with ``wrt="logits"`` no layer is looked for.
+    batch : callable, optional
+        From a batch of the dataset to (inputs, labels), for batches of another form.
     batch_size
         Examples per forward pass: by default the DataLoader's own, else 256.
     device
@@ -79,7 +101,8 @@ def last_layer_gradients(
         A device that is not there; an empty dataset; outputs that are not (n, C) with C > 1; a
         label outside 0..C-1 or a non-finite logit (the message says for which examples); a
         dataset that reads differently the second time; no linear layer, or no layer of the given
-        name.  With a group, on all ranks if on one.
+        name; with ``wrt="output"``, probabilities in place of logits.  With a group, on all
+        ranks if on one.
 
     Warns
     -----
@@ -92,12 +115,12 @@ def last_layer_gradients(
     the variation of the full gradient up to a constant (Katharopoulos and Fleuret 2018; paper,
     section 3.5).
     """
-    check_choice(wrt, ("logits", "input"), "wrt")
+    check_choice(wrt, WRT, "wrt")
     device = check_device(device, model)
     where = device if tensors else torch.device("cpu")
     ranks = Ranks(group)
-    if isinstance(model, DistributedDataParallel):
-        model = model.module
+    model = unwrapped(model)
+    whole = takes_whole(wrt, layer, output)
     ranks.copy_first(model.buffers())
     gradients: list[Tensor] = []
     labels: list[Tensor] = []
@@ -107,19 +130,23 @@ def last_layer_gradients(
         ranks.together(),
         evaluating(model),
         torch.no_grad(),
-        LastLayerHook(model, layer) as last,
+        nullcontext() if whole else LastLayerHook(model, layer) as last,
     ):
-        for start, x, y in batches(data, batch_size, ranks):
-            output = model(x.to(device))
-            logits = last.checked_logits(output, len(y))
+        for start, x, y in batches(data, batch_size, ranks, batch):
+            logits = logits_of(called(model, moved(x, device)), len(y), output)
+            if last is None:
+                check_logits(logits, len(y))
+            else:
+                logits = last.checked_logits(logits, len(y))
             outputs = logits.shape[1]
             y = y.to(device)
             check_labels(y, logits.shape[1], np.arange(start, start + len(y)))
-            finite = logits.isfinite().all(dim=1)
-            if not finite.all():
-                broken += (start + torch.nonzero(~finite).flatten()).tolist()
+            usable = usable_logits(logits, y)
+            if not usable.all():
+                broken += (start + torch.nonzero(~usable).flatten()).tolist()
             residual = softmax_residual(logits.float(), y)
             if wrt == "input":
+                assert last is not None
                 residual = residual @ last.weight().float()
             gradients.append(residual.to(where))
             labels.append(y.to(where))
@@ -164,14 +191,20 @@ class EpochLogits:
         indices : array or tensor of integers, (b,)
             The examples' places in the training set.
         logits : Tensor, (b, C)
-            The model's output, as it goes into the loss.
+            The model's output, as it goes into the loss: the logits, or what they are found in as
+            `last_layer_gradients` finds them.
         labels : Tensor of integers, (b,)
 
         Raises
         ------
+        TypeError
+            Indices or labels that are not integers.
         ValueError
-            Shapes that do not fit.
+            Shapes that do not fit; indices outside 0..n-1.
         """
+        logits = logits_of(logits, len(indices))
+        if not isinstance(logits, Tensor):
+            raise TypeError(f"logits must be a tensor (b, C), got {shape_of(logits)}")
         if logits.ndim != 2 or logits.shape[1] < 2:
             raise ValueError(f"logits must be (b, C) with C > 1, got {tuple(logits.shape)}")
         if not len(indices) == len(logits) == len(labels):
@@ -179,11 +212,17 @@ class EpochLogits:
                 "indices, logits and labels must be of the same examples, got "
                 f"{len(indices)}, {len(logits)} and {len(labels)}"
             )
+        rows = torch.as_tensor(indices)
+        if rows.is_floating_point() or rows.dtype == torch.bool:
+            raise TypeError(f"indices must be integers, got {rows.dtype}")
+        if rows.device.type == "cpu" and ((rows < 0) | (rows >= self.n)).any():
+            raise ValueError(f"indices must lie in 0..{self.n - 1}, got {rows.tolist()[:10]}")
+        labels = as_labels(labels)
         logits = logits.detach().float()
         if self.logits is None:
             self.logits = logits.new_zeros(self.n, logits.shape[1])
             self.labels = torch.full((self.n,), -1, device=logits.device)
-        rows = torch.as_tensor(indices, device=logits.device)
+        rows = rows.to(logits.device)
         self.logits[rows] = logits
         self.labels[rows] = labels.to(self.labels)
 
@@ -240,7 +279,7 @@ class EpochLogits:
             raise ValueError(f"no logits are recorded for {named(unseen)}: the epoch left them out")
         check_labels(labels, logits.shape[1], indices)
         notice_outputs(logits.shape[1], labels.cpu().numpy())
-        broken = rows[~logits.isfinite().all(dim=1)]
+        broken = rows[~usable_logits(logits, labels)]
         if len(broken):
             raise ValueError(f"the model's logits are not finite for {named(broken.tolist())}")
         residual = softmax_residual(logits, labels)
@@ -249,6 +288,39 @@ class EpochLogits:
         if tensors:
             return residual, labels
         return residual.cpu().numpy(), labels.cpu().numpy()
+
+
+def takes_whole(wrt: str, layer: str | None, output: Pick | None) -> bool:
+    """Whether the logits are what the whole model puts out, and no layer is looked for."""
+    return wrt == "output" or (wrt == "logits" and output is not None and layer is None)
+
+
+def usable_logits(logits: Tensor, labels: Tensor) -> Tensor:
+    """For each example whether its loss is finite: -inf may mask any class but its own."""
+    own = logits.gather(1, labels[:, None])[:, 0]
+    return own.isfinite() & ~(logits.isnan() | (logits == torch.inf)).any(dim=1)
+
+
+def check_logits(logits: Any, n: int, *, probabilities: bool = False) -> None:
+    """Refuse what a whole model puts out if it cannot be logits (n, C).
+
+    With `probabilities` it may be these, for another layer is said to put out the logits.
+    """
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != n:
+        raise ValueError(
+            f"the model must put out ({n}, C) logits, got {shape_of(logits)}; output= takes a "
+            "function from what it returns to the logits"
+        )
+    if logits.shape[1] < 2:
+        raise ValueError("the model puts out one logit; a softmax needs two or more")
+    if probabilities:
+        return
+    sums = logits.float().sum(dim=1)
+    if (logits >= 0).all() and torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
+        raise ValueError(
+            "the model puts out probabilities, not logits: name the layer that puts out the logits "
+            "with layer=, or have output= take the logarithm"
+        )
 
 
 def softmax_residual(logits: Tensor, labels: Tensor) -> Tensor:
@@ -325,53 +397,65 @@ class LastLayerHook:
         ]
         if not self.watched:
             raise ValueError(
-                "the model has no nn.Linear; name the layer that puts out the logits with layer="
+                "the model has no nn.Linear; name the layer that puts out the logits with layer=, "
+                'or, if the model itself puts them out, give wrt="output"'
             )
         self.module: nn.Module | None = None
         self.input: Tensor
         self.output: Any
 
     def __enter__(self) -> "LastLayerHook":
-        self.handles = [module.register_forward_hook(self._record) for module in self.watched]
+        self.handles = [
+            module.register_forward_hook(self._record, with_kwargs=True) for module in self.watched
+        ]
         return self
 
     def __exit__(self, *_: object) -> None:
         for handle in self.handles:
             handle.remove()
 
-    def _record(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
-        self.module, self.input, self.output = module, inputs[0], output
+    def _record(
+        self, module: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any], output: Any
+    ) -> None:
+        self.module, self.output = module, output
+        self.input = inputs[0] if inputs else next(iter(keywords.values()))
 
     def checked_logits(self, model_output: Any, n: int) -> Tensor:
         """The layer's output, once it is seen to be (n, C) and what the loss is taken of."""
         if self.module is None:
             raise ValueError(
-                "no linear layer was executed (a compiled model hides its own: pass the original)"
+                "no linear layer was executed as a module; if the model itself puts out the "
+                'logits, give wrt="output"'
             )
         logits = self.output
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != n:
-            raise ValueError(f"the last layer must put out ({n}, C) logits, got {_shape(logits)}")
+            raise ValueError(f"the last layer must put out ({n}, C) logits, got {shape_of(logits)}")
         if logits.shape[1] < 2:
             raise ValueError("the last layer puts out one logit; a softmax needs two or more")
-        if not self.named and model_output is not logits:
-            same = (
-                isinstance(model_output, Tensor)
-                and model_output.shape == logits.shape
-                and torch.allclose(
-                    model_output.log_softmax(1),
-                    logits.log_softmax(1),
-                    rtol=1e-3,
-                    atol=1e-3,
-                    equal_nan=True,
-                )
+        if not self.named and not self.is_last(model_output):
+            raise ValueError(
+                f"the model's output, {shape_of(model_output)}, is not that of the linear layer it "
+                f"executes last, {shape_of(logits)}; name the layer that puts out the logits with "
+                'layer=, or, if the model itself puts them out, give wrt="output"'
             )
-            if not same:
-                raise ValueError(
-                    f"the model's output, {_shape(model_output)}, is not that of the linear layer "
-                    f"it executes last, {_shape(logits)}; name the layer that puts out the "
-                    "logits with layer="
-                )
         return logits
+
+    def is_last(self, model_output: Any) -> bool:
+        """Whether the model puts out what the layer does, or its log-softmax."""
+        if model_output is self.output:
+            return True
+        return (
+            isinstance(model_output, Tensor)
+            and isinstance(self.output, Tensor)
+            and model_output.shape == self.output.shape
+            and torch.allclose(
+                model_output.log_softmax(1),
+                self.output.log_softmax(1),
+                rtol=1e-3,
+                atol=1e-3,
+                equal_nan=True,
+            )
+        )
 
     def weight(self) -> Tensor:
         """The layer's weight, (C, embedding)."""
@@ -385,7 +469,3 @@ def linear_weight(module: nn.Module | None) -> Tensor:
             f'wrt="input" needs an nn.Linear as last layer, got {type(module).__name__}'
         )
     return module.weight
-
-
-def _shape(output: Any) -> str:
-    return str(tuple(output.shape)) if isinstance(output, Tensor) else type(output).__name__

@@ -10,7 +10,7 @@ from torch import Tensor
 from subsel.defense.augment import flip_and_crop
 from subsel.defense.parallel import Part
 
-__all__ = ["Augment", "augmentation", "numpy_generator", "seeded"]
+__all__ = ["Augment", "augmentation", "numpy_generator", "order_generator", "seeded"]
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -25,16 +25,25 @@ def seeded(
     is put back.  The generator, on the CPU, is for order and augmentation, and the same on every
     rank.
     """
-    key = () if epoch is None else (epoch,)
-    words = np.random.SeedSequence(seed, spawn_key=key).generate_state(2 + rank).tolist()
-    own, for_order = words[0] if rank == 0 else words[-1], words[1]
+    words = _words(seed, epoch, 2 + rank)
+    own = words[0] if rank == 0 else words[-1]
     cuda = device.type == "cuda"
     with torch.random.fork_rng([device] if cuda else []):
         torch.default_generator.manual_seed(own)
         if cuda:
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(own)
-        yield torch.Generator().manual_seed(for_order)
+        yield order_generator(seed, epoch)
+
+
+def order_generator(seed: int, epoch: int | None) -> torch.Generator:
+    """What decides the order of the examples of an epoch, before it is used for anything else."""
+    return torch.Generator().manual_seed(_words(seed, epoch, 2)[1])
+
+
+def _words(seed: int, epoch: int | None, count: int) -> list[int]:
+    key = () if epoch is None else (epoch,)
+    return np.random.SeedSequence(seed, spawn_key=key).generate_state(count).tolist()
 
 
 def numpy_generator(generator: torch.Generator, part: Part) -> np.random.Generator:

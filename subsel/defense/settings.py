@@ -4,9 +4,13 @@ import math
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from subsel.defense.data import Examples, batches
+from subsel.defense.data import Examples
 from subsel.defense.epic import EPIC
+from subsel.defense.forms import shape_of
+from subsel.defense.gradients import WRT
 from subsel.defense.presets import PRESETS
 from subsel.validation import check_choice, check_count
 
@@ -15,7 +19,7 @@ __all__ = ["check_cutmix", "check_defense", "checked_settings", "from_preset"]
 CHOICES = {
     "scenario": ("scratch", "transfer", "finetune"),
     "gradients": ("fresh", "training"),
-    "wrt": ("logits", "input"),
+    "wrt": WRT,
 }
 
 
@@ -55,10 +59,32 @@ def check_cutmix(cutmix: bool, data: Examples) -> None:
     if not isinstance(cutmix, bool):
         raise TypeError(f"cutmix must be True or False, got {cutmix!r}")
     if cutmix:
-        _, x, _ = next(batches(data.subset(np.arange(1))))
-        if x.ndim != 4:
-            shape = ", ".join(["n", *map(str, x.shape[1:])])
-            raise ValueError(f"cutmix needs images (n, channels, height, width), got ({shape})")
+        _, x, _ = next(data.batches(np.arange(1)))
+        if not isinstance(x, Tensor) or x.ndim != 4:
+            shape = "".join(f", {size}" for size in x.shape[1:]) if isinstance(x, Tensor) else ""
+            got = f"(n{shape})" if isinstance(x, Tensor) else shape_of(x)
+            raise ValueError(f"cutmix needs images (n, channels, height, width), got {got}")
+
+
+def check_view(data: Examples, view: Examples) -> None:
+    """Refuse a clean view of other examples, or of another order, than the training data."""
+    if view is data:
+        return
+    if len(view) != len(data):
+        raise ValueError(
+            f"clean_view must have the {len(data)} examples of the dataset, got {len(view)}"
+        )
+    some = np.unique(np.linspace(0, len(data) - 1, 8, dtype=int))
+    labels = [
+        torch.cat([y for _, _, y in part.batches(some, check=False)]) for part in (data, view)
+    ]
+    differ = some[(labels[0] != labels[1]).numpy()]
+    if len(differ):
+        raise ValueError(
+            f"clean_view must have the examples of the dataset in the same order: the labels of "
+            f"example {differ[0]} are {labels[0][some == differ[0]].item()} there and "
+            f"{labels[1][some == differ[0]].item()} in the view"
+        )
 
 
 def check_defense(defense: EPIC, settings: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from subsel.defense.afresh import AfreshResult, train_afresh
 from subsel.defense.checkpoint import Checkpoint, CheckpointError, check_fit, read_weights
 from subsel.defense.datasets import ImageData, load
 from subsel.defense.epic import EPIC
-from subsel.defense.gradients import check_device
+from subsel.defense.gradients import WRT, check_device
 from subsel.defense.notices import DefenseWarning
 from subsel.defense.poisons import PoisonedSet, read_poisons
 from subsel.defense.presets import PRESETS, Preset
@@ -382,8 +382,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     epic.add_argument(
         "--wrt",
-        choices=("logits", "input"),
-        help="what the gradient is taken of: the last layer's output or its input (logits)",
+        choices=WRT,
+        help="what the gradient is taken of: the last layer's output or its input, or the whole "
+        "model's output (logits)",
     )
 
     afresh = parser.add_argument_group("fresh start (not in the paper)")

@@ -16,19 +16,27 @@ from tqdm import tqdm
 
 from subsel.defense import parallel
 from subsel.defense.checkpoint import Checkpoint
-from subsel.defense.data import Examples, batches
+from subsel.defense.data import Examples
 from subsel.defense.epic import EPIC
-from subsel.defense.epochs import Trainee, accuracy, backbone_fixed, features, prepared_head
+from subsel.defense.epochs import (
+    Trainee,
+    accuracy,
+    backbone_fixed,
+    features,
+    materialize,
+    prepared_head,
+)
+from subsel.defense.forms import Pick, Split, tensors_of, unwrapped
 from subsel.defense.gradients import (
     EpochLogits,
     check_device,
-    last_layer_gradients,
     linear_weight,
 )
 from subsel.defense.notices import notice_preset, notice_schedule, schedule_line
 from subsel.defense.randomness import Augment, seeded
 from subsel.defense.result import TrainResult
-from subsel.defense.settings import check_cutmix, check_defense, checked_settings
+from subsel.defense.rounds import fresh_gradients
+from subsel.defense.settings import check_cutmix, check_defense, check_view, checked_settings
 
 __all__ = ["TrainResult", "seeded", "train"]
 
@@ -55,6 +63,10 @@ def train(
     gradients: str = "fresh",
     wrt: str = "logits",
     layer: str | None = None,
+    output: Pick | None = None,
+    batch: Split | None = None,
+    collate: Callable[[list[Any]], Any] | None = None,
+    clean_view: Any = None,
     seed: int = 0,
     device: torch.device | str | None = None,
     workers: int = 0,
@@ -71,10 +83,13 @@ def train(
     Parameters
     ----------
     model : nn.Module
-        A classifier that ends in a linear layer, logits (n, C).  It is trained in place.
+        A classifier with logits (n, C), which are found as in `last_layer_gradients`.  It is
+        trained in place.  It may be compiled, or a DataParallel.  Where weight and bias of a
+        BatchNorm do not require gradients, its statistics are not changed either.
     dataset
-        A map-style dataset of (input, label), or a pair of tensors or arrays (inputs, labels).
-        It has to give the same examples each time: augmentation goes to `augment`.
+        A map-style dataset of (input, label), or of the other forms that `last_layer_gradients`
+        takes, or a pair of tensors or arrays (inputs, labels).  It has to give the same examples
+        each time: augmentation goes to `augment`, or there is a `clean_view`.
     epochs : int
         Needed unless a preset gives it.
     defense : EPIC, optional
@@ -116,6 +131,14 @@ def train(
         with `cutmix`.
     wrt, layer
         Of `last_layer_gradients`; `layer` is also the head of transfer and fine-tuning.
+    output, batch : callables, optional
+        From what the model returns to logits, and from a batch to (inputs, labels), as in
+        `last_layer_gradients`.  The loss is taken of these logits too.
+    collate : callable, optional
+        Makes a batch of a list of examples, as a DataLoader's ``collate_fn``.
+    clean_view : optional
+        The same examples as `dataset`, in the same order, without augmentation: for gradients and
+        for hashes.  For a dataset that augments by itself.
     seed : int
         Decides order, augmentation, dropout and a fresh head.  The global random state is put
         back after each epoch.
@@ -184,15 +207,20 @@ def train(
     if isinstance(model, DistributedDataParallel):
         raise TypeError("give the model itself, not a DistributedDataParallel: train wraps it")
     where = check_device(device, model)
-    data = Examples(dataset, where, workers)
-    held_out = None if test is None else Examples(test, where, workers)
+    reading = (where, workers, batch, collate)
+    data = Examples(dataset, *reading)
+    view = data if clean_view is None else Examples(clean_view, *reading)
+    held_out = None if test is None else Examples(test, *reading)
+    check_view(data, view)
     check_cutmix(cutmix, data)
     if defense is not None:
         check_defense(defense, settings)
         defense.start(len(data))
     ranks = parallel.all_ranks()
     file = Checkpoint(checkpoint, resume, ranks, settings)
-    ranks.agree(lambda: _description(model, data, held_out, defense, settings | {"epochs": epochs}))
+    bare = unwrapped(model)
+    materialize(bare, view, settings)
+    ranks.agree(lambda: _description(bare, view, held_out, defense, settings | {"epochs": epochs}))
     if ranks.rank == 0:
         _tell(defense, epochs, preset, progress)
     result = TrainResult(model, np.arange(len(data)), defense=defense)
@@ -202,21 +230,22 @@ def train(
     with ExitStack() as until_the_end:
         until_the_end.enter_context(file.held())
         file.read(epochs, result, where)
-        file.compare(model, data)
+        file.compare(bare, view)
         model.to(where)
         ranks.copy_first([*model.parameters(), *model.buffers()])
-        by_input = defense is not None and wrt == "input"
-        head = prepared_head(model, data, settings, layer, wrt_input=by_input)
+        head, is_end = prepared_head(
+            bare, view, settings, layer, output, defended=defense is not None
+        )
         net = model
         if transfer:
             until_the_end.enter_context(backbone_fixed(model, head))
-        if transfer and augment is False and not cutmix:
+        if transfer and is_end and augment is False and not cutmix and clean_view is None:
             # The backbone puts out the same each time: once is enough, and the head remains.
-            data = features(model, layer, data, ranks)
-            held_out = held_out and features(model, layer, held_out, ranks)
-            net, layer = head, None
+            data = view = features(bare, layer, data, ranks)
+            held_out = held_out and features(bare, layer, held_out, ranks)
+            net, layer, output = head, "", None  # the head is the whole
         optimizer = _sgd(net, settings)
-        trainee = Trainee(net, data, optimizer, settings, augment, ranks)
+        trainee = Trainee(net, data, optimizer, settings, augment, ranks, output)
         file.restore(result, optimizer, seen)
         first = len(result.history)
         ranks.agree(lambda: {"epochs done": first, "kept": parallel.digest(result.kept)})
@@ -229,7 +258,7 @@ def train(
                 dropped = 0
                 if defense is not None and defense.due(epoch):
                     bar.set_description_str(f"epoch {epoch + 1}/{epochs}, selecting")
-                    found = _gradients(trainee, seen, defense, head, layer)
+                    found = _gradients(trainee, view, seen, defense, head, layer)
                     known = time.perf_counter()
                     dropped = len(defense.prune(*found, epoch, group=ranks.group).dropped)
                     result.kept = defense.kept
@@ -253,7 +282,7 @@ def train(
                     "lr": rate,
                     "loss": loss / len(result.kept),
                     "train_accuracy": right / len(result.kept),
-                    "test_accuracy": None if held_out is None else accuracy(net, held_out, ranks),
+                    "test_accuracy": held_out and accuracy(net, held_out, ranks, output),
                     "kept": len(result.kept),
                     "dropped": dropped,
                     "gradient_seconds": known - began,
@@ -290,22 +319,20 @@ def _tell(defense: EPIC | None, epochs: int, preset: str | None, progress: bool)
 
 
 def _gradients(
-    trainee: Trainee, seen: EpochLogits, defense: EPIC, head: nn.Module, layer: str | None
+    trainee: Trainee,
+    view: Examples,
+    seen: EpochLogits,
+    defense: EPIC,
+    head: Any,
+    layer: str | None,
 ) -> tuple[Any, Any]:
     """What EPIC looks at in a round: of the epoch before if that was recorded, else fresh."""
     wrt, tensors = trainee.settings["wrt"], trainee.data.device.type == "cuda"
     if seen.logits is not None:
         weight = linear_weight(head) if wrt == "input" else None
         return seen.gradients(defense.kept, weight, tensors=tensors)
-    ground = defense.kept if defense.ground_set == "active" else None
-    return last_layer_gradients(
-        trainee.net,
-        trainee.data.subset(ground),
-        wrt=wrt,
-        layer=layer,
-        group=trainee.ranks.group,
-        tensors=tensors,
-    )
+    taking = {"wrt": wrt, "layer": layer, "output": trainee.output}
+    return fresh_gradients(trainee.net, view, defense, group=trainee.ranks.group, **taking)
 
 
 def _sgd(net: nn.Module, settings: dict[str, Any]) -> torch.optim.SGD:
@@ -336,9 +363,9 @@ def _description(
         if examples is None:
             return None
         some = np.unique(np.linspace(0, len(examples) - 1, 8, dtype=int))
-        _, x, y = next(batches(examples.subset(some)))
+        _, x, y = next(examples.batches(some))
         labels = y if examples.tensors is None else examples.tensors[1]
-        return f"{len(examples)} examples {parallel.digest(x, y, labels)}"
+        return f"{len(examples)} examples {parallel.digest(*tensors_of(x), y, labels)}"
 
     return {
         **settings,

@@ -255,9 +255,13 @@ class TestRefuses:
 
     def test_triples_and_things_that_are_not_tensors(self, net, data):
         with pytest.raises(TypeError, match="pairs"):
-            last_layer_gradients(net, [(x, 0, 0) for x in data[0]])
-        with pytest.raises(TypeError, match="two tensors"):
-            last_layer_gradients(net, [({"image": x}, 0) for x in data[0]])
+            last_layer_gradients(net, [(x, 0, 0, 0) for x in data[0]])
+        with pytest.raises(
+            TypeError, match=r"labels must be a tensor of integers, got tuple \(str"
+        ):
+            last_layer_gradients(net, [(x, "cat") for x in data[0]])
+        with pytest.raises(TypeError, match="inputs of a batch must be tensors, got tuple"):
+            last_layer_gradients(net, [("a text", 0) for x in data[0]])
 
     def test_a_batch_size_below_one(self, net, data):
         with pytest.raises(ValueError, match="batch_size"):
@@ -302,10 +306,15 @@ class TestEpochLogits:
     def test_names_labels_and_logits_that_cannot_be(self):
         seen = EpochLogits(5)
         logits = torch.zeros(5, C)
-        logits[3, 1] = -torch.inf
+        logits[2, 1] = -torch.inf  # masks a class
+        logits[3, 0] = -torch.inf  # masks the label's own
         seen.record(np.arange(5), logits, torch.tensor([0, 0, C, 0, 0]))
         with pytest.raises(ValueError, match=r"label 4 and so on for 1 example: 2$"):
             seen.gradients(np.array([1, 2]))
+        with pytest.raises(ValueError, match=r"not finite for 1 example: 3$"):
+            seen.gradients(np.array([1, 3, 4]))
+        logits[3, 0] = torch.nan
+        seen.record([3], logits[3:4], torch.tensor([0]))
         with pytest.raises(ValueError, match=r"not finite for 1 example: 3$"):
             seen.gradients(np.array([1, 3, 4]))
 

@@ -1,0 +1,159 @@
+"""EPIC in Hugging Face's Trainer: a callback with its sampler, and a Trainer that has both."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+try:
+    from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
+    from transformers import TrainingArguments as Arguments
+    from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+except ModuleNotFoundError as error:
+    if error.name != "transformers":
+        raise
+    raise ImportError(
+        'subsel.defense.transformers needs transformers: pip install "subsel[transformers]"'
+    ) from None
+
+from subsel.defense.epic import EPIC
+from subsel.defense.notices import notice_schedule
+from subsel.defense.rounds import KeptSampler, Rounds
+from subsel.files import written_whole
+
+__all__ = ["EPICCallback", "EPICTrainer"]
+
+FILE = "epic.pt"
+
+
+class EPICCallback(TrainerCallback):
+    """EPIC's rounds between the epochs of Hugging Face's Trainer.
+
+    The training loader needs ``sampler=callback.sampler``, without which nothing is left out:
+    `EPICTrainer` makes such a loader.  What is kept goes into each checkpoint's folder as
+    ``epic.pt``, and ``trainer.train(resume_from_checkpoint=...)`` goes on with it, given a fresh
+    EPIC.
+
+    Parameters
+    ----------
+    epic : EPIC
+    data
+        The training examples without augmentation, in any form that `last_layer_gradients` takes.
+    seed : int, default 0
+        Of the order of examples, as of `KeptSampler`.
+    **options
+        `wrt`, `layer`, `output`, `batch`, `collate`, `workers`, as of `Rounds`.
+
+    Attributes
+    ----------
+    sampler : KeptSampler
+
+    Notes
+    -----
+    The Trainer counts epochs by dividing its steps by those of the first epoch.  So at the end of
+    an epoch the steps that dropped examples would have taken are counted as done, for the Trainer
+    as for its learning rate schedule.  With gradient accumulation, batches that do not fill a step
+    at the end of a shortened epoch are left out.
+    """
+
+    def __init__(self, epic: EPIC, data: Any, *, seed: int = 0, **options: Any) -> None:
+        self.rounds = Rounds(epic, data, **options)
+        self.sampler = KeptSampler(epic, seed=seed)
+        self._steps = 0
+
+    def on_train_begin(
+        self, args: Arguments, state: TrainerState, control: TrainerControl, **given: Any
+    ) -> None:
+        """Go on from the checkpoint that the Trainer goes on from, if it does."""
+        epic = self.rounds.epic
+        if epic.history:
+            raise ValueError("epic has already pruned; give a fresh EPIC, also to resume")
+        batches = len(given["train_dataloader"])
+        self._steps = max(1, -(-batches // args.gradient_accumulation_steps))
+        epochs = -(-state.max_steps // self._steps)
+        if state.is_world_process_zero:
+            notice_schedule(epic.schedule(epochs), epochs, epic.warmup)
+        if state.global_step > 0:
+            path = _folder(args, state) / FILE
+            if not path.is_file():
+                raise FileNotFoundError(
+                    f"there is no {path}, which says what EPIC kept: resume from a checkpoint in "
+                    "output_dir that was written with this callback"
+                )
+            self.rounds.load_state_dict(torch.load(path, weights_only=True))
+
+    def on_epoch_begin(
+        self, args: Arguments, state: TrainerState, control: TrainerControl, **given: Any
+    ) -> None:
+        """Make the round that is due."""
+        epoch = state.global_step // self._steps
+        self.rounds.before(given["model"], epoch)
+        self.sampler.set_epoch(epoch)
+
+    def on_epoch_end(
+        self, args: Arguments, state: TrainerState, control: TrainerControl, **given: Any
+    ) -> None:
+        """Count the steps that the dropped examples would have taken."""
+        if control.should_training_stop or not state.global_step % self._steps:
+            return
+        missed = -state.global_step % self._steps
+        state.global_step += missed
+        state.epoch = float(state.global_step // self._steps)
+        given["model"].zero_grad()
+        if not isinstance(given["lr_scheduler"], torch.optim.lr_scheduler.ReduceLROnPlateau):
+            for _ in range(missed):
+                given["lr_scheduler"].step()
+
+    def on_save(
+        self, args: Arguments, state: TrainerState, control: TrainerControl, **given: Any
+    ) -> None:
+        """Put what is kept into the checkpoint's folder."""
+        if state.is_world_process_zero:
+            with written_whole(_folder(args, state) / FILE) as part:
+                torch.save(self.rounds.state_dict(), part)
+
+
+class EPICTrainer(Trainer):
+    """Hugging Face's Trainer on what EPIC keeps.
+
+    Parameters
+    ----------
+    epic : EPIC
+    clean_view : optional
+        The examples of `train_dataset` in the same order without augmentation, if it augments.
+    *args, **arguments
+        Of the Trainer.
+
+    Attributes
+    ----------
+    defense : EPICCallback
+    """
+
+    def __init__(self, *args: Any, epic: EPIC, clean_view: Any = None, **arguments: Any) -> None:
+        super().__init__(*args, **arguments)
+        self.defense = EPICCallback(
+            epic,
+            self.train_dataset if clean_view is None else clean_view,
+            seed=self.args.seed,
+            collate=self.data_collator,
+        )
+        self.add_callback(self.defense)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches of what EPIC keeps."""
+        return self.accelerator.prepare(
+            DataLoader(
+                self.train_dataset,
+                batch_size=self._train_batch_size,
+                sampler=self.defense.sampler,
+                collate_fn=self.data_collator,
+                num_workers=self.args.dataloader_num_workers,
+                pin_memory=self.args.dataloader_pin_memory,
+                drop_last=self.args.dataloader_drop_last,
+            )
+        )
+
+
+def _folder(args: Arguments, state: TrainerState) -> Path:
+    return Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
