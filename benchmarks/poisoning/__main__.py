@@ -23,9 +23,10 @@ from benchmarks.poisoning.plots import draw_all, save
 from benchmarks.poisoning.published import PublishedLab
 from benchmarks.poisoning.records import claim, read_records
 from benchmarks.poisoning.report import by_defense, markdown, results_table, targets_table
-from benchmarks.poisoning.settings import BASE_CLASSES, DIGITS, Settings
+from benchmarks.poisoning.settings import BACKBONES, BASE_CLASSES, BLOCK, DIGITS, Settings
 from benchmarks.poisoning.tables import (
     BEYOND,
+    BLOCK_DEFENSES,
     SCALES,
     TABLES,
     Experiment,
@@ -45,7 +46,7 @@ DATASETS = ("fashion-mnist", "cifar10", "tiny-imagenet", "digits")
 LEGEND = """\
 Attack success: the share of targets that were given the class the attacker wanted. Accuracy (on
 all test images), kept and poisons left are means over the targets. Controls drop as many examples
-in the same rounds. "Fresh head" and "re-admission" go beyond the published EPIC.
+in the same rounds. "Fresh head" and "re-admission" are not in the paper.
 """
 
 
@@ -53,7 +54,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     args = parser().parse_args(argv)
     try:
-        args.command(args)
+        for part in by_backbone(args):
+            part.command(part)
     except KeyboardInterrupt:
         print("\nStopped. What is done is kept: the same command goes on from there.")
         return 130
@@ -61,6 +63,17 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def by_backbone(args: argparse.Namespace) -> list[argparse.Namespace]:
+    """The command for each backbone that it names."""
+    if getattr(args, "backbone", None) != "both":
+        return [args]
+    out = args.out or out_of(args)
+    return [
+        argparse.Namespace(**{**vars(args), "backbone": backbone, "out": out / backbone})
+        for backbone in BACKBONES
+    ]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -85,16 +98,25 @@ def parser() -> argparse.ArgumentParser:
     )
     common.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: %(default)s)")
     chosen = common.add_argument_group("settings (default: those of docs/experiments.md)")
-    chosen.add_argument("--model", choices=list(MODELS), help="of backbone and victim")
+    chosen.add_argument("--model", choices=[*MODELS, BLOCK], help="of backbone and victim")
     chosen.add_argument(
         "--augment", action=argparse.BooleanOptionalAction, help="flip and crop in training"
     )
     chosen.add_argument(
         "--base-class", choices=BASE_CLASSES, help="that targets shall be taken for"
     )
+    chosen.add_argument(
+        "--backbone",
+        choices=[*BACKBONES, "both"],
+        help="trained on the victim's own images, before they were poisoned (the paper's transfer "
+        "setting), or on other images; both: one after the other, in folders of their names",
+    )
+    chosen.add_argument(
+        "--drops", type=int, nargs="*", help="of the learning rate, in the preset's epochs"
+    )
     for name, kind, text in (
-        ("pretrain", int, "images that the backbone is trained on"),
-        ("pretrain-epochs", int, "and how often"),
+        ("pretrain", int, "images that are not the victim's, for another backbone"),
+        ("pretrain-epochs", int, "of the backbone"),
         ("victim", int, "images that the victim is trained on, poisons included"),
         ("poisons", int, "how many of them are poisons"),
         ("epsilon", int, "largest change of a pixel, of 255"),
@@ -133,6 +155,12 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--out", type=Path, help=text)
         command.set_defaults(usual_out=out)
     full.add_argument("--defenses", nargs="+", metavar="NAME", help="in place of the usual ones")
+    full.add_argument(
+        "--scale",
+        choices=["small", "block"],
+        default="small",
+        help=f"small: the usual settings; block: {SCALES['block'].about}",
+    )
     full.add_argument("--first", type=int, default=0, help="number of the first target (0)")
     paper = argparse.ArgumentParser(add_help=False)
     paper.add_argument("--scale", choices=list(SCALES), default="small", help=scales_described())
@@ -192,14 +220,17 @@ def craft_command(args: argparse.Namespace) -> None:
 
 def run_command(args: argparse.Namespace) -> None:
     lab = prepared(args, usual_settings(args))
-    if args.defenses is None:
+    wanted = args.defenses
+    if wanted is None and args.scale == "block":
+        wanted = BLOCK_DEFENSES
+    if wanted is None:
         run_and_report(args, lab)
     else:
         out = out_of(args)
         asked = [
             record
-            for record in run(lab, out, range(args.first, args.targets), args.defenses)
-            if args.first <= record["target"] < args.targets and record["defense"] in args.defenses
+            for record in run(lab, out, range(args.first, args.targets), wanted)
+            if args.first <= record["target"] < args.targets and record["defense"] in wanted
         ]
         print(f"\n{results_table(asked)}")
 
@@ -212,6 +243,8 @@ def demo_command(args: argparse.Namespace) -> None:
 
 
 def usual_settings(args: argparse.Namespace) -> Settings:
+    if getattr(args, "scale", "small") == "block":
+        return replace(SCALES["block"].settings, dataset=args.dataset)
     return DIGITS if args.dataset == "digits" else Settings(args.dataset)
 
 

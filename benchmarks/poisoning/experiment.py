@@ -43,7 +43,10 @@ def run(
         trial = lab.trial(target)
         for name in wanted:
             bar.set_postfix_str(f"{names}: {name}")
-            records.append(record(lab, target, trial.poisoned, name, trial.outcome(name)))
+            line = record(lab, target, trial.poisoned, name, trial.outcome(name))
+            if trial.watch is not None:
+                line |= {"flipped": trial.watch.epochs, "settled": trial.watch.settled}
+            records.append(line)
             times.append({"target": number, "defense": name, "seconds": trial.seconds[name]})
             write_records(out / "times.jsonl", times)
             write_records(out / "results.jsonl", records)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +18,26 @@ from benchmarks.poisoning.attacks.backdoor import gradient_norms, patch_for, pat
 from benchmarks.poisoning.backbone import build, extract, frozen, load_or_train, pretrain
 from benchmarks.poisoning.defenses import Trial
 from benchmarks.poisoning.defenses.mixing import mixing
-from benchmarks.poisoning.settings import Settings
+from benchmarks.poisoning.settings import BLOCK, Settings
 from benchmarks.poisoning.training import Steps, outputs, plain
-from benchmarks.poisoning.victim import FineTuning, FromScratch, Scenario, Transfer, Victim
+from benchmarks.poisoning.victim import (
+    Block,
+    FineTuning,
+    FromScratch,
+    Scenario,
+    Transfer,
+    Victim,
+    Watch,
+)
 from subsel.defense.augment import cutmix
 from subsel.defense.datasets import ImageData
 from subsel.files import written_whole
 
 AGES = (0.05, 0.1, 0.15, 0.25, 0.4, 0.6, 0.8, 1.0)  # of an ensemble's nets, in trainings
+LATE = (0.75, 1.0)  # of the nets that are attacked where poisons act late
+SURE = (0.5, 1.0)  # of those that have to be sure of a target there
+SURE_MARGIN = 0.9  # and how sure on average: probability of its class, less the runner-up's
+LATE_SEEDS = 3
 
 
 @dataclass(frozen=True)
@@ -90,7 +103,13 @@ class Lab:
             self.extractor = frozen(deepcopy(backbone)).to(self.device)
             width = extract(self.extractor, self.images[:1]).shape[1]
             recipe = settings.recipe()
-            if settings.scenario == "transfer":
+            if settings.scenario == "block":
+                front = Front(self.extractor, self.images)
+                width = extract(front, self.images[:1]).shape[1]
+                self.extractor = front
+                self.scenario = Block(front, width, self.classes, recipe, self.device)
+                self.clean, _ = self._kept_net(self.clean_victim.train)
+            elif settings.scenario == "transfer":
                 self.scenario = Transfer(self.extractor, width, self.classes, recipe, self.device)
                 self.clean = self.clean_victim.train()
             else:
@@ -109,23 +128,26 @@ class Lab:
         """The training images that the backbone sees, and the victim's."""
         first, second = self.settings.pretrain, self.settings.victim
         order = np.random.default_rng(self.settings.seed).permutation(n_train)
-        return order[:first], order[first : first + second]
+        own = order[first : first + second]
+        return order[:first] if self.settings.needs_others else own, own
 
     def _kept_backbone(self, seen: np.ndarray) -> tuple[nn.Sequential, str]:
         s = self.settings
-        other = "" if s.model == "small-cnn" else f"{s.model}-"
-        name = f"{other}{self.data.name}-{s.pretrain}x{s.pretrain_epochs}-seed{s.seed}"
+        model = "small-cnn" if s.model == BLOCK else s.model
+        prefix = "" if model == "small-cnn" else f"{model}-"
+        images = f"{s.pretrain}" if s.needs_others else f"own-{s.pretrain}-{s.victim}"
+        name = f"{prefix}{self.data.name}-{images}x{s.backbone_epochs}-seed{s.seed}"
         return load_or_train(
             self.cache / f"backbone-{name}.pt",
             lambda: pretrain(
                 self.data,
                 seen,
-                epochs=s.pretrain_epochs,
+                epochs=s.backbone_epochs,
                 seed=s.seed,
-                model_name=s.model,
+                model_name=model,
                 device=self.device,
             ),
-            lambda: build(s.model, self.data)[:-1],
+            lambda: build(model, self.data)[:-1],
         )
 
     def _kept_net(
@@ -137,6 +159,8 @@ class Lab:
             name: getattr(self.settings, name)
             for name in (*names, "epochs", "augment", "victim_lr")
         }
+        recipe = self.scenario.recipe
+        decisive |= {"drops": recipe.drops, "backbone": self.settings.backbone}
         key = hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:8]
         net, digest = load_or_train(
             self.cache / f"clean-{self.data.name}-{self.settings.model}-{key}{suffix}.pt",
@@ -149,6 +173,19 @@ class Lab:
     def nets_of_ages(self) -> list[nn.Module]:
         """Clean nets as they are after a part of the training, each from its own seed."""
         return self._of_ages("", plain)
+
+    @cached_property
+    def late_nets(self) -> list[nn.Module]:
+        """Clean nets of a few seeds as they are after the first drop of the learning rate."""
+        return self._of_seeds(LATE)
+
+    def _of_seeds(self, ages: tuple[float, ...]) -> list[nn.Module]:
+        nets, epochs = [], self.scenario.recipe.epochs
+        for seed, age in product(range(LATE_SEEDS), ages):
+            young = self.clean_victim.shortened(max(1, round(age * epochs)))
+            young = replace(young, seed=self.settings.seed + 1 + seed)
+            nets.append(self._kept_net(young.train, f"-seed{seed}-{age}")[0])
+        return nets
 
     @cached_property
     def mixed_nets_of_ages(self) -> list[nn.Module]:
@@ -176,29 +213,55 @@ class Lab:
             self.classes,
             seed,
             self.scenario,
-            self.settings.published,
+            self.settings.experiment,
         )
 
     def target(self, number: int) -> Target:
         """The number-th target, whatever the others: the rule is fixed before any is tried.
 
         The first test image, in an order drawn for this number, that the cleanly trained victim
-        gets right; another class at random, or the one that this victim would take next; bases at
-        random in that class, or, for a backdoor, those of the largest gradients.
+        gets right (of a block: of which clean nets of several seeds and ages are all sure); another
+        class at random, or the one that clean nets would take next; bases at random in that class,
+        or, for a backdoor, those of the largest gradients.
         """
         rng = np.random.default_rng([self.settings.seed, number])
         order = rng.permutation(len(self.correct))
-        index = int(order[self.correct[order]][0])
+        index = int(order[self.eligible[order]][0])
         label = int(self.test_labels[index])
         base = int(rng.choice(np.delete(np.arange(self.classes), label)))
         if self.settings.base_class == "runner-up":
-            base = int(outputs(self.clean, self.test_inputs[index][None])[0].topk(2).indices[1])
+            base = int(self.likely[index].topk(2).indices[1])
         members = np.flatnonzero(self.labels.numpy() == base)
         bases = np.sort(rng.choice(members, self.settings.poisons, replace=False))
         if self.settings.attack in BACKDOORS:
             norms = gradient_norms(self.clean, self.images[members], base)
             bases = np.sort(members[np.argsort(-norms, kind="stable")[: self.settings.poisons]])
         return Target(number, index, label, base, bases)
+
+    @cached_property
+    def eligible(self) -> np.ndarray:
+        """Which test images may become targets."""
+        if self.settings.scenario != BLOCK:
+            return self.correct
+        everywhere, rows = self._chances, torch.arange(len(self.test_labels))
+        own = everywhere[:, rows, self.test_labels]
+        others = everywhere.clone()
+        others[:, rows, self.test_labels] = 0
+        right = (everywhere.argmax(2) == self.test_labels).all(0)
+        margin = (own - others.amax(2)).mean(0)
+        return (right & (margin >= SURE_MARGIN)).numpy()
+
+    @cached_property
+    def likely(self) -> Tensor:
+        """How likely clean nets hold each class for each test image, (n, classes)."""
+        if self.settings.scenario != BLOCK:
+            return outputs(self.clean, self.test_inputs).softmax(1)
+        return self._chances.mean(0)
+
+    @cached_property
+    def _chances(self) -> Tensor:
+        nets = self._of_seeds(SURE)
+        return torch.stack([outputs(net, self.test_inputs).double().softmax(1) for net in nets])
 
     def aims(self, target: Target) -> np.ndarray:
         """The images that shall be taken for the base class, uint8 (m, channels, height, width)."""
@@ -233,10 +296,34 @@ class Lab:
         poisoned = np.zeros(len(self.labels), dtype=bool)
         poisoned[target.bases] = True
         seed = np.random.SeedSequence([self.settings.seed, target.number]).generate_state(1)
+        watch = Watch(self.scenario.inputs(self.aims(target)[:1]), target.base)
         return Trial(
-            self._victim(images, int(seed[0]), inputs),
+            replace(self._victim(images, int(seed[0]), inputs), watch=watch),
             self.settings.scenario,
             budget=len(target.bases),
             epsilon=self.settings.epsilon,
             poisoned=poisoned,
+            watch=watch,
         )
+
+
+class Front(nn.Sequential):
+    """The convolutions of a frozen extractor; its outputs about 0, with one standard deviation.
+
+    Parameters
+    ----------
+    extractor : Sequential
+        That ends in a linear layer and its activation, which are left out.
+    images : uint8 array
+        Whose outputs have a mean of 0 each and together a standard deviation of 1.
+    """
+
+    def __init__(self, extractor: nn.Sequential, images: np.ndarray) -> None:
+        super().__init__(*extractor[:-2])
+        self.mean, self.scale = torch.zeros(1), torch.ones(1)
+        found = extract(self, images)
+        self.mean, self.scale = found.mean(0), (found - found.mean(0)).std()
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        found = super().forward(pixels)
+        return (found - self.mean.to(found.device)) / self.scale.to(found.device)

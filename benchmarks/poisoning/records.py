@@ -11,7 +11,8 @@ from subsel.files import write_whole
 def claim(lab: Lab, out: Path) -> None:
     """Write the settings into `out`, or see that it holds results of the same."""
     settings = lab.settings.told()
-    about = {**settings, "backbone": lab.digest, "clean_accuracy": lab.clean_accuracy}
+    found = {"net": lab.digest, "clean_accuracy": lab.clean_accuracy}
+    about = {**settings, "lr_drops": lab.scenario.recipe.drops, **found}
     about = json.loads(json.dumps(about))
     out.mkdir(parents=True, exist_ok=True)
     if (out / "settings.json").exists():

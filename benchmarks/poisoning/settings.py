@@ -11,18 +11,23 @@ from subsel.defense.train import MODELS
 
 # Settings that came after results had been recorded. Where they are as they were then they are
 # not told, so that what was kept and published goes on.
-LATER = ("preset", "model", "epochs", "augment", "restarts", "victim_lr", "base_class")
+LATER = ("preset", "model", "epochs", "drops", "augment", "restarts", "victim_lr", "base_class")
 
 BASE_CLASSES = ("random", "runner-up")
+BACKBONES = ("same", "other")
+BLOCK = "block"  # a model that only this package has: see `victim.Block`
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All that decides the outcome; the defaults are those of docs/experiments.md."""
+    """All that decides the outcome; the defaults are the paper's transfer setting, made small."""
 
     dataset: str = "fashion-mnist"
-    pretrain: int = 30_000  # images that the backbone sees
-    pretrain_epochs: int = 5
+    pretrain: int = 30_000  # images that are the victim's never; another backbone sees them
+    # Of transfer and fine-tuning: "same", as in the paper, is trained on the victim's own images
+    # before they were poisoned; "other" on images that the victim does not have.
+    backbone: str = "same"
+    pretrain_epochs: int | None = None  # of the backbone; by default 20 on the same, 5 on others
     victim: int = 10_000  # other images, that the victim is trained on
     poisons: int = 100
     attack: str = "bullseye-polytope"
@@ -36,6 +41,7 @@ class Settings:
     preset: str = "paper-transfer"  # the scenario, how it trains, and EPIC's schedule
     model: str = "small-cnn"
     epochs: int | None = None  # by default the preset's; else all of its schedules are stretched
+    drops: tuple[int, ...] | None = None  # of the learning rate, in place of the preset's
     augment: bool = False  # not in transfer: its features are computed once
     victim_lr: float | None = None  # by default 0.1, in fine-tuning 1e-4
     restarts: int = 1  # of those attacks that start at random
@@ -44,7 +50,8 @@ class Settings:
     def __post_init__(self) -> None:
         for name, choices in (
             ("preset", PRESETS),
-            ("model", MODELS),
+            ("model", (*MODELS, BLOCK)),
+            ("backbone", BACKBONES),
             ("attack", ATTACKS),
             ("base_class", BASE_CLASSES),
         ):
@@ -53,8 +60,8 @@ class Settings:
                     f"{name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}"
                 )
         for name in ("pretrain", "pretrain_epochs", "victim", "poisons", "steps", "restarts"):
-            least = 0 if name == "pretrain" and self.scenario == "scratch" else 1
-            if getattr(self, name) < least:
+            least = 0 if name == "pretrain" and not self.needs_others else 1
+            if (value := getattr(self, name)) is not None and value < least:
                 raise ValueError(f"{name} must be at least {least}; got {getattr(self, name)}")
         if self.epochs is not None and self.epochs < 1:
             raise ValueError(f"epochs must be at least 1; got {self.epochs}")
@@ -65,22 +72,36 @@ class Settings:
             EPIC(subset_size=subset_size, ground_set=ground_set, warmup=0, interval=1)
 
     @property
-    def published(self) -> Preset:
+    def experiment(self) -> Preset:
         return PRESETS[self.preset]
 
     @property
     def scenario(self) -> str:
-        """scratch, transfer or finetune."""
-        return self.published.training.get("scenario", "scratch")
+        """scratch, transfer, finetune or block."""
+        if self.model == BLOCK:
+            return BLOCK
+        return self.experiment.training.get("scenario", "scratch")
+
+    @property
+    def needs_others(self) -> bool:
+        """Whether a backbone is trained on images that the victim does not have."""
+        return self.scenario == BLOCK or (self.scenario != "scratch" and self.backbone == "other")
+
+    @property
+    def backbone_epochs(self) -> int:
+        return self.pretrain_epochs or (5 if self.needs_others else 20)
 
     def recipe(self) -> Recipe:
         """How the victim trains."""
-        training = self.published.training
+        training = self.experiment.training
         epochs = self.epochs or training["epochs"]
+        drops = training["drops"] if self.drops is None else self.drops
+        usual = {"finetune": 1e-4, BLOCK: 0.3}.get(self.scenario, 0.1)
         return Recipe(
             epochs=epochs,
-            drops=tuple(round(epoch * epochs / training["epochs"]) for epoch in training["drops"]),
-            lr=self.victim_lr or (1e-4 if self.scenario == "finetune" else 0.1),
+            drops=tuple(round(epoch * epochs / training["epochs"]) for epoch in drops),
+            lr=self.victim_lr or usual,
+            weight_decay=1.5e-3 if self.scenario == BLOCK else 5e-4,
             augment=self.augment and self.scenario != "transfer",
         )
 
@@ -95,8 +116,8 @@ class Settings:
     def crafting(self) -> dict[str, object]:
         """The settings that decide the poisons, given the net that they are crafted on."""
         skipped = {"subset_sizes", "ground_sets"}
-        if self.scenario != "scratch":  # there the backbone alone decides
-            skipped |= {"preset", "epochs", "augment", "model", "victim_lr"}
+        if self.scenario in ("transfer", "finetune"):  # there the backbone alone decides
+            skipped |= {"preset", "epochs", "drops", "augment", "model", "victim_lr"}
         return {key: value for key, value in self.told().items() if key not in skipped}
 
     def defenses(self) -> list[str]:

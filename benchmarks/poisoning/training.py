@@ -14,6 +14,7 @@ from subsel.defense.augment import flip_and_crop
 from subsel.defense.gradients import device_of
 
 OnRound = Callable[[int, nn.Module], None]  # epoch, net as it is before the round
+OnEpoch = Callable[[int, nn.Module], object]  # epoch, net as it is after it, in eval mode
 Step = Callable[[Tensor, Tensor], None]  # one step on a batch of inputs and labels
 Steps = Callable[[nn.Module, torch.optim.Optimizer, torch.Generator], Step]
 
@@ -31,12 +32,12 @@ class Dropping(Protocol):
 class Recipe:
     """Of SGD with Nesterov momentum 0.9; lr is divided by ten before the epochs in `drops`.
 
-    The defaults are those of the paper's 40-epoch pipeline (Yang et al. 2022, section 4.1), whose
-    weight decay is for weight matrices and kernels only.
+    The defaults are those of the paper's 40-epoch pipeline (Yang et al. 2022, section 4.1).  Weight
+    decay is for weight matrices and kernels only, as in the authors' code.
     """
 
     epochs: int = 40
-    drops: tuple[int, ...] = (15, 25, 35)
+    drops: tuple[int, ...] = (25, 35)
     lr: float = 0.1
     augment: bool = False  # flip and crop
     batch: int = 128
@@ -65,6 +66,7 @@ def fit(
     dropping: Dropping | None = None,
     steps: Steps = plain,
     on_round: OnRound | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> nn.Module:
     """Train `model` in place on images (uint8) or features, and return it in eval mode.
 
@@ -78,6 +80,8 @@ def fit(
         From model, optimizer and generator to the function that makes a step.
     on_round : optional
         Called with epoch and model before each round of `dropping`.
+    on_epoch : optional
+        Called with epoch and model, in eval mode, after each epoch.
     """
     if inputs.ndim == 4:
         model.to(memory_format=torch.channels_last)  # 1.6 times as fast on a CPU
@@ -119,6 +123,8 @@ def fit(
                 x = flip_and_crop(x, generator, padding=max(1, x.shape[-1] // 8))
             step(x.to(device), labels[batch].to(device))
         schedule.step()
+        if on_epoch:
+            on_epoch(epoch, model.eval())
     return model.to(memory_format=torch.contiguous_format).eval()
 
 

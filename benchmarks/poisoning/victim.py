@@ -1,7 +1,7 @@
 """The victim of an attack, as a defense sees it: examples, and a way to train on them.
 
-The three scenarios differ in what is trained (a head on fixed features, a trained net with a new
-head, a new net); a defense need not know which it is in.
+The scenarios differ in what is trained (a head on fixed features, a trained net with a new head, a
+new net, a block on fixed convolutions); a defense need not know which it is in.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.poisoning.backbone import CPU, extract
-from benchmarks.poisoning.training import Dropping, OnRound, Recipe, Steps, fit, outputs, plain
+from benchmarks.poisoning.training import (
+    Dropping,
+    OnEpoch,
+    OnRound,
+    Recipe,
+    Steps,
+    fit,
+    outputs,
+    plain,
+)
 from subsel.defense import EPIC
 from subsel.defense.presets import Preset
 
@@ -116,6 +125,66 @@ class FromScratch(OnPixels):
             return self.build()
 
 
+@dataclass(frozen=True)
+class Block:
+    """A block of two fully connected layers on the outputs of fixed convolutions.
+
+    Trained at a high learning rate and with strong weight decay, it fits what is rare only after
+    the learning rate has dropped.  So poisons act late here, and a training takes seconds.
+    """
+
+    front: nn.Module
+    width: int
+    classes: int
+    recipe: Recipe
+    device: torch.device = CPU
+
+    def inputs(self, images: np.ndarray) -> Tensor:
+        return extract(self.front, images)
+
+    def new_model(self, generator: torch.Generator) -> nn.Sequential:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(generator.initial_seed())
+            return nn.Sequential(
+                nn.Linear(self.width, 128),
+                nn.BatchNorm1d(128),
+                nn.ReLU(),
+                nn.Linear(128, self.classes),
+            )
+
+    def whole(self, model: nn.Module) -> nn.Sequential:
+        return nn.Sequential(self.front, model)
+
+
+class Watch:
+    """Takes down in which epochs of a training the target is given the base class.
+
+    Attributes
+    ----------
+    epochs : list of int
+        Of the last training, ascending: those after which the target is taken for the base class.
+    """
+
+    def __init__(self, aim: Tensor, base: int) -> None:
+        self.epochs: list[int] = []
+        self._aim, self._base, self._trained = aim, base, 0
+
+    def __call__(self, epoch: int, model: nn.Module) -> None:
+        if epoch == 0:
+            self.epochs = []
+        self._trained = epoch + 1
+        if int(outputs(model, self._aim)[0].argmax()) == self._base:
+            self.epochs.append(epoch)
+
+    @property
+    def settled(self) -> int | None:
+        """The epoch from which the target is the base class to the end; None where it is not."""
+        first, seen = self._trained, set(self.epochs)
+        while first - 1 in seen:
+            first -= 1
+        return None if first == self._trained else first
+
+
 def new_head(width: int, classes: int, generator: torch.Generator) -> nn.Linear:
     """A linear layer, initialized as torch does it, but from `generator`."""
     head = nn.utils.skip_init(nn.Linear, width, classes)
@@ -139,7 +208,9 @@ class Victim:
         Of the training; a defense that draws uses it too.
     scenario : Scenario
     preset : Preset
-        The published experiment that this one follows, for EPIC's schedule.
+        The experiment of the paper or of its code that this one follows, for EPIC's schedule.
+    watch : callable, optional
+        Called with epoch and model after each epoch of each training.
     """
 
     images: np.ndarray
@@ -149,6 +220,7 @@ class Victim:
     seed: int
     scenario: Scenario
     preset: Preset
+    watch: OnEpoch | None = None
 
     @property
     def everyone(self) -> np.ndarray:
@@ -180,6 +252,7 @@ class Victim:
             dropping=dropping,
             steps=steps,
             on_round=on_round,
+            on_epoch=self.watch,
         )
 
     def with_images(self, images: np.ndarray) -> "Victim":
@@ -216,20 +289,20 @@ class Victim:
         return np.flatnonzero((outputs(model, self.inputs).argmax(1) == self.labels).numpy())
 
     def epic(self, subset_size: float, ground_set: str) -> EPIC:
-        """EPIC with the published schedule, stretched to this victim's epochs.
+        """EPIC with the preset's schedule, stretched to this victim's epochs.
 
         Where the warmup goes with the size, and there is none for this one, the nearest size's.
         """
         warmups = self.preset.warmup
         if isinstance(warmups, int):
-            published = self.preset.epic()
+            usual = self.preset.epic()
         else:
-            published = self.preset.epic(min(warmups, key=lambda size: abs(size - subset_size)))
+            usual = self.preset.epic(min(warmups, key=lambda size: abs(size - subset_size)))
         return EPIC(
             len(self.labels),
             subset_size=subset_size,
             ground_set=ground_set,
-            **stretched(published, self.scenario.recipe.epochs / self.preset.training["epochs"]),
+            **stretched(usual, self.scenario.recipe.epochs / self.preset.training["epochs"]),
         )
 
 

@@ -18,7 +18,11 @@ from benchmarks.poisoning.attacks.features import (
     soft_feature_collision,
     watermark,
 )
-from benchmarks.poisoning.attacks.gradients import gradient_matching, gradient_matching_ensemble
+from benchmarks.poisoning.attacks.gradients import (
+    gradient_matching,
+    gradient_matching_ensemble,
+    gradient_matching_late,
+)
 from benchmarks.poisoning.attacks.independent import art_gradient_matching, art_sleeper_agent
 
 __all__ = ["ATTACKS", "BACKDOORS"]
@@ -34,6 +38,7 @@ ATTACKS: dict[str, Callable[..., tuple[np.ndarray, np.ndarray]]] = {
     "gradient-matching": gradient_matching,
     "gradient-matching-art": art_gradient_matching,
     "gradient-matching-ensemble": gradient_matching_ensemble,
+    "gradient-matching-late": gradient_matching_late,
     "gradient-matching-mixtures": gradient_matching_in_mixtures,
     "sleeper-agent": sleeper_agent,
     "sleeper-agent-art": art_sleeper_agent,

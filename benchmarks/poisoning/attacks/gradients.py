@@ -33,6 +33,12 @@ def gradient_matching_ensemble(lab: Any, target: Any) -> tuple[np.ndarray, np.nd
     return against_nets(lab, target, lab.nets_of_ages, lab.aims(target))
 
 
+def gradient_matching_late(lab: Any, target: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The same against clean nets from after the first drop of the learning rate."""
+    nets = [lab.scenario.whole(net) for net in lab.late_nets]
+    return against_nets(lab, target, nets, lab.aims(target))
+
+
 def against_nets(
     lab: Any,
     target: Any,
@@ -61,7 +67,7 @@ def against_clean_net(
     if augment is None and settings.augment:
         augment = flipped
     return match_gradient(
-        lab.clean,
+        lab.scenario.whole(lab.clean),
         lab.images[target.bases],
         target.base,
         wanted,
@@ -85,7 +91,7 @@ def gradient_of(net: nn.Module, images: np.ndarray, label: int) -> list[Tensor]:
     """Gradient, over all parameters, of the mean cross-entropy of images given this label."""
     x = torch.from_numpy(images).to(device_of(net))
     loss = F.cross_entropy(net(x), torch.full((len(x),), label, device=x.device))
-    return list(torch.autograd.grad(loss, list(net.parameters())))
+    return list(torch.autograd.grad(loss, trainable(net)))
 
 
 def match_gradient(
@@ -115,7 +121,7 @@ def match_gradient(
     net : module
         From pixels in [0, 1] to logits.
     bases : uint8 array (n, channels, height, width), all labelled `label`
-    wanted : tensors as the net's parameters
+    wanted : tensors as the net's parameters, without those that are fixed
     std : array (channels,)
         Of the data set's pixels: the unit of `lr` (the authors' tau, 0.1).
     augment : optional
@@ -177,9 +183,14 @@ def mismatch(net: nn.Module, images: Tensor, labels: Tensor, wanted: Sequence[Te
     The labels are classes, or the probabilities of all of them.
     """
     loss = F.cross_entropy(net(images), labels)
-    gradients = torch.autograd.grad(loss, list(net.parameters()), create_graph=images.requires_grad)
+    gradients = torch.autograd.grad(loss, trainable(net), create_graph=images.requires_grad)
     product = sum((a * b).sum() for a, b in zip(gradients, wanted, strict=True))
     return 1 - product / (norm(gradients) * norm(wanted)).clamp(min=1e-12)
+
+
+def trainable(net: nn.Module) -> list[nn.Parameter]:
+    """The parameters that are not fixed."""
+    return [parameter for parameter in net.parameters() if parameter.requires_grad]
 
 
 def norm(parts: Sequence[Tensor]) -> Tensor:

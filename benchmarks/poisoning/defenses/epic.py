@@ -1,17 +1,35 @@
-"""The published EPIC, and fresh starts from what it keeps, which are not the paper's."""
+"""EPIC as in the paper, and fresh starts from what it keeps, which are not the paper's."""
+
+from typing import Any
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor
 
 from benchmarks.poisoning.defenses.registry import defense
-from benchmarks.poisoning.training import Steps, plain
 from benchmarks.poisoning.victim import Outcome, Victim
-from subsel.defense import EPIC, last_layer_gradients, readmitted
+from subsel.defense import EPIC, AfreshResult, train_afresh
+from subsel.defense.augment import flip_and_crop
 
 
 @defense("EPIC {subset_size} {ground_set}")
 def epic(victim: Victim, subset_size: float, ground_set: str) -> Outcome:
     dropping = victim.epic(subset_size, ground_set)
+    return Outcome(victim.train(dropping=dropping), dropping.kept, dropping.history)
+
+
+@defense("EPIC {subset_size} {ground_set}, to the first drop")
+def epic_to_the_first_drop(victim: Victim, subset_size: float, ground_set: str) -> Outcome:
+    """No rounds once the learning rate has dropped: what goes then is no longer forgotten."""
+    usual = victim.epic(subset_size, ground_set)
+    dropping = EPIC(
+        len(victim.labels),
+        subset_size=subset_size,
+        warmup=usual.warmup,
+        interval=usual.interval,
+        stop=min(usual.stop, victim.scenario.recipe.drops[0]),
+        ground_set=ground_set,
+    )
     return Outcome(victim.train(dropping=dropping), dropping.kept, dropping.history)
 
 
@@ -31,43 +49,45 @@ def readmission(victim: Victim, reference: Outcome) -> Outcome:
 
 @defense("fresh start {subset_size} {threshold}")
 def fresh_start(victim: Victim, subset_size: float, threshold: float) -> Outcome:
-    """What `subsel.defense.train_afresh` does: core, judge and final training."""
-    epic = victim.epic(subset_size, "active")
-    victim.shortened(min(epic.stop, victim.scenario.recipe.epochs)).train(dropping=epic)
-    kept = let_in(victim, victim.train(epic.kept), epic.kept, threshold)
-    return Outcome(victim.train(kept), kept, epic.history)
+    return afresh(victim, subset_size, threshold)
 
 
 @defense("quick fresh start {subset_size} {threshold}")
 def quick_fresh_start(victim: Victim, subset_size: float, threshold: float) -> Outcome:
-    """A fresh start at about the cost of one training: rounds come early, the judge trains on."""
-    return quick(victim, subset_size, threshold)
+    return afresh(victim, subset_size, threshold, quick=True)
 
 
-def quick(
-    victim: Victim,
-    subset_size: float,
-    threshold: float,
-    *,
-    steps: Steps = plain,
-    judging: float = 0.5,
-    finishing: float = 0.75,
-) -> Outcome:
-    """The core is what rounds before every epoch of the first quarter leave.
+def afresh(victim: Victim, subset_size: float, threshold: float, **options: Any) -> Outcome:
+    """`subsel.defense.train_afresh`, with rounds before each epoch of the first quarter but one."""
+    recipe, epochs = victim.scenario.recipe, victim.scenario.recipe.epochs
+    epic = EPIC(subset_size=subset_size, warmup=1, interval=1, stop=max(2, epochs // 4))
+    model = victim.scenario.new_model(torch.Generator().manual_seed(victim.seed))
 
-    The judge trains on it for a share of the epochs, and then for another share of them on all
-    that is let in.
-    """
-    quarter = max(2, victim.scenario.recipe.epochs // 4)
-    epic = EPIC(len(victim.labels), subset_size=subset_size, warmup=1, interval=1, stop=quarter)
-    victim.shortened(quarter).train(dropping=epic)
-    judge = victim.paced(judging).train(epic.kept, steps=steps)
-    kept = let_in(victim, judge, epic.kept, threshold)
-    model = victim.paced(finishing).train(kept, steps=steps, convert=lambda _: judge)
-    return Outcome(model, kept, epic.history)
+    def watch(result: AfreshResult) -> None:
+        last = result.history[-1]
+        if victim.watch is not None and last["phase"] == "final":
+            victim.watch(last["epoch"], result.model.eval())
+
+    result = train_afresh(
+        model,
+        (victim.inputs, victim.labels),
+        defense=epic,
+        threshold=threshold,
+        epochs=epochs,
+        drops=recipe.drops,
+        lr=recipe.lr,
+        weight_decay=recipe.weight_decay,
+        batch_size=recipe.batch,
+        augment=flipped if recipe.augment else False,
+        seed=victim.seed,
+        device=victim.scenario.device,
+        progress=False,
+        callback=watch,
+        **options,
+    )
+    return Outcome(result.model, result.kept, epic.history)
 
 
-def let_in(victim: Victim, judge: nn.Module, core: np.ndarray, threshold: float) -> np.ndarray:
-    """The core, and all whose label the judge holds for possible."""
-    found = last_layer_gradients(judge, (victim.inputs, victim.labels))
-    return readmitted(*found, core, threshold)
+def flipped(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Flip and crop, as `benchmarks.poisoning.training.fit` has it."""
+    return flip_and_crop(images, generator, padding=max(1, images.shape[-1] // 8))

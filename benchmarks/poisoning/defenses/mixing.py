@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.poisoning.defenses.epic import quick
+from benchmarks.poisoning.defenses.epic import afresh
 from benchmarks.poisoning.defenses.registry import defense
 from benchmarks.poisoning.training import Step, Steps
 from benchmarks.poisoning.victim import Outcome, Victim
@@ -54,8 +54,17 @@ def paced_fresh_start_with_cutmix(
     victim: Victim, subset_size: float, threshold: float, judging: float, finishing: float
 ) -> Outcome:
     """The same in other shares of the epochs."""
-    steps = mixing(cutmix)
-    return quick(victim, subset_size, threshold, steps=steps, judging=judging, finishing=finishing)
+    epochs = victim.scenario.recipe.epochs
+    judge_epochs, final_epochs = (max(1, round(share * epochs)) for share in (judging, finishing))
+    return afresh(
+        victim,
+        subset_size,
+        threshold,
+        quick=True,
+        cutmix=True,
+        judge_epochs=judge_epochs,
+        final_epochs=final_epochs,
+    )
 
 
 def mixing(mix: Mix) -> Steps:

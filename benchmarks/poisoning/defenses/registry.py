@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.poisoning.victim import Outcome, Victim
+from benchmarks.poisoning.victim import Outcome, Victim, Watch
 
-SCENARIOS = ("scratch", "transfer", "finetune")
+SCENARIOS = ("scratch", "transfer", "finetune", "block")
 _DEFENSES: list["Defense"] = []
 
 
@@ -66,7 +66,8 @@ def defense(
         "budget" (how many poisons there are), "epsilon" (the attack's, of 255), "poisoned" (who
         is one, a bool array).
     scenarios
-        Where it works: "scratch", "transfer" (there are features only), "finetune".
+        Where it works: "scratch", "finetune", and where there are features only: "transfer",
+        "block".
     package
         An optional package that it needs.
     """
@@ -129,13 +130,23 @@ class Trial:
     scenario : str
     budget, epsilon, poisoned
         For those who are told: see `defense`.
+    watch : Watch, optional
+        What the victim calls after each epoch.
     """
 
     def __init__(
-        self, victim: Victim, scenario: str, *, budget: int, epsilon: int, poisoned: np.ndarray
+        self,
+        victim: Victim,
+        scenario: str,
+        *,
+        budget: int,
+        epsilon: int,
+        poisoned: np.ndarray,
+        watch: Watch | None = None,
     ) -> None:
         self.victim, self.scenario = victim, scenario
         self.budget, self.epsilon, self.poisoned = budget, epsilon, poisoned
+        self.watch = watch
         self.seconds: dict[str, float] = {}  # with those of the reference, if there is one
         self._outcomes: dict[str, Outcome] = {}
 
