@@ -322,7 +322,7 @@ def prepared(args: argparse.Namespace, defaults: Settings, published: Path | Non
     try:
         data = obtained(args) if args.obtain else loaded(args)
     except FileNotFoundError as error:
-        small = "--scale toy" if "scale" in args else "--dataset digits"
+        small = "--scale toy" if "only" in args else "--dataset digits"
         hint = f"Or try the small embedded set: {small}."
         raise FileNotFoundError(f"{error} {hint}") from None
     if published is None:

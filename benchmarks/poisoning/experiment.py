@@ -13,7 +13,7 @@ from benchmarks.poisoning.lab import Lab, Target
 from benchmarks.poisoning.records import claim, read_records, write_records
 from benchmarks.poisoning.traces import trace
 from benchmarks.poisoning.training import outputs
-from benchmarks.poisoning.victim import Outcome
+from benchmarks.poisoning.victim import Outcome, Round
 from subsel.files import written_whole
 
 
@@ -84,12 +84,18 @@ def record(
         "accuracy": float((predicted == lab.test_labels).float().mean()),
         "kept": len(outcome.kept),
         "poisons_left": int(poisoned[outcome.kept].sum()),
-        "rounds": [
-            {
-                "epoch": entry.epoch,
-                "dropped": len(entry.dropped),
-                "poisons_dropped": int(poisoned[entry.dropped].sum()),
-            }
-            for entry in outcome.rounds
-        ],
+        "rounds": [told(entry, poisoned) for entry in outcome.rounds],
     }
+
+
+def told(entry: Round, poisoned: np.ndarray) -> dict[str, object]:
+    """A round in a few numbers; of EPIC's also what it did to the mean gradient."""
+    numbers: dict[str, object] = {
+        "epoch": entry.epoch,
+        "dropped": len(entry.dropped),
+        "poisons_dropped": int(poisoned[entry.dropped].sum()),
+    }
+    for name in ("rho", "error", "random_error"):
+        if hasattr(entry, name):
+            numbers[name] = float(f"{getattr(entry, name):.4g}")
+    return numbers

@@ -26,6 +26,7 @@ from subsel.defense.checkpoint import (
 )
 from subsel.defense.data import Examples, check_labels
 from subsel.defense.epic import EPIC, checked_arrays
+from subsel.defense.epochs import features
 from subsel.defense.gradients import check_device, last_layer_gradients
 from subsel.defense.notices import notice_core
 from subsel.defense.result import TrainResult
@@ -54,8 +55,14 @@ class AfreshResult(TrainResult):
     core: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
 
 
-def readmitted(gradients: Any, labels: Any, core: Any, threshold: float = 0.05) -> np.ndarray:
+def readmitted(
+    gradients: Any, labels: Any, core: Any, threshold: float = 0.05, *, features: Any = None
+) -> np.ndarray:
     """The core, and every example whose label the judge holds for possible.
+
+    With `features`, a second witness has to agree: of an example's nearest neighbours among all
+    examples, a quarter as many as its class has, at least half share its label (Deep k-NN without
+    its knowledge of how many poisons there are).
 
     Parameters
     ----------
@@ -68,11 +75,17 @@ def readmitted(gradients: Any, labels: Any, core: Any, threshold: float = 0.05) 
         Indices of what is trusted anyway.
     threshold : float, default 0.05
         In (0, 1): the probability that an example's label must have, at least.
+    features : Tensor (n, d), optional
+        What enters the judge's last layer.
 
     Returns
     -------
     ndarray of int64
         Ascending.
+
+    Notes
+    -----
+    The second witness takes time O(n² d), and memory O(1000 n) beside the features.
 
     Raises
     ------
@@ -89,7 +102,42 @@ def readmitted(gradients: Any, labels: Any, core: Any, threshold: float = 0.05) 
     probability = 1 + gradients[np.arange(len(labels)), labels]
     if ((probability < -1e-3) | (probability > 1 + 1e-3)).any():
         raise ValueError('gradients must be with respect to the logits (wrt="logits"), p - y')
-    return np.union1d(core, np.flatnonzero(probability >= threshold))
+    accepted = probability >= threshold
+    if features is not None:
+        accepted &= among_its_like(features, labels)
+    return np.union1d(core, np.flatnonzero(accepted))
+
+
+def among_its_like(features: Any, labels: np.ndarray) -> np.ndarray:
+    """Whether at least half of an example's nearest neighbours share its label, for each example.
+
+    It has a quarter as many neighbours as its class has examples, at least 1.
+
+    Parameters
+    ----------
+    features : Tensor (n, d)
+    labels : ndarray of int (n,)
+
+    Returns
+    -------
+    ndarray of bool (n,)
+    """
+    features, own = torch.as_tensor(features), torch.as_tensor(labels)
+    if features.ndim != 2 or len(features) != len(own):
+        shape = tuple(features.shape)
+        raise ValueError(f"features must be ({len(own)}, d), a row for each label, got {shape}")
+    own = own.to(features.device)
+    agreeing = np.zeros(len(labels), dtype=bool)
+    for label, size in zip(*np.unique(labels, return_counts=True), strict=True):
+        count = min(max(1, int(size) // 4), len(own) - 1)
+        for rows in torch.as_tensor(np.flatnonzero(labels == label)).split(1000):
+            rows = rows.to(features.device)
+            distances = torch.cdist(features[rows], features)
+            distances[torch.arange(len(rows)), rows] = torch.inf
+            nearest = own[distances.topk(count, largest=False).indices]
+            share = (nearest == int(label)).sum(dim=1)
+            agreeing[rows.cpu().numpy()] = (2 * share >= count).cpu().numpy()
+    return agreeing
 
 
 def train_afresh(
@@ -101,6 +149,7 @@ def train_afresh(
     judge_epochs: int | None = None,
     final_epochs: int | None = None,
     quick: bool = False,
+    witnesses: int = 1,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
     progress: bool = True,
@@ -130,6 +179,9 @@ def train_afresh(
     quick : bool, default False
         The judge is not thrown away: it goes on with all that it lets in.  With an EPIC that stops
         at a quarter of the epochs, about the time of one training.
+    witnesses : {1, 2}, default 1
+        1: the judge alone decides who comes back.  2: the example's nearest neighbours in what
+        enters the judge's last layer have to agree too (`readmitted`, `features`).
     checkpoint : path, optional
         The checkpoint of the final training; those of the two before it are written beside it,
         with "-core" and "-judge" in their names.
@@ -165,6 +217,8 @@ def train_afresh(
     if defense.stop is None:
         raise ValueError("defense must have a stop: the core is what its last round leaves")
     _check_threshold(threshold)
+    if check_count(witnesses, "witnesses", 1) > 2:
+        raise ValueError(f"witnesses must be 1 or 2, got {witnesses}")
     if resume and checkpoint is None:
         raise ValueError("resume needs the checkpoint to go on from")
     named = ("epochs", "drops", "scenario")
@@ -248,7 +302,11 @@ def train_afresh(
             group=ranks.group,
         )
         finishing = _paced(schedule, final_epochs)
-        kept = run("final", readmitted(*found, core, threshold), fresh_head=not quick, **finishing)
+        seen = None
+        if witnesses == 2:
+            seen = features(model, training.get("layer"), data, ranks).tensors[0]
+        back = readmitted(*found, core, threshold, features=seen)
+        kept = run("final", back, fresh_head=not quick, **finishing)
     return AfreshResult(model, kept, done, defense, core)
 
 

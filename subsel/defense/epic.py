@@ -1,5 +1,6 @@
 """EPIC: every few epochs, drop the examples that stand alone in gradient space."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 
 from subsel import select
+from subsel.defense.fidelity import fidelity
 from subsel.defense.notices import notice_round, notice_small_classes
 from subsel.defense.parallel import Ranks, digest
 from subsel.sources import METRICS
@@ -37,6 +39,15 @@ class Round:
         How many examples of each class are left.
     skipped : dict of int to str
         Classes of which nothing was dropped because it could not be, and why.
+    rho : float
+        By how much dropping changed the norm of the mean gradient, in the gradients that the round
+        looked at (the paper's rho, theorem 3.1, of all rounds, is the greatest).  NaN in a history
+        that was saved before this was recorded; so are the next two.
+    error : float
+        Distance of the mean gradient of what is left from that of what was there before the round,
+        as a fraction of the latter's norm.
+    random_error : float
+        The same for random subsets of the same size, the mean of five.
     """
 
     epoch: int
@@ -46,6 +57,9 @@ class Round:
     sizes: np.ndarray
     kept_per_class: dict[int, int]
     skipped: dict[int, str] = field(default_factory=dict)
+    rho: float = math.nan
+    error: float = math.nan
+    random_error: float = math.nan
 
     def __repr__(self) -> str:
         skipped = f", skipped={self.skipped}" if self.skipped else ""
@@ -246,6 +260,7 @@ class EPIC:
             }
         )
         ground, gradients, labels = self._ground(gradients, labels)
+        everyone, found, kept_before = ground, gradients, np.isin(ground, self._kept)
 
         classes, counts = (part.tolist() for part in np.unique(labels, return_counts=True))
         budget = {
@@ -289,6 +304,7 @@ class EPIC:
                 sizes=sizes,
                 kept_per_class=left,
                 skipped=skipped,
+                **fidelity(found, kept_before, np.isin(everyone, self._kept), epoch)._asdict(),
             )
         )
         return self.history[-1]

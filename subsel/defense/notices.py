@@ -13,6 +13,7 @@ __all__ = [
     "SMALL_CLASS",
     "DefenseWarning",
     "notice_core",
+    "notice_late_rounds",
     "notice_outputs",
     "notice_preset",
     "notice_round",
@@ -50,6 +51,38 @@ def notice_schedule(rounds: Sequence[int], epochs: int, warmup: int) -> None:
             f"only one round of EPIC is due in {_epochs(epochs)}, before epoch {rounds[0]}; the "
             "method drops a few examples in each of many rounds: choose a smaller warmup or "
             "interval",
+            stacklevel=5,
+        )
+
+
+def notice_late_rounds(rounds: Sequence[int], drops: Sequence[int], epochs: int) -> None:
+    """Warn of rounds that begin when the learning rate has dropped, or just before.
+
+    Dropped poisons are forgotten while the rate is high (docs/experiments.md): an eighth of the
+    epochs at the first rate should follow the first round.
+
+    Parameters
+    ----------
+    rounds : sequence of int
+        As `EPIC.schedule` returns it.
+    drops : sequence of int
+        Epochs before which the learning rate drops.
+    epochs : int
+    """
+    first_drop = min((drop for drop in drops if drop < epochs), default=None)
+    if not rounds or first_drop is None:
+        return
+    wanted, left = max(1, epochs // 8), first_drop - rounds[0]
+    if left < wanted:
+        when = (
+            "after the learning rate's first drop"
+            if left <= 0
+            else f"{_epochs(left)} before the learning rate's first drop"
+        )
+        _warn(
+            f"EPIC's first round comes before epoch {rounds[0]}, {when} (epoch {first_drop}): what "
+            "a model has learned from poisons by then it hardly forgets; choose a warmup of at "
+            f"most {max(0, first_drop - wanted)}, or a later drop",
             stacklevel=5,
         )
 

@@ -101,6 +101,8 @@ def _check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
         parser.error("--judge-epochs and --final-epochs are for --afresh: give that too")
     if not args.afresh and args.threshold is not None:
         parser.error("--threshold is for --afresh: give that too")
+    if not args.afresh and args.witnesses is not None:
+        parser.error("--witnesses is for --afresh: give that too")
     if args.afresh and args.no_defense:
         parser.error("--afresh starts from what EPIC leaves: without --no-defense")
     if args.no_defense and (unused := [name for name in EPIC_OPTIONS if _given(args, name)]):
@@ -200,7 +202,7 @@ def _training(
     if not args.afresh:
         settings["resume"] = args.out / CHECKPOINT if args.resume else None
         return lambda: train(model, (images, labels), **settings)
-    names = ("resume", "quick", "threshold", "judge_epochs", "final_epochs")
+    names = ("resume", "quick", "threshold", "witnesses", "judge_epochs", "final_epochs")
     settings |= {name: getattr(args, name) for name in names if _given(args, name)}
     return lambda: train_afresh(model, (images, labels), **settings)
 
@@ -399,6 +401,12 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         metavar="P",
         help="probability that an example's label must have to be let in again (0.05)",
+    )
+    afresh.add_argument(
+        "--witnesses",
+        type=int,
+        choices=(1, 2),
+        help="2: its nearest neighbours have to agree as well (1)",
     )
     afresh.add_argument(
         "--quick",

@@ -32,7 +32,12 @@ from subsel.defense.gradients import (
     check_device,
     linear_weight,
 )
-from subsel.defense.notices import notice_preset, notice_schedule, schedule_line
+from subsel.defense.notices import (
+    notice_late_rounds,
+    notice_preset,
+    notice_schedule,
+    schedule_line,
+)
 from subsel.defense.randomness import Augment, seeded
 from subsel.defense.result import TrainResult
 from subsel.defense.rounds import fresh_gradients
@@ -180,7 +185,9 @@ def train(
     Warns
     -----
     DefenseWarning
-        Fewer than two rounds are due in the epochs; a preset is given and no defense; what the
+        Fewer than two rounds are due in the epochs; the first one comes after the first drop of
+        the learning rate, or so shortly before it that less than an eighth of the epochs at the
+        high rate follow; a preset is given and no defense; what the
         rounds warn of (`EPIC.prune`).
 
     Notes
@@ -222,7 +229,7 @@ def train(
     materialize(bare, view, settings)
     ranks.agree(lambda: _description(bare, view, held_out, defense, settings | {"epochs": epochs}))
     if ranks.rank == 0:
-        _tell(defense, epochs, preset, progress)
+        _tell(defense, epochs, settings["drops"], preset, progress)
     result = TrainResult(model, np.arange(len(data)), defense=defense)
     seen = EpochLogits(len(data))
     transfer = settings["scenario"] == "transfer"
@@ -306,7 +313,9 @@ def train(
     return result
 
 
-def _tell(defense: EPIC | None, epochs: int, preset: str | None, progress: bool) -> None:
+def _tell(
+    defense: EPIC | None, epochs: int, drops: Sequence[int], preset: str | None, progress: bool
+) -> None:
     """Say when rounds take place; warn where there are none."""
     if defense is None:
         if preset is not None:
@@ -316,6 +325,7 @@ def _tell(defense: EPIC | None, epochs: int, preset: str | None, progress: bool)
     if progress:
         tqdm.write(schedule_line(rounds, epochs), file=sys.stderr)
     notice_schedule(rounds, epochs, defense.warmup)
+    notice_late_rounds(rounds, drops, epochs)
 
 
 def _gradients(

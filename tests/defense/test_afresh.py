@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from subsel.defense import EPIC, last_layer_gradients, readmitted, train, train_afresh
+from subsel.defense.afresh import among_its_like
 
 N, WRONG = 200, np.arange(0, 200, 20)  # ten examples bear the label of another class
 
@@ -225,3 +226,34 @@ def test_refuses(changes, message):
     arguments = {"defense": make_epic(), **SETTINGS, **changes}
     with pytest.raises((TypeError, ValueError), match=message):
         train_afresh(make_net(), make_data(), **arguments)
+
+
+def test_the_second_witness_counts_neighbours():
+    x, y = make_data()
+    got = among_its_like(x, y.numpy())
+    distances = np.linalg.norm(x.numpy()[:, None].astype(float) - x.numpy(), axis=2)
+    np.fill_diagonal(distances, np.inf)
+    for i in range(N):
+        count = (y == y[i]).sum().item() // 4
+        nearest = np.argsort(distances[i])[:count]
+        assert got[i] == (2 * (y[nearest] == y[i]).sum() >= count)
+    assert not got[WRONG].any()
+    with pytest.raises(ValueError, match=r"features must be \(200, d\)"):
+        among_its_like(x[:9], y.numpy())
+
+
+def test_with_two_witnesses_both_have_to_agree():
+    x, y = make_data()
+    settings = {**SETTINGS, "scenario": "scratch"}
+    one, two = (
+        train_afresh(make_net(), (x, y), defense=make_epic(), witnesses=count, **settings)
+        for count in (1, 2)
+    )
+    np.testing.assert_array_equal(one.core, two.core)
+    judge = train(make_net(), (x[one.core], y[one.core]), **settings).model
+    like = among_its_like(judge[:-1](x).detach(), y.numpy())
+    expected = np.union1d(one.core, one.kept[like[one.kept]])
+    np.testing.assert_array_equal(two.kept, expected)
+    assert len(two.kept) < len(one.kept)
+    with pytest.raises(ValueError, match="witnesses must be 1 or 2, got 3"):
+        train_afresh(make_net(), (x, y), defense=make_epic(), witnesses=3, **settings)

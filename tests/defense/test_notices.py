@@ -8,7 +8,12 @@ import torch
 from torch import nn
 
 from subsel.defense import EPIC, PRESETS, DefenseWarning, last_layer_gradients, train, train_afresh
-from subsel.defense.notices import notice_core, notice_outputs, schedule_line
+from subsel.defense.notices import (
+    notice_core,
+    notice_late_rounds,
+    notice_outputs,
+    schedule_line,
+)
 from subsel.defense.train import main
 
 N = 120
@@ -157,3 +162,30 @@ def test_the_command_says_it_in_a_line(tmp_path, capsys):
     assert line.startswith("python -m subsel.defense.train: warning: this training is not defended")
     assert main([*arguments, "--no-defense", "--out", str(tmp_path / "undefended")]) == 0
     assert "warning" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("first", "drops", "epochs", "text"),
+    [
+        (10, (25, 35), 40, None),
+        (20, (25, 35), 40, None),  # EPIC 0.2 of the paper
+        (21, (25, 35), 40, "4 epochs before"),
+        (30, (25, 35), 40, "after the learning rate's first drop"),  # EPIC 0.3 of the paper
+        (20, (15, 25, 35), 40, "after the learning rate's first drop"),
+        (5, (8,), 8, None),  # a drop that never comes
+        (5, (), 8, None),
+    ],
+)
+def test_rounds_that_come_too_late_are_told(first, drops, epochs, text):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        notice_late_rounds([first], drops, epochs)
+    assert len(caught) == (text is not None)
+    if text:
+        assert text in str(caught[0].message)
+        assert caught[0].category is DefenseWarning
+
+
+def test_train_warns_of_late_rounds():
+    with pytest.warns(DefenseWarning, match="before epoch 2, after the learning rate's first drop"):
+        quick(defense=EPIC(warmup=2, interval=1), epochs=4, drops=[1])

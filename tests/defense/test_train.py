@@ -476,6 +476,10 @@ def test_weight_decay_spares_biases_and_batchnorm():
 def test_presets():
     assert PRESETS["paper-40"].epic(0.2).warmup == 20
     assert PRESETS["code-200"].epic(0.2).warmup == 30
+    assert [PRESETS["paper-40"].epic(size).warmup for size in (0.1, 0.2, 0.3)] == [10, 20, 30]
+    assert [PRESETS["code-40"].epic(size).warmup for size in (0.1, 0.2, 0.3)] == [10, 10, 10]
+    assert PRESETS["paper-40"].training["drops"] == (25, 35)
+    assert PRESETS["code-40"].training["drops"] == (15, 25, 35)
     assert PRESETS["paper-transfer"].epic().subset_size == 0.2
     assert PRESETS["paper-40"].epic(0.15, warmup=12, ground_set="full").warmup == 12
     with pytest.raises(ValueError, match=r"warmup for subset sizes 0\.1, 0\.2, 0\.3 only"):

@@ -40,10 +40,16 @@ def finished(lab, tmp_path_factory):
 @pytest.fixture(scope="session")
 def labs(data, cache):
     """A lab of `TOY` for each scenario."""
-    presets = {"transfer": "paper-transfer", "finetune": "paper-finetune", "scratch": "paper-40"}
+    presets = {
+        "transfer": "paper-transfer",
+        "finetune": "paper-finetune",
+        "scratch": "paper-40",
+        "block": "paper-40",
+    }
     attacks = {
         "scratch": {"attack": "gradient-matching", "lr": 0.1},
         "finetune": {"victim_lr": 0.01},
+        "block": {"model": "block", "attack": "gradient-matching-late", "lr": 0.1},
     }
     return {
         scenario: Lab(replace(TOY, preset=preset, **attacks.get(scenario, {})), data, cache)

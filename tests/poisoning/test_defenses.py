@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.poisoning import victim
 from benchmarks.poisoning.attacks import gradients
 from benchmarks.poisoning.defenses import (
     activation_clustering,
@@ -14,7 +13,6 @@ from benchmarks.poisoning.defenses import (
     baselines,
     deep_knn,
     distinct,
-    find,
     friendly_noise,
     jpeg,
     mixing,
@@ -22,6 +20,7 @@ from benchmarks.poisoning.defenses import (
     registry,
     spectral_signatures,
 )
+from subsel.defense import EPIC, train_afresh
 
 
 def test_the_loss_control_drops_the_highest_losses():
@@ -220,30 +219,20 @@ def test_friendly_noise_is_large_and_hardly_noticed(labs):
     assert divergence(loud, clean) < divergence(random, clean)
 
 
-def test_a_fresh_start_does_what_train_afresh_does(trials):
-    outcome = trials["transfer"].outcome("fresh start 0.4 0.05")
-    core = trials["transfer"].outcome("EPIC 0.4 active").kept
-    assert set(core) <= set(outcome.kept)
-    assert len(core) < len(outcome.kept) <= 300
-
-
-def test_a_quick_fresh_start_goes_on_from_a_judge_of_the_core(trials, monkeypatch):
-    calls = []
-    train = victim.Victim.train
-
-    def noted(self, kept=None, **options):
-        model = train(self, kept, **options)
-        calls.append((self.scenario.recipe, kept, model))
-        return model
-
-    monkeypatch.setattr(victim.Victim, "train", noted)
-    trial = trials["transfer"]
-    long = trial.victim.paced(2)  # 8 epochs
-    assert (long.scenario.recipe.epochs, long.scenario.recipe.drops) == (8, (4, 4, 8))
-    outcome = find("quick fresh start 0.4 0.05", "transfer")[0].run(long, 0.4, 0.05)
-    core, judge, final = calls
-    assert [recipe.epochs for recipe, _, _ in calls] == [2, 4, 6]
-    assert len(judge[1]) < len(final[1]) <= 300
-    np.testing.assert_array_equal(np.intersect1d(judge[1], final[1]), judge[1])
-    assert outcome.model is final[2] is judge[2]
-    assert outcome.model is not core[2]
+@pytest.mark.parametrize("quick", [False, True])
+def test_a_fresh_start_is_the_librarys(trials, quick):
+    victim = trials["transfer"].victim
+    outcome = trials["transfer"].outcome(f"{'quick ' * quick}fresh start 0.4 0.05")
+    recipe = victim.scenario.recipe
+    expected = train_afresh(
+        victim.scenario.new_model(torch.Generator().manual_seed(victim.seed)),
+        (victim.inputs, victim.labels),
+        defense=EPIC(subset_size=0.4, warmup=1, interval=1, stop=2),
+        epochs=recipe.epochs,
+        drops=recipe.drops,
+        seed=victim.seed,
+        quick=quick,
+        progress=False,
+    )
+    np.testing.assert_array_equal(outcome.kept, expected.kept)
+    torch.testing.assert_close(outcome.model.weight, expected.model.weight, rtol=0, atol=0)

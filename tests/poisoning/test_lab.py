@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from toys import TOY, TRANSFER
 
 from benchmarks.poisoning import training
@@ -87,3 +88,32 @@ def test_a_published_set_is_attacked_as_it_is(data, cache, tmp_path):
     assert records[0]["base"] == "4"
     with pytest.raises(ValueError, match="there are 1 published sets"):
         lab.target(1)
+
+
+def test_the_backbone_sees_the_victims_images_or_others(data, cache):
+    same = Lab(TOY, data, cache)
+    other = Lab(replace(TOY, backbone="other"), data, cache)
+    np.testing.assert_array_equal(same.victim, other.victim)
+    assert same.digest != other.digest
+    for lab, own in ((same, True), (other, False)):
+        seen, victims = lab._split(len(data.train_images))
+        assert np.isin(seen, victims).all() == own
+        assert np.isin(seen, victims).any() == own
+
+
+def test_a_block_is_attacked_where_its_nets_are_sure(data, cache):
+    settings = replace(TOY, model="block", preset="paper-40", attack="gradient-matching-late")
+    lab = Lab(replace(settings, base_class="runner-up", lr=0.1), data, cache)
+    features = lab.clean_victim.inputs
+    torch.testing.assert_close(features.mean(0), torch.zeros(64), atol=1e-4, rtol=0)
+    assert features.std() == pytest.approx(1, abs=1e-3)
+    nets = lab._of_seeds((0.5, 1.0))
+    target = lab.target(0)
+    chances = [net(lab.test_inputs[target.index][None]).softmax(1)[0] for net in nets]
+    assert all(int(chance.argmax()) == target.label for chance in chances)
+    mean = torch.stack(chances).mean(0)
+    assert mean[target.label] - mean[target.base] >= 0.9 - 1e-6
+    assert int(mean.topk(2).indices[1]) == target.base
+    trial = lab.trial(target)
+    outcome = trial.outcome("EPIC 0.1 active, to the first drop")
+    assert [entry.epoch for entry in outcome.rounds] == [1]  # of 4, where the rate drops at 2

@@ -42,7 +42,24 @@ def test_later_settings_are_told_only_where_they_differ():
         ("paper-200", 0.1, 100, (5, 5, 76)),
     ],
 )
-def test_epics_schedule_is_the_published_one_stretched(preset, size, epochs, schedule):
+def test_epics_schedule_is_the_presets_stretched(preset, size, epochs, schedule):
     factor = epochs / PRESETS[preset].training["epochs"]
     got = victim.stretched(PRESETS[preset].epic(size), factor)
     assert tuple(got.values()) == schedule
+
+
+def test_the_papers_and_the_codes_schedules():
+    assert Settings(preset="paper-40").recipe().drops == (25, 35)
+    assert Settings(preset="paper-transfer").recipe().drops == (25, 35)
+    assert Settings(preset="code-40", epochs=20).recipe().drops == (8, 12, 18)
+    assert Settings(preset="paper-40", drops=(15, 25, 35)).recipe().drops == (15, 25, 35)
+
+
+@pytest.mark.parametrize(
+    ("changes", "epochs", "others"),
+    [({}, 20, False), ({"backbone": "other"}, 5, True), ({"model": "block"}, 5, True)],
+)
+def test_who_needs_images_that_the_victim_does_not_have(changes, epochs, others):
+    settings = Settings(**changes)
+    assert (settings.backbone_epochs, settings.needs_others) == (epochs, others)
+    assert settings.told()["backbone"] == changes.get("backbone", "same")

@@ -12,6 +12,7 @@ from benchmarks.poisoning.defenses import (
     baselines,
     registry,
 )
+from benchmarks.poisoning.victim import Watch
 
 
 def test_a_head_is_reproducible_and_leaves_the_global_state_alone(lab):
@@ -103,3 +104,20 @@ def test_batchnorm_is_spared_a_single_example(trials, scenario, sizes):
 
     trials[scenario].victim.shortened(1).train(np.arange(129), steps=steps)
     assert seen == sizes
+
+
+def test_a_watch_takes_down_when_the_target_flips():
+    aim = torch.eye(2)[:1]
+    watch = Watch(aim, base=1)
+    flips, stays = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    for net, base in ((flips, 1), (stays, 0)):
+        torch.nn.init.zeros_(net.weight)
+        net.bias.data = torch.eye(2)[base]
+    for nets, epochs, settled in (
+        ([flips, stays, flips, flips], [0, 2, 3], 2),
+        ([flips, flips, stays], [0, 1], None),
+        ([stays], [], None),
+    ):
+        for epoch, net in enumerate(nets):
+            watch(epoch, net)
+        assert (watch.epochs, watch.settled) == (epochs, settled)

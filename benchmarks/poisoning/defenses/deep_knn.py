@@ -6,11 +6,19 @@ from torch import Tensor
 
 from benchmarks.poisoning.defenses.registry import defense
 from benchmarks.poisoning.victim import Outcome, Victim
+from subsel.defense.afresh import among_its_like
 
 
 @defense("Deep k-NN, told the budget", told=("budget",))
 def deep_knn(victim: Victim, budget: int) -> Outcome:
     kept = agreeing_with_neighbours(victim.features(), victim.labels, neighbours=2 * budget)
+    return Outcome(victim.train(kept), kept)
+
+
+@defense("Deep k-NN")
+def deep_knn_untold(victim: Victim) -> Outcome:
+    """The same without the budget: a quarter as many neighbours as the class has examples."""
+    kept = np.flatnonzero(among_its_like(victim.features(), victim.labels.numpy()))
     return Outcome(victim.train(kept), kept)
 
 

@@ -57,6 +57,16 @@ def quick_fresh_start(victim: Victim, subset_size: float, threshold: float) -> O
     return afresh(victim, subset_size, threshold, quick=True)
 
 
+@defense("fresh start {subset_size} {threshold}, two witnesses")
+def fresh_start_with_witnesses(victim: Victim, subset_size: float, threshold: float) -> Outcome:
+    return afresh(victim, subset_size, threshold, witnesses=2)
+
+
+@defense("quick fresh start {subset_size} {threshold}, two witnesses")
+def quick_with_witnesses(victim: Victim, subset_size: float, threshold: float) -> Outcome:
+    return afresh(victim, subset_size, threshold, quick=True, witnesses=2)
+
+
 def afresh(victim: Victim, subset_size: float, threshold: float, **options: Any) -> Outcome:
     """`subsel.defense.train_afresh`, with rounds before each epoch of the first quarter but one."""
     recipe, epochs = victim.scenario.recipe, victim.scenario.recipe.epochs
