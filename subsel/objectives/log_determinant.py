@@ -260,13 +260,27 @@ class LogDeterminant(Objective):
         """Add the best candidate that is not taken, `count` times; see `Objective.extend`."""
         elements, won = np.empty(count, np.int64), np.empty(count)
         for step in range(count):
-            gains = self._gains(slice(None))
-            worth = gains if costs is None else gains / costs
-            element = int(np.argmax(np.where(taken, -np.inf, worth)))
-            elements[step], won[step] = element, gains[element]
+            some = self._leaders(taken) if costs is None else np.empty(0)
+            if len(some):
+                gains = self._gains(some)
+                at = int(np.argmax(gains))
+                element, won[step] = int(some[at]), gains[at]
+            else:
+                gains = self._gains(slice(None))
+                worth = gains if costs is None else gains / costs
+                element = int(np.argmax(np.where(taken, -np.inf, worth)))
+                won[step] = gains[element]
+            elements[step] = element
             taken[element] = True
             self.add(element)
         return elements, won
+
+    def _leaders(self, taken: np.ndarray) -> np.ndarray:
+        """Candidates of which one has the largest gain, found without logarithms; or none."""
+        state = self._states[0]
+        if not isinstance(state, Spanned) or len(self._states) > 1 or self._extra is not None:
+            return np.empty(0)
+        return state.leaders(taken | self._added)
 
     def value(self, indices: ArrayLike) -> float:
         """F(indices), from scratch; does not touch what was added.

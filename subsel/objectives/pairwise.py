@@ -81,7 +81,7 @@ class Pairwise(Objective):
         element = check_count(element, "element", 0, self.n - 1)
         if not self._added[element]:
             self._added[element] = True
-            self._sums += self._pairs.column(element, self._column)
+            self._pairs.add_column(element, self._sums, self._column)
 
     def _extend(
         self, taken: np.ndarray, count: int, costs: np.ndarray | None

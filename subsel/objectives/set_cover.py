@@ -154,7 +154,10 @@ class SetCover(Objective):
         candidates : array_like of int, shape (m,)
             The gain of one that was added already is 0.
         """
-        return self._gains[check_indices(candidates, self.n, "candidates")]
+        candidates = check_indices(candidates, self.n, "candidates")
+        gains = self._gains[candidates]
+        gains[self._added[candidates]] = 0.0
+        return gains
 
     def add(self, element: int) -> None:
         """Select an element."""

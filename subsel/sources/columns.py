@@ -15,6 +15,7 @@ from subsel.kernels.compiling import threads
 from subsel.kernels.cpu import columns as kernels
 from subsel.kernels.cpu import is_symmetric
 from subsel.kernels.cpu.columns import (
+    ADD,
     EQUAL,
     EUCLIDEAN,
     HALF_SQUARE,
@@ -22,6 +23,7 @@ from subsel.kernels.cpu.columns import (
     PRODUCT,
     RBF,
     UNEQUAL,
+    WRITE,
     Rows,
 )
 from subsel.kernels.cpu.lanes import LANES
@@ -70,6 +72,10 @@ class Columns:
     def column(self, element: int, out: np.ndarray) -> np.ndarray:
         """The numbers between all candidates and one of them, into `out` (n,); returns it."""
         raise NotImplementedError
+
+    def add_column(self, element: int, sums: np.ndarray, spare: np.ndarray) -> None:
+        """Add such a column to `sums` (n,); `spare` (n,) is room that may be written to."""
+        sums += self.column(element, spare)
 
     def diagonal(self) -> np.ndarray:
         """The number of each candidate with itself (n,)."""
@@ -313,10 +319,23 @@ class FeatureColumns(RowColumns):
             out[element] = 1.0
         return out
 
-    def with_row(self, row: np.ndarray, out: np.ndarray) -> np.ndarray:
-        """The numbers between all candidates and any row (d,), float64."""
+    def add_column(self, element: int, sums: np.ndarray, spare: np.ndarray) -> None:
+        """Add a column to `sums` while it is computed."""
+        before = sums[element]
+        self.with_row(self.row(element), sums, ADD)
+        if self._ones:
+            sums[element] = before + 1.0
+
+    def with_row(
+        self, row: np.ndarray, out: np.ndarray, use: int = WRITE, factor: float = 1.0
+    ) -> np.ndarray:
+        """The numbers x between all candidates and any row (d,), float64.
+
+        `out` becomes x, or what `subsel.kernels.cpu.columns` says of another `use`.
+        """
         alone = threads() == 1 or self.rows.tiles.size < _PARALLEL_WORK
-        (kernels.column_serial if alone else kernels.column_parallel)(self.rows, row, out)
+        run = kernels.column_serial if alone else kernels.column_parallel
+        run(self.rows, row, out, use, factor)
         return out
 
     def diagonal(self) -> np.ndarray:

@@ -187,7 +187,6 @@ class Spanned:
     def reset(self) -> None:
         """Nothing selected."""
         self._middle, self._left = self.start.copy(), self._first.copy()
-        self._column = np.empty(self.n)
 
     def dependent(self, element: int) -> bool:
         """Never: the identity in L is always left."""
@@ -197,14 +196,16 @@ class Spanned:
         """Logarithms of residuals, of all unless said."""
         return np.log1p(self.scale * self._left[candidates])
 
+    def leaders(self, closed: np.ndarray) -> np.ndarray:
+        """The candidates that are not closed whose logarithms might be the largest."""
+        return kernels.leaders(self._left, closed, 1 - 2.0**-30)
+
     def add(self, element: int) -> None:
         """Select a candidate."""
         row = self.features.row(element)
         across, left = self._shrink(self._middle, row)
-        self.features.with_row(across, self._column)
-        self._column *= self._column
-        self._column *= self.scale / (1 + self.scale * left)
-        self._left -= self._column
+        factor = self.scale / (1 + self.scale * left)
+        self.features.with_row(across, self._left, kernels.SUBTRACT_SQUARES, factor)
 
     def _shrink(self, middle: np.ndarray, row: np.ndarray) -> tuple[np.ndarray, float]:
         """Take a selected row out of M; returns M times the row, and the row times that."""

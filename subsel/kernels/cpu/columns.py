@@ -17,6 +17,12 @@ from subsel.kernels.cpu.lanes import LANES
 
 PRODUCT, EUCLIDEAN, HALF_SQUARE, RBF, MANHATTAN, UNEQUAL, EQUAL = range(7)
 
+WRITE, ADD, SUBTRACT_SQUARES = range(3)
+"""What becomes of a column: it is written, or changes a number that each row has already.
+
+The latter spares a pass over as many numbers as there are rows, and all of it runs on all threads.
+"""
+
 _CHUNK = 16
 """Tiles that one thread goes through together."""
 
@@ -112,27 +118,38 @@ def _numbers(rows, b, v, out):
 
 
 @kernel
-def _column_of_chunk(rows, c, v, out):
+def _column_of_chunk(rows, c, v, out, use, factor):
     line = np.empty(LANES)
     for b in range(c * _CHUNK, min((c + 1) * _CHUNK, rows.tiles.shape[0])):
         _numbers(rows, b, v, line)
         first = b * LANES
-        for j in range(min(LANES, out.size - first)):
-            out[first + j] = line[j]
+        count = min(LANES, out.size - first)
+        if use == WRITE:
+            for j in range(count):
+                out[first + j] = line[j]
+        elif use == ADD:
+            for j in range(count):
+                out[first + j] += line[j]
+        else:
+            for j in range(count):
+                out[first + j] -= line[j] * line[j] * factor
 
 
 @kernel
-def column_serial(rows, v, out):
-    """The numbers of all rows and of a row `v` (d,), float64, into `out` (n,)."""
+def column_serial(rows, v, out, use, factor):
+    """The numbers x of all rows and of a row `v` (d,), float64, for `out` (n,).
+
+    `use` is one of the constants above: `out` becomes x, out + x, or out - x * x * factor.
+    """
     for c in range(-(-rows.tiles.shape[0] // _CHUNK)):
-        _column_of_chunk(rows, c, v, out)
+        _column_of_chunk(rows, c, v, out, use, factor)
 
 
 @kernel(parallel=True)
-def column_parallel(rows, v, out):
+def column_parallel(rows, v, out, use, factor):
     """The same on all threads."""
     for c in prange(-(-rows.tiles.shape[0] // _CHUNK)):
-        _column_of_chunk(rows, c, v, out)
+        _column_of_chunk(rows, c, v, out, use, factor)
 
 
 @kernel
@@ -208,6 +225,23 @@ def best(base, raised, factor, added, taken):
         if gain == most and not taken[j]:
             return j, most
     return -1, most
+
+
+@kernel
+def leaders(values, taken, share):
+    """Where values that are not taken are at least `share` of the largest of them, which is > 0."""
+    most, count = 0.0, 0
+    for j in range(values.size):
+        value = 0.0 if taken[j] else values[j]
+        most = value if value > most else most
+    for j in range(values.size):
+        count += values[j] >= share * most
+    out, at = np.empty(count, np.int64), 0
+    for j in range(values.size):
+        if values[j] >= share * most:
+            out[at] = j
+            at += not taken[j]
+    return out[:at]
 
 
 @kernel

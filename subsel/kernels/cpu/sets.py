@@ -42,31 +42,44 @@ def count(sets, items, counts):
 
 @kernel
 def add(sets, weights, missing, gains, added, item):
-    """Select an item. `missing` is by how many more items each concept wants to be covered."""
+    """Select an item. `missing` is by how many more items each concept wants to be covered.
+
+    What `gains` holds of an item that was added means nothing: its gain is 0.
+    """
     if added[item]:
         return
     added[item] = True
-    gains[item] = 0.0
     for p in range(sets.item_starts[item], sets.item_starts[item + 1]):
         concept = sets.item_concepts[p]
         if missing[concept] > 0:
             missing[concept] -= 1
             if missing[concept] == 0:
                 for q in range(sets.concept_starts[concept], sets.concept_starts[concept + 1]):
-                    other = sets.concept_items[q]
-                    if not added[other]:
-                        gains[other] -= weights[concept]
+                    gains[sets.concept_items[q]] -= weights[concept]
 
 
 @kernel(error_model="numpy")
-def _lead(gains, costs, taken, start, stop):
-    """The best item of a block that is not taken, the lowest of equals."""
-    top, lead = -np.inf, -1
-    for item in range(start, min(stop, gains.size)):
-        worth = gains[item] / costs[item] if costs.size else gains[item]
-        if worth > top and not taken[item]:
-            top, lead = worth, item
-    return top, lead
+def _lead(gains, costs, added, taken, first, worths):
+    """The best item of a block that is not taken, the lowest of equals; `worths` is room for it.
+
+    Passes without a branch, which compile to vector instructions.
+    """
+    part = slice(first, first + worths.size)
+    gains, added, taken = gains[part], added[part], taken[part]
+    for i in range(gains.size):
+        worths[i] = 0.0 if added[i] else gains[i]
+    if costs.size:
+        costs = costs[part]
+        for i in range(gains.size):
+            worths[i] /= costs[i]
+    top = -np.inf
+    for i in range(gains.size):
+        worth = worths[i] = -np.inf if taken[i] else worths[i]
+        top = worth if worth > top else top
+    for i in range(gains.size):
+        if worths[i] == top and not taken[i]:
+            return top, first + i
+    return top, -1
 
 
 @kernel
@@ -79,14 +92,14 @@ def extend(sets, weights, missing, gains, added, costs, taken, elements, won):
     and only a block that seems to be the best is looked at again.
     """
     width = max(64, int(math.sqrt(gains.size)))
-    tops = np.full(-(-gains.size // width), np.inf)
+    tops, worths = np.full(-(-gains.size // width), np.inf), np.empty(width)
     for at in range(elements.size):
         while True:
             block = np.argmax(tops)
-            top, lead = _lead(gains, costs, taken, block * width, (block + 1) * width)
+            top, lead = _lead(gains, costs, added, taken, block * width, worths)
             if top == tops[block]:
                 break
             tops[block] = top
-        elements[at], won[at] = lead, gains[lead]
+        elements[at], won[at] = lead, 0.0 if added[lead] else gains[lead]
         taken[lead] = True
         add(sets, weights, missing, gains, added, lead)
