@@ -249,9 +249,9 @@ def bad_entry(entry: float, where: str, place: str = "", what: str = "similariti
 def as_csr(matrix: Any, name: str) -> Any:
     """A sparse matrix in compressed rows of float32 or float64, without duplicate entries.
 
-    The arrays of a matrix that is so already are shared. Duplicates are summed, but of truth values,
-    of which one is true if any is. Refuses what is
-    malformed, on which compiled code would read memory that is not the matrix's: O(nnz).
+    The arrays of a matrix that is so already are shared. Duplicates are summed; of truth values,
+    one is enough. Refuses what is malformed, on which compiled code would read memory that is not
+    the matrix's: O(nnz).
     """
     from scipy.sparse import csr_array, issparse  # takes longer to import than subsel
 
