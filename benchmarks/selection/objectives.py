@@ -7,8 +7,12 @@ Each goes from n rows of 64 features to indices, in a process of its own, all wi
 subsel warms up on a small problem first; the peers compile nothing, or compile at every call, which
 is part of their time. Greedy is lazy where the objective is submodular and the peer can do it.
 After timing, F of the peer's selection is computed by subsel's objective, and printed as a part of
-F of subsel's own. Writes docs/speed/objectives.md. PEERS_PYTHON names the interpreter that has the
-peers, if it is another one.
+F of subsel's own. A peer is stopped once it has taken 60 times subsel's time, but not before
+`--patience` seconds.
+
+Records are added to runs/selection/objectives.jsonl, and the last ones make
+docs/speed/objectives.md, with those of `benchmarks.selection.objectives_large`. PEERS_PYTHON names
+the interpreter that has the peers, if it is another one.
 """
 
 import argparse
@@ -20,10 +24,13 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.poisoning.report import markdown
-from benchmarks.selection.measure import conditions, in_process, timed
+from benchmarks.selection.measure import RUNS, append, conditions, in_process, read, timed
+from subsel.files import written_whole
 
 PAGE = Path("docs/speed/objectives.md")
+RECORDS = RUNS / "objectives.jsonl"
 D = 64
+ENOUGH = 60
 
 
 def rows(n):
@@ -31,6 +38,11 @@ def rows(n):
     rng = np.random.default_rng(0)
     X = rng.gamma(1.0, size=(40, D))[rng.integers(40, size=n)] * rng.gamma(2.0, size=(n, D))
     return X.astype(np.float32)
+
+
+def queries():
+    """Twenty rows of a query."""
+    return rows(20)
 
 
 def concepts(n):
@@ -56,6 +68,9 @@ def objective(name, n):
     X = rows(n)
     return {
         "facility location": lambda: subsel.FacilityLocation.from_features(X, "cosine"),
+        "… with a query (FLVMI)": lambda: subsel.FacilityLocation.from_features(
+            X, "cosine", query=queries()
+        ),
         "saturated coverage": lambda: subsel.SaturatedCoverage.from_features(
             X, "cosine", fraction=0.1
         ),
@@ -71,6 +86,7 @@ def objective(name, n):
 
 NAMES = [
     "facility location",
+    "… with a query (FLVMI)",
     "saturated coverage",
     "graph cut",
     "sum redundancy",
@@ -120,6 +136,10 @@ def submodlib(name, n, k):
         f = library.SetCoverFunction(n=n, cover_set=sets, num_concepts=500)
     elif name == "facility location":
         f = library.FacilityLocationFunction(n=n, mode="dense", data=X, metric="cosine")
+    elif "FLVMI" in name:
+        f = library.FacilityLocationVariantMutualInformationFunction(
+            n=n, num_queries=20, data=X, queryData=queries(), metric="cosine"
+        )
     elif name == "graph cut":
         f = library.GraphCutFunction(
             n=n, mode="dense", data=X, metric="cosine", lambdaVal=0.4
@@ -142,7 +162,7 @@ def submodlib(name, n, k):
 LIBRARIES = {"subsel": subsel, "apricot": apricot, "submodlib": submodlib}
 HAVE = {
     "subsel": NAMES,
-    "apricot": [name for name in NAMES if name[:3] not in ("log", "dis")],
+    "apricot": [name for name in NAMES if name[:3] not in ("log", "dis", "… w")],
     "submodlib": [name for name in NAMES if name[:3] not in ("sat", "sum", "fea")],
 }
 
@@ -157,42 +177,88 @@ def child(name, library, n, k):
     print(json.dumps({"seconds": seconds, "memory": memory, "indices": found}))
 
 
-def measure(name, n, k, threads, libraries):
-    """A line of the table."""
+def measure(name, n, k, threads, libraries, patience):
+    """What each library took, with F of its selection as a part of F of subsel's own."""
     python = os.environ.get("PEERS_PYTHON", sys.executable)
-    records = {}
+    f, found = objective(name, n), {}
     for library in libraries:
         if name not in HAVE[library]:
             continue
-        where = sys.executable if library == "subsel" else python
+        ours = library == "subsel"
+        limit = None if ours else max(patience, ENOUGH * found["subsel"]["seconds"])
         record, error = in_process(
             "benchmarks.selection.objectives",
-            ["--child", name, library, "--n", n, "--k", k], threads, where,
+            ["--child", name, library, "--n", n, "--k", k],
+            threads, sys.executable if ours else python, limit,
         )  # fmt: skip
-        if record is None:
+        if record is None and not error.startswith("stopped"):
             print(f"{name}, {library}: {error}", file=sys.stderr)
             continue
-        records[library] = record
-    own = records["subsel"]
-    f = objective(name, n)
-    cells = [name, f"{own['seconds']:.3g}", f"{own['memory'] / 1e6:.0f}"]
-    for library in ("apricot", "submodlib"):
-        if library not in records:
-            cells += ["–", "–", "–", "–"]
-            continue
-        other = records[library]
-        quality = f.value(other["indices"]) / f.value(own["indices"])
-        cells += [
-            f"{other['seconds']:.3g}", f"{other['seconds'] / own['seconds']:.0f}",
-            f"{other['memory'] / 1e6:.0f}", f"{quality:.4f}",
-        ]  # fmt: skip
-    return cells
+        if record is None:
+            record = {"more than": limit}
+        else:
+            record["F"] = f.value(record.pop("indices"))
+        found[library] = record
+    return found
 
 
 HEAD = ["objective", "subsel, s", "MB", *(
     f"{library}{what}" for library in ("apricot", "submodlib")
     for what in (", s", ", times subsel's", ", MB", ", F")
 )]  # fmt: skip
+
+
+def line(record):
+    """A record as a line of the table."""
+    own = record["found"]["subsel"]
+    cells = [record["name"], f"{own['seconds']:.3g}", f"{own['memory'] / 1e6:.0f}"]
+    for library in ("apricot", "submodlib"):
+        other = record["found"].get(library)
+        if other is None:
+            cells += ["–"] * 4
+        elif "more than" in other:
+            limit = other["more than"]
+            cells += [f"> {limit:.0f}", f"> {limit / own['seconds']:.0f}", "–", "–"]
+        else:
+            cells += [
+                f"{other['seconds']:.3g}", f"{other['seconds'] / own['seconds']:.0f}",
+                f"{other['memory'] / 1e6:.0f}", f"{other['F'] / own['F']:.4f}",
+            ]  # fmt: skip
+    return cells
+
+
+def records(table):
+    """The last record of each name, and in what conditions they were taken."""
+    found = {r["name"]: r for r in read(RECORDS) if r["table"] == table}
+    return list(found.values()), "; and ".join(dict.fromkeys(r["how"] for r in found.values()))
+
+
+def write_page():
+    """Write docs/speed/objectives.md of the last records."""
+    peers, how = records("peers")
+    peers.sort(key=lambda record: NAMES.index(record["name"]))
+    text = f"""# Every objective, timed
+
+## Beside the peers
+
+From {D} features to indices, in a process of its own each; set cover goes from a table of 500
+concepts instead, and the query has 20 rows. MB is memory beyond what the process had before. *F* is
+F of the peer's selection as a part of F of subsel's. A peer was stopped once it had taken {ENOUGH}
+times subsel's time; then a `>` says how long that was.
+
+{markdown(HEAD, [line(record) for record in peers])}
+({how}, one run each)
+"""
+    for table, title in (("large", "## At scale"), ("memory", "## Memory")):
+        own, how = records(table)
+        if own:
+            head = list(own[0]["cells"])
+            cells = [[r["cells"].get(key, "–") for key in head] for r in own]
+            intro = "\n".join(dict.fromkeys(r["intro"] for r in own))
+            text += f"\n{title}\n\n{intro}\n\n{markdown(head, cells)}\n({how})\n"
+    notes = PAGE.with_name("objectives-notes.md")
+    with written_whole(PAGE) as part:
+        part.write_text(text + (f"\n{notes.read_text()}" if notes.exists() else ""))
 
 
 def main():
@@ -202,26 +268,24 @@ def main():
     parser.add_argument("--n", type=int, default=5000)
     parser.add_argument("--k", type=int, default=500)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--patience", type=float, default=60)
     parser.add_argument("--only", nargs="+", default=NAMES, choices=NAMES)
     parser.add_argument("--libraries", nargs="+", default=list(LIBRARIES), choices=LIBRARIES)
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
-    parser.add_argument("--out", type=Path, default=PAGE)
     args = parser.parse_args()
     if args.child:
         child(*args.child, args.n, args.k)
         return
-    lines = []
-    for name in args.only:
-        lines.append(measure(name, args.n, args.k, args.threads, args.libraries))
-        print(" | ".join(lines[-1]), flush=True)
-    args.out.write_text(
-        f"# Every objective beside its peers\n\nn = {args.n}, d = {D}, k = {args.k}, from features "
-        "(set cover: from a table of 500 concepts). MB is memory beyond what the process had "
-        "before; *F* is F of the peer's selection as a part of F of subsel's.\n\n"
-        f"{markdown(HEAD, lines)}\n\n"
-        f"({conditions(args.threads, 'subsel', 'numba')}; "
-        f"`python -m benchmarks.selection.objectives --n {args.n} --k {args.k}`, one run each)\n"
+    how = (
+        f"`python -m benchmarks.selection.objectives --n {args.n} --k {args.k}`; "
+        f"{conditions(args.threads, 'numpy', 'numba')}"
     )
+    for name in args.only:
+        found = measure(name, args.n, args.k, args.threads, args.libraries, args.patience)
+        record = {"table": "peers", "name": name, "found": found, "how": how}
+        append(RECORDS, record)
+        print(" | ".join(line(record)), flush=True)
+    write_page()
 
 
 if __name__ == "__main__":

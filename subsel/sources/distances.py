@@ -116,6 +116,7 @@ def graph_of(indices: Any, values: Any, n_candidates: int | None, name: str) -> 
     wrong = held & ~((array >= 0) & (array < np.inf))
     if wrong.any():
         i, j = (int(x[0]) for x in np.nonzero(wrong))
-        raise ValueError(f"{name}[{i}, {j}] is {array[i, j]}; {name} must be finite and not negative")
+        wanted = f"{name} must be finite and not negative"
+        raise ValueError(f"{name}[{i}, {j}] is {array[i, j]}; {wanted}")
     starts = np.concatenate([[0], np.cumsum(held.sum(axis=1))])
     return csr_array((array[held], at[held], starts), shape=(len(at), n))

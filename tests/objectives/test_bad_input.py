@@ -135,7 +135,9 @@ def arrays():
                     )
 
 
-every_array = pytest.mark.parametrize(("make", "good", "name", "array", "called", "put"), [*arrays()])
+every_array = pytest.mark.parametrize(
+    ("make", "good", "name", "array", "called", "put"), [*arrays()]
+)
 
 
 @every_array

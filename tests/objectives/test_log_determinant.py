@@ -107,6 +107,21 @@ def test_a_mixture_passes_the_caution_on():
     assert subsel.greedy(f, 1).indices.tolist() == [0]
 
 
+def test_shares_of_equal_features():
+    """Hamming, whose shares of few columns tie, so that no selection is compared in `members`."""
+    X = np.random.default_rng(6).integers(0, 3, (N, 7))
+    L = np.eye(N) + 1.5 * (X[:, None] == X).mean(axis=2)
+    for store in (np.float32, np.float64, np.int8):
+        f = LogDeterminant.from_features(X.astype(store), metric="hamming", scale=1.5)
+        chosen = subsel.greedy(f, 40)
+        for count in (1, 2, 9, 40):
+            some = chosen.indices[:count]
+            wanted = np.linalg.slogdet(L[np.ix_(some, some)])[1]
+            np.testing.assert_allclose(chosen.values[count - 1], wanted, rtol=1e-11)
+            np.testing.assert_allclose(f.value(some), wanted, rtol=1e-11)
+        subsel.testing.check_objective(f.restrict(np.arange(0, N, 9)))
+
+
 def test_copies_among_features_need_no_ridge(X):
     f = LogDeterminant.from_features(np.concatenate([X, X]), scale=1e3)
     chosen = subsel.greedy(f, 2 * N)

@@ -1,0 +1,220 @@
+"""Objectives at scale, beside the least that must be done; and how much memory each takes.
+
+    python -m benchmarks.selection.objectives_large
+    python -m benchmarks.selection.objectives_large --memory
+
+Each in a process of its own, which warms up on a small problem first. At scale, a yardstick is
+timed before and after the search, in the same process, and again at the smallest of all its times:
+products X v of the features, a pass that counts the non-zeros by concept, a pass over all gains.
+With `--memory`, 60 000 rows of 10 features through every objective that is made of features, and
+the peak beyond the input; run it twice, as what the first run compiles takes memory as well.
+Records go where those of `benchmarks.selection.objectives` go, whose page shows them.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+
+import numpy as np
+import scipy.sparse
+
+import subsel
+from benchmarks.selection.measure import append, conditions, in_process, timed
+from benchmarks.selection.objectives import RECORDS, write_page
+from subsel.kernels.cpu import sets
+
+N, D, K = 1_000_000, 64, 1000
+
+
+def features(n):
+    """Rows of normal numbers."""
+    return np.random.default_rng(0).standard_normal((n, D)).astype(np.float32)
+
+
+def product(X):
+    """The product of all rows and a vector."""
+    v = np.random.default_rng(1).standard_normal(D).astype(np.float32)
+    return lambda: X @ v
+
+
+def memberships(n):
+    """Ten concepts of 100 000 for each item."""
+    concepts = np.random.default_rng(0).integers(0, 100_000, (n, 10)).astype(np.int32)
+    starts = np.arange(0, concepts.size + 1, 10, dtype=np.int32)
+    M = scipy.sparse.csr_array((np.ones(concepts.size, bool), concepts.ravel(), starts))
+    M.sum_duplicates()
+    return M
+
+
+def counting(M):
+    """One pass over the items that counts those of each concept, compiled."""
+    lists = sets.Sets(M.indptr.astype(np.int64), M.indices, np.zeros(1, np.int64), M.indices[:0])
+    items, counts = np.arange(M.shape[0]), np.zeros(M.shape[1], np.int64)
+    return lambda: sets.count(lists, items, counts)
+
+
+def amounts(n):
+    """Non-negative features, one in a hundred of 1000."""
+    random = np.random.default_rng(0)
+    at = random.integers(0, 1000, (n, 10)).astype(np.int32)
+    starts = np.arange(0, at.size + 1, 10, dtype=np.int32)
+    return scipy.sparse.csr_array((random.random(at.size), at.ravel(), starts), shape=(n, 1000))
+
+
+def all_gains(X):
+    """A pass over the gains of all candidates."""
+    f, everything = subsel.FeatureBased(X), np.arange(X.shape[0])
+    return lambda: f.gains(everything)
+
+
+def graph_cut(X):
+    """Graph cut, cosine."""
+    return subsel.GraphCut.from_features(X, "cosine")
+
+
+def log_determinant(X):
+    """Log-determinant, dot."""
+    return subsel.LogDeterminant.from_features(X, metric="dot")
+
+
+# By name: data of n rows, its objective, a yardstick, how often that counts, the target, and k.
+LARGE = {
+    "graph cut, cosine, 10⁶ × 64": (features, graph_cut, product, K, 1.5, K),
+    "log-determinant, dot, 10⁶ × 64": (features, log_determinant, product, K, 1.5, K),
+    "set cover, 10⁶ items, 10⁷ non-zeros": (memberships, subsel.SetCover, counting, 1, 3, 10 * K),
+    "feature based, 10⁶ × 1000, 1 %": (amounts, subsel.FeatureBased, all_gains, 1, 20, K),
+}
+YARDSTICKS = dict(zip(LARGE, ("k products X v", "k products X v", "one count", "all gains once"),
+                      strict=True))  # fmt: skip
+
+
+def seconds(run):
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def large(name):
+    """One workload, in the child."""
+    data, make, yardstick, times, target, k = LARGE[name]
+    small = make(data(3000))
+    search = subsel.greedy if small.keeps_gains else subsel.lazy_greedy
+    search(small, 20)
+    X = data(N)
+    once = yardstick(X)
+    before = [seconds(once) for _ in range(20)]
+    f, making, made = timed(lambda: make(X))
+    chosen, searching, searched = timed(lambda: search(f, k))
+    every = before + [seconds(once) for _ in range(20)]
+    # Laziness is counted, for it is the same on any machine.
+    ratio = chosen.n_evaluations / N if "feature" in name else None
+    return {
+        "workload": name, "k": str(k),
+        "made, s": f"{making:.3g}", "searched, s": f"{searching:.3g}",
+        "MB": f"{(made + searched) / 1e6:.0f}",
+        "yardstick": YARDSTICKS[name],
+        "yardstick, s, median": f"{times * np.median(every):.3g}",
+        "searched / yardstick": f"{searching / times / np.median(every):.3g}",
+        "… at its fastest": f"{searching / times / min(every):.3g}",
+        "passes": f"{ratio:.3g}" if ratio else "–",
+        "target": f"≤ {target} passes" if ratio else f"≤ {target}",
+    }  # fmt: skip
+
+
+def items(X):
+    return X[:20] + 0.5
+
+
+# By name: the objective of rows X, and what it may take beside them, in bytes a row of d features
+# of 4 bytes, for k elements.
+MEMORY = {
+    "FacilityLocation, euclidean": (
+        subsel.FacilityLocation.from_features, lambda d, k: 8 * d + 130
+    ),
+    "FacilityLocation, query and private": (
+        lambda X: subsel.FacilityLocation.from_features(X, query=items(X), private=-items(X)),
+        lambda d, k: 16 * d + 210,
+    ),
+    "SaturatedCoverage, euclidean": (
+        subsel.SaturatedCoverage.from_features, lambda d, k: 8 * d + 130
+    ),
+    "GraphCut, cosine": (subsel.GraphCut.from_features, lambda d, k: 8 * d + 60),
+    "GraphCut, rbf": (
+        lambda X: subsel.GraphCut.from_features(X, "rbf"), lambda d, k: 8 * d + 60
+    ),
+    "SumRedundancy, cosine": (subsel.SumRedundancy.from_features, lambda d, k: 8 * d + 60),
+    "DisparitySum, euclidean": (subsel.DisparitySum.from_features, lambda d, k: 8 * d + 60),
+    "DisparityMin, euclidean": (subsel.DisparityMin.from_features, lambda d, k: 8 * d + 60),
+    "LogDeterminant, dot": (subsel.LogDeterminant.from_features, lambda d, k: 8 * d + 60),
+    "LogDeterminant, rbf": (
+        lambda X: subsel.LogDeterminant.from_features(X, metric="rbf"),
+        lambda d, k: 8 * d + 60 + 8 * (k + 63),
+    ),
+    "LogDeterminant, query and private": (
+        lambda X: subsel.LogDeterminant.from_features(X, query=items(X), private=-items(X)),
+        lambda d, k: 8 * d + 90,
+    ),
+}  # fmt: skip
+
+
+def memory(name, n=60_000, d=10, k=50):
+    """One measurement of memory, in the child."""
+    make, bound = MEMORY[name]
+    X = np.random.default_rng(0).standard_normal((n, d)).astype(np.float32)
+
+    def run(X, k):
+        f = make(X)
+        return (subsel.lazy_greedy if f.submodular and not f.keeps_gains else subsel.greedy)(f, k)
+
+    run(X[:6000], 5)
+    _, taken, peak = timed(lambda: run(X, k))
+    return {
+        "objective": name, "s": f"{taken:.3g}", "MB beyond X": f"{peak / 1e6:.1f}",
+        "bound, bytes a row": str(bound(d, k)), "bound, MB": f"{n * bound(d, k) / 1e6:.1f}",
+    }  # fmt: skip
+
+
+INTRO = {
+    "large": "Seconds to make the objective and to search it with greedy (lazily, where gains are "
+    "not kept). The\nyardstick is timed before and after, twenty times each.",
+    "memory": "60 000 × 10 features of 4 bytes, k = 50: the peak beyond the input, and the bound "
+    "that holds for\nd features and k elements. An n × n matrix would take 14 400 MB.",
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--only", nargs="+", choices=[*LARGE, *MEMORY])
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    table, cases, child = "large", LARGE, large
+    if args.memory:
+        table, cases, child = "memory", MEMORY, memory
+    if args.child:
+        print(json.dumps(child(args.child)))
+        return
+    how = (
+        f"`python -m benchmarks.selection.objectives_large{' --memory' * args.memory}`; "
+        f"{conditions(args.threads, 'numpy', 'scipy', 'numba')}"
+    )
+    for name in args.only or cases:
+        module = "benchmarks.selection.objectives_large"
+        given = ["--child", name, *(["--memory"] if args.memory else [])]
+        cells, error = in_process(module, given, args.threads)
+        if cells is None:
+            print(f"{name}: {error}", file=sys.stderr)
+            continue
+        record = {"table": table, "name": name, "cells": cells, "how": how, "intro": INTRO[table]}
+        append(RECORDS, record)
+        print(" | ".join(cells.values()), flush=True)
+    write_page()
+
+
+if __name__ == "__main__":
+    main()
