@@ -544,8 +544,9 @@ def test_constraints_and_certificates_are_those_of_the_cpu():
     costs = np.arange(1, 41) / 10
     for budget in (
         5, subsel.constraints.Knapsack(costs, 3.3), subsel.constraints.MinDistance(X, 3.0),
+        subsel.constraints.Groups(np.arange(40) % 3, at_most=2, at_least={1: 2}, count=5),
     ):  # fmt: skip
-        found, own = (subsel.greedy(f, budget, given=[3]) for f in (ours, wanted))
+        found, own = (subsel.greedy(f, budget, given=[3], exclude=[0, 9]) for f in (ours, wanted))
         np.testing.assert_array_equal(found.indices, own.indices)
         assert (found.value, found.bound, found.cost) == (own.value, own.bound, own.cost)
     labels = np.arange(40) % 2

@@ -4,7 +4,7 @@
     python -m benchmarks.selection.objectives --n 3000 --k 300
 
 Each goes from n rows of 64 features to indices, in a process of its own, all with the same threads.
-subsel warms up on a small problem first; the peers compile nothing, or compile at every call, which
+subsel warms up with three elements first; the peers compile nothing, or compile at every call, which
 is part of their time. Greedy is lazy where the objective is submodular and the peer can do it.
 After timing, F of the peer's selection is computed by subsel's objective, and printed as a part of
 F of subsel's own. A peer is stopped once it has taken 60 times subsel's time, but not before
@@ -171,7 +171,7 @@ def child(name, library, n, k):
     """One measurement, as JSON: seconds, bytes beyond the input, indices."""
     run = LIBRARIES[library]
     if library == "subsel":
-        run(name, 300, 20)
+        run(name, n, 3)
     indices, seconds, memory = timed(lambda: run(name, n, k))
     found = [int(i) for i in indices]
     print(json.dumps({"seconds": seconds, "memory": memory, "indices": found}))

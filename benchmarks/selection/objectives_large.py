@@ -3,7 +3,7 @@
     python -m benchmarks.selection.objectives_large
     python -m benchmarks.selection.objectives_large --memory
 
-Each in a process of its own, which warms up on a small problem first. At scale, a yardstick is
+Each in a process of its own, which warms up with a few elements first. At scale, a yardstick is
 timed before and after the search, in the same process, and again at the smallest of all its times:
 products X v of the features, a pass that counts the non-zeros by concept, a pass over all gains.
 With `--memory`, 60 000 rows of 10 features through every objective that is made of features, and
@@ -99,10 +99,11 @@ def seconds(run):
 def large(name):
     """One workload, in the child."""
     data, make, yardstick, times, target, k = LARGE[name]
-    small = make(data(3000))
-    search = subsel.greedy if small.keeps_gains else subsel.lazy_greedy
-    search(small, 20)
     X = data(N)
+    small = make(X)
+    search = subsel.greedy if small.keeps_gains else subsel.lazy_greedy
+    search(small, 3)
+    del small
     once = yardstick(X)
     before = [seconds(once) for _ in range(20)]
     f, making, made = timed(lambda: make(X))

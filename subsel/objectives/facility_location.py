@@ -11,10 +11,12 @@ from subsel.objectives.base import Objective
 from subsel.selection import sizes_of
 from subsel.sources.scale import check_metric
 from subsel.validation import (
+    BACKENDS,
     ArrayLike,
     Metric,
     check_backend,
     check_candidates,
+    check_choice,
     check_count,
     check_indices,
     check_number,
@@ -339,6 +341,11 @@ class FacilityLocation(Objective):
         >>> subsel.greedy(f, 2).indices
         array([0, 2])
         """
+        if check_choice(backend, BACKENDS, "backend") == "cuda":
+            raise ValueError(
+                "graphs of neighbours are for the CPU: use backend='cpu' (arrays on a GPU are then "
+                "copied)"
+            )
         if hasattr(indices, "tocsr"):
             if similarities is not None or distances is not None:
                 raise ValueError(

@@ -74,7 +74,8 @@ MAY_BE_NEGATIVE = {
 
 
 def title(make):
-    return make.__qualname__.removesuffix(".__init__")
+    cls = getattr(make, "__self__", None)
+    return f"{cls.__name__}.{make.__name__}" if cls else make.__name__
 
 
 def constructors(cls):
@@ -265,3 +266,26 @@ def test_twice_true_is_true():
         assert subsel.SetCover(form).value([0, 1, 2]) == 3
     with pytest.raises(ValueError, match=r"membership\[0, 1\] is 2.0"):
         subsel.SetCover(M.astype(int))
+
+
+@pytest.mark.parametrize(
+    ("make", "good"),
+    [
+        pytest.param(make, good, id=f"{title(make)}, {', '.join(good)}")
+        for make, good in GOOD
+        if "backend" in inspect.signature(make).parameters
+    ],
+)
+def test_what_a_gpu_does_not_do(make, good, monkeypatch):
+    """It is refused before a GPU is looked for, and the sentence says what to do instead."""
+
+    def looked_for():
+        raise RuntimeError("a GPU is looked for")
+
+    monkeypatch.setattr("subsel.sources.cuda_sources", looked_for)
+    of_matrix = [title(cls) for cls in (fl, subsel.SaturatedCoverage)]
+    plain = not {"weights", "query", "private"} & {*good}
+    able = plain and title(make) in [*of_matrix, *(f"{name}.from_features" for name in of_matrix)]
+    error, said = (RuntimeError, "looked") if able else (ValueError, "backend='cpu'")
+    with pytest.raises(error, match=said):
+        make(**{**good, "backend": "cuda"})
