@@ -3,11 +3,12 @@
     pip install ".[bench]"
     python -m benchmarks.selection.objectives --n 3000 --k 300
 
-Each goes from n rows of 64 features to indices, in a process of its own, all with the same threads.
-subsel warms up with three elements first; the peers compile nothing, or compile at every call, which
-is part of their time. Greedy is lazy where the objective is submodular and the peer can do it.
-After timing, F of the peer's selection is computed by subsel's objective, and printed as a part of
-F of subsel's own. A peer is stopped once it has taken 60 times subsel's time, but not before
+Each goes from n rows of 64 features to indices, in a process of its own, on one thread, as the
+peers have no more. Seconds are the processor's, which other work on the machine disturbs least.
+subsel warms up with three elements first; the peers compile nothing, or compile at every call,
+which is part of their time. Greedy is lazy where the objective is submodular and the peer can do
+it. After timing, F of the peer's selection is computed by subsel's objective, and printed as a part
+of F of subsel's own. A peer is stopped once it has taken 60 times subsel's time, but not before
 `--patience` seconds.
 
 Records are added to runs/selection/objectives.jsonl, and the last ones make
@@ -17,8 +18,11 @@ the interpreter that has the peers, if it is another one.
 
 import argparse
 import json
+import math
 import os
+import resource
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +33,7 @@ from subsel.files import written_whole
 
 PAGE = Path("docs/speed/objectives.md")
 RECORDS = RUNS / "objectives.jsonl"
+NOTES = "## Limits and misses\n"
 D = 64
 ENOUGH = 60
 
@@ -167,17 +172,21 @@ HAVE = {
 }
 
 
-def child(name, library, n, k):
-    """One measurement, as JSON: seconds, bytes beyond the input, indices."""
+def child(name, library, n, k, patience):
+    """One measurement, as JSON: processor seconds, bytes beyond the input, indices."""
     run = LIBRARIES[library]
     if library == "subsel":
         run(name, n, 3)
-    indices, seconds, memory = timed(lambda: run(name, n, k))
+    elif patience:  # the system ends it then
+        resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(patience),) * 2)
+    start = time.process_time()
+    indices, elapsed, memory = timed(lambda: run(name, n, k))
+    seconds = time.process_time() - start
     found = [int(i) for i in indices]
-    print(json.dumps({"seconds": seconds, "memory": memory, "indices": found}))
+    print(json.dumps({"seconds": seconds, "elapsed": elapsed, "memory": memory, "indices": found}))
 
 
-def measure(name, n, k, threads, libraries, patience):
+def measure(name, n, k, libraries, patience):
     """What each library took, with F of its selection as a part of F of subsel's own."""
     python = os.environ.get("PEERS_PYTHON", sys.executable)
     f, found = objective(name, n), {}
@@ -185,13 +194,13 @@ def measure(name, n, k, threads, libraries, patience):
         if name not in HAVE[library]:
             continue
         ours = library == "subsel"
-        limit = None if ours else max(patience, ENOUGH * found["subsel"]["seconds"])
+        limit = 0 if ours else max(patience, ENOUGH * found["subsel"]["seconds"])
         record, error = in_process(
             "benchmarks.selection.objectives",
-            ["--child", name, library, "--n", n, "--k", k],
-            threads, sys.executable if ours else python, limit,
+            ["--child", name, library, "--n", n, "--k", k, "--patience", limit],
+            1, sys.executable if ours else python,
         )  # fmt: skip
-        if record is None and not error.startswith("stopped"):
+        if record is None and error not in ("status -9", "status -24"):
             print(f"{name}, {library}: {error}", file=sys.stderr)
             continue
         if record is None:
@@ -234,7 +243,8 @@ def records(table):
 
 
 def write_page():
-    """Write docs/speed/objectives.md of the last records."""
+    """Write docs/speed/objectives.md of the last records; what people wrote below it stays."""
+    notes = PAGE.read_text().partition(NOTES)[2] if PAGE.exists() else "\n"
     peers, how = records("peers")
     peers.sort(key=lambda record: NAMES.index(record["name"]))
     text = f"""# Every objective, timed
@@ -242,9 +252,10 @@ def write_page():
 ## Beside the peers
 
 From {D} features to indices, in a process of its own each; set cover goes from a table of 500
-concepts instead, and the query has 20 rows. MB is memory beyond what the process had before. *F* is
-F of the peer's selection as a part of F of subsel's. A peer was stopped once it had taken {ENOUGH}
-times subsel's time; then a `>` says how long that was.
+concepts instead, and the query has 20 rows. Seconds are those of the processor, on one thread. MB
+is memory beyond what the process had before. *F* is F of the peer's selection as a part of F of
+subsel's. A peer was stopped once it had taken {ENOUGH} times subsel's time; then a `>` says how
+long that was.
 
 {markdown(HEAD, [line(record) for record in peers])}
 ({how}, one run each)
@@ -256,9 +267,8 @@ times subsel's time; then a `>` says how long that was.
             cells = [[r["cells"].get(key, "–") for key in head] for r in own]
             intro = "\n".join(dict.fromkeys(r["intro"] for r in own))
             text += f"\n{title}\n\n{intro}\n\n{markdown(head, cells)}\n({how})\n"
-    notes = PAGE.with_name("objectives-notes.md")
     with written_whole(PAGE) as part:
-        part.write_text(text + (f"\n{notes.read_text()}" if notes.exists() else ""))
+        part.write_text(f"{text}\n{NOTES}{notes}")
 
 
 def main():
@@ -267,21 +277,20 @@ def main():
     )
     parser.add_argument("--n", type=int, default=5000)
     parser.add_argument("--k", type=int, default=500)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--patience", type=float, default=60)
     parser.add_argument("--only", nargs="+", default=NAMES, choices=NAMES)
     parser.add_argument("--libraries", nargs="+", default=list(LIBRARIES), choices=LIBRARIES)
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        child(*args.child, args.n, args.k)
+        child(*args.child, args.n, args.k, args.patience)
         return
     how = (
         f"`python -m benchmarks.selection.objectives --n {args.n} --k {args.k}`; "
-        f"{conditions(args.threads, 'numpy', 'numba')}"
+        f"{conditions(1, 'numpy', 'numba')}"
     )
     for name in args.only:
-        found = measure(name, args.n, args.k, args.threads, args.libraries, args.patience)
+        found = measure(name, args.n, args.k, args.libraries, args.patience)
         record = {"table": "peers", "name": name, "found": found, "how": how}
         append(RECORDS, record)
         print(" | ".join(line(record)), flush=True)

@@ -3,12 +3,13 @@
     python -m benchmarks.selection.objectives_large
     python -m benchmarks.selection.objectives_large --memory
 
-Each in a process of its own, which warms up with a few elements first. At scale, a yardstick is
-timed before and after the search, in the same process, and again at the smallest of all its times:
-products X v of the features, a pass that counts the non-zeros by concept, a pass over all gains.
-With `--memory`, 60 000 rows of 10 features through every objective that is made of features, and
-the peak beyond the input; run it twice, as what the first run compiles takes memory as well.
-Records go where those of `benchmarks.selection.objectives` go, whose page shows them.
+Each in a process of its own, which warms up with a few elements first. At scale, a yardstick
+alternates with the search, so that other work disturbs both alike: a product X v of the features
+with each element, or a pass that counts the non-zeros by concept with each whole search. Of lazy
+searches the passes are counted. With `--memory`, 60 000 rows of 10 features through every objective
+that is made of features, and the peak beyond the input; run it twice, as what the first run
+compiles takes memory as well. Records go where those of `benchmarks.selection.objectives` go, whose
+page shows them.
 """
 
 import argparse
@@ -63,12 +64,6 @@ def amounts(n):
     return scipy.sparse.csr_array((random.random(at.size), at.ravel(), starts), shape=(n, 1000))
 
 
-def all_gains(X):
-    """A pass over the gains of all candidates."""
-    f, everything = subsel.FeatureBased(X), np.arange(X.shape[0])
-    return lambda: f.gains(everything)
-
-
 def graph_cut(X):
     """Graph cut, cosine."""
     return subsel.GraphCut.from_features(X, "cosine")
@@ -79,15 +74,14 @@ def log_determinant(X):
     return subsel.LogDeterminant.from_features(X, metric="dot")
 
 
-# By name: data of n rows, its objective, a yardstick, how often that counts, the target, and k.
+# By name: data of n rows, its objective, what alternates with it, the target, and k. Elements
+# alternate with a product, whole searches with a count; of the lazy one, passes are counted.
 LARGE = {
-    "graph cut, cosine, 10⁶ × 64": (features, graph_cut, product, K, 1.5, K),
-    "log-determinant, dot, 10⁶ × 64": (features, log_determinant, product, K, 1.5, K),
-    "set cover, 10⁶ items, 10⁷ non-zeros": (memberships, subsel.SetCover, counting, 1, 3, 10 * K),
-    "feature based, 10⁶ × 1000, 1 %": (amounts, subsel.FeatureBased, all_gains, 1, 20, K),
+    "graph cut, cosine, 10⁶ × 64": (features, graph_cut, product, 1.5, K),
+    "log-determinant, dot, 10⁶ × 64": (features, log_determinant, product, 1.5, K),
+    "set cover, 10⁶ items, 10⁷ non-zeros": (memberships, subsel.SetCover, counting, 3, 10 * K),
+    "feature based, 10⁶ × 1000, 1 %": (amounts, subsel.FeatureBased, None, 20, K),
 }
-YARDSTICKS = dict(zip(LARGE, ("k products X v", "k products X v", "one count", "all gains once"),
-                      strict=True))  # fmt: skip
 
 
 def seconds(run):
@@ -96,31 +90,45 @@ def seconds(run):
     return time.perf_counter() - start
 
 
+def by_elements(f, once, k, most=250):
+    """Times of greedy's elements, at most some of the k, and of what alternates with them."""
+    taken, every = np.zeros(f.n, bool), []
+    f.reset()
+    for _ in range(min(k, most)):
+        every.append((seconds(lambda: f.extend(taken, 1)), seconds(once)))
+    return every
+
+
 def large(name):
     """One workload, in the child."""
-    data, make, yardstick, times, target, k = LARGE[name]
+    data, make, yardstick, target, k = LARGE[name]
     X = data(N)
-    small = make(X)
-    search = subsel.greedy if small.keeps_gains else subsel.lazy_greedy
-    search(small, 3)
-    del small
+    f = make(X)
+    search = subsel.greedy if f.keeps_gains else subsel.lazy_greedy
+    search(f, 3)
+    cells = {"workload": name, "k": str(k), "one": "a search", "beside": "–"}
+    if yardstick is None:
+        chosen, taken, peak = timed(lambda: search(make(X), k))
+        passes = chosen.n_evaluations / N
+        return cells | {
+            "s": f"{taken:.3g}", "MB": f"{peak / 1e6:.0f}", "beside, s": "–", "ratio": "–",
+            "ratio of the fastest": "–", "passes": f"{passes:.3g}", "target": f"≤ {target} passes",
+        }  # fmt: skip
     once = yardstick(X)
-    before = [seconds(once) for _ in range(20)]
-    f, making, made = timed(lambda: make(X))
-    chosen, searching, searched = timed(lambda: search(f, k))
-    every = before + [seconds(once) for _ in range(20)]
-    # Laziness is counted, for it is the same on any machine.
-    ratio = chosen.n_evaluations / N if "feature" in name else None
-    return {
-        "workload": name, "k": str(k),
-        "made, s": f"{making:.3g}", "searched, s": f"{searching:.3g}",
-        "MB": f"{(made + searched) / 1e6:.0f}",
-        "yardstick": YARDSTICKS[name],
-        "yardstick, s, median": f"{times * np.median(every):.3g}",
-        "searched / yardstick": f"{searching / times / np.median(every):.3g}",
-        "… at its fastest": f"{searching / times / min(every):.3g}",
-        "passes": f"{ratio:.3g}" if ratio else "–",
-        "target": f"≤ {target} passes" if ratio else f"≤ {target}",
+    once()
+    if yardstick is product:
+        every = np.array(by_elements(f, once, k))
+        cells |= {"one": "an element", "beside": "a product X v"}
+    else:
+        every = np.array([(seconds(lambda: search(make(X), k)), seconds(once)) for _ in range(9)])
+        cells |= {"one": "making and searching", "beside": "one count"}
+    _, _, peak = timed(lambda: search(make(X), 9))
+    own, other = np.median(every, axis=0)
+    fastest = every.min(axis=0)
+    return cells | {
+        "s": f"{own:.3g}", "MB": f"{peak / 1e6:.0f}", "beside, s": f"{other:.3g}",
+        "ratio": f"{own / other:.3g}", "ratio of the fastest": f"{fastest[0] / fastest[1]:.3g}",
+        "passes": "–", "target": f"≤ {target}",
     }  # fmt: skip
 
 
@@ -178,8 +186,8 @@ def memory(name, n=60_000, d=10, k=50):
 
 
 INTRO = {
-    "large": "Seconds to make the objective and to search it with greedy (lazily, where gains are "
-    "not kept). The\nyardstick is timed before and after, twenty times each.",
+    "large": "*One* says what is timed, and *beside* what alternates with it in the same process; "
+    "medians, and the\nratio of the fastest of each. Two threads for both.",
     "memory": "60 000 × 10 features of 4 bytes, k = 50: the peak beyond the input, and the bound "
     "that holds for\nd features and k elements. An n × n matrix would take 14 400 MB.",
 }

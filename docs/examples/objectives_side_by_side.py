@@ -11,6 +11,7 @@ import numpy as np
 import subsel
 
 FIGURE = Path(__file__).parent.parent / "figures" / "objectives.png"
+CROSS = np.array([1.0, -3.0])
 
 
 def points():
@@ -27,11 +28,11 @@ def points():
 
 def objectives(X):
     """Titles and objectives."""
-    membership = np.stack([np.floor(X[:, 0]), np.floor(X[:, 1])], axis=1)
-    cells, of_cell = np.unique(membership, axis=0, return_inverse=True)
+    cells, of_cell = np.unique(np.floor(X), axis=0, return_inverse=True)
     concepts = np.zeros((len(X), len(cells)), bool)
     concepts[np.arange(len(X)), of_cell.ravel()] = True
-    to_query = np.exp(-((X - [1.0, -3.0]) ** 2).sum(axis=1) / 2)[:, None]
+    near = np.exp(-((X[:, None] - cells - 0.5) ** 2).sum(axis=2))  # of points to cells
+    to_query = np.exp(-((X - CROSS) ** 2).sum(axis=1) / 2)[:, None]
     make = subsel.FacilityLocation.from_features
     return {
         "FacilityLocation\none of each kind": make(X),
@@ -47,21 +48,30 @@ def objectives(X):
         "SetCover\ncells of a grid, by their points": subsel.SetCover(
             concepts, weights=concepts.sum(axis=0)
         ),
+        "ProbabilisticSetCover\nnear cells as well, perhaps": subsel.ProbabilisticSetCover(
+            near, weights=concepts.sum(axis=0)
+        ),
+        "FeatureBased\na little of every cell": subsel.FeatureBased(near),
         "FLQMI, a mixture\nlike the cross": subsel.FacilityLocation(to_query.T)
         + subsel.Modular(to_query.max(axis=1)),
+        "FacilityLocation, private\nunlike the cross": make(
+            X, "rbf", gamma=0.05, private=CROSS[None]
+        ),
+        "Mixture with Modular\none of each kind, rather left": make(X)
+        - 25.0 * subsel.Modular(X[:, 0]),
     }
 
 
 def main():
     """Draw."""
     X = points()
-    figure, axes = plt.subplots(2, 4, figsize=(10, 5.4), layout="constrained")
+    figure, axes = plt.subplots(3, 4, figsize=(10, 8.1), layout="constrained")
     for axis, (title, f) in zip(axes.flat, objectives(X).items(), strict=True):
         chosen = subsel.greedy(f, 12)
         axis.scatter(*X.T, s=5, color="0.75", linewidths=0)
         axis.scatter(*X[chosen.indices].T, s=26, color="#c03a2b")
         if "cross" in title:
-            axis.plot(1, -3, "x", color="black", ms=9)
+            axis.plot(*CROSS, "x", color="black", ms=9)
         axis.set_title(title, fontsize=9)
         axis.set(xticks=[], yticks=[], aspect="equal", xlim=(-5.3, 5.3), ylim=(-5.3, 5.3))
     figure.savefig(FIGURE, dpi=130)

@@ -95,3 +95,20 @@ def test_what_a_repr_says():
 def test_bad_input_is_named(call, error, said):
     with pytest.raises(error, match=said):
         call()
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 2.0])
+def test_recipes_of_mutual_information_of_queries(eta):
+    """FLQMI and COM of docs/objectives.md, by the formulas of PRISM's table 1."""
+    SQ = np.random.default_rng(0).integers(0, 9, (12, 3)) / 8  # n x queries
+    flqmi = FacilityLocation(SQ.T) + eta * Modular(SQ.max(axis=1))
+    com = subsel.FeatureBased(SQ) + eta * Modular(np.sqrt(SQ.sum(axis=1)))
+    for chosen in ([], [4], [0, 4, 7], [*range(12)]):
+        part = SQ[chosen]
+        wanted = part.max(axis=0, initial=0).sum() + eta * part.max(axis=1).sum()
+        assert flqmi.value(chosen) == pytest.approx(wanted, rel=1e-12)
+        wanted = np.sqrt(part.sum(axis=0)).sum() + eta * np.sqrt(part.sum(axis=1)).sum()
+        assert com.value(chosen) == pytest.approx(wanted, rel=1e-12)
+    for f in (flqmi, com):
+        assert (f.submodular, f.monotone) == (True, True)
+        subsel.testing.check_objective(f)
