@@ -247,8 +247,9 @@ def write_page():
     notes = PAGE.read_text().partition(NOTES)[2] if PAGE.exists() else "\n"
     peers, how = records("peers")
     peers.sort(key=lambda record: NAMES.index(record["name"]))
-    text = f"""# Every objective, timed
-
+    text = "# Every objective, timed\n"
+    if peers:
+        text += f"""
 ## Beside the peers
 
 From {D} features to indices, in a process of its own each; set cover goes from a table of 500
