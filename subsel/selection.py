@@ -2,9 +2,12 @@
 
 import math
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from subsel.validation import check_choice
 
 _SHOWN = 6
 """Classes that a repr names."""
@@ -105,6 +108,46 @@ class Selection:
         from subsel.plots import curve
 
         return curve(self, ax, **options)
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """What is known of each selected element: its row, rank from 1, gain, and size if any."""
+        known = {
+            "row": self.indices,
+            "rank": np.arange(1, len(self) + 1),
+            "gain": self.gains,
+            "size": self.sizes,
+        }
+        return {name: column for name, column in known.items() if column is not None}
+
+    def to_frame(self, backend: str = "pandas") -> Any:
+        """The selected elements as a table, in order of selection.
+
+        Parameters
+        ----------
+        backend : {"pandas", "polars", "pyarrow"}, default "pandas"
+            The library whose table it is to be.
+
+        Returns
+        -------
+        pandas.DataFrame, polars.DataFrame or pyarrow.Table
+            With the columns ``row`` (the index), ``rank`` (1 is the first that was selected),
+            ``gain``, and ``size`` (how many points it represents) for facility location.
+
+        Raises
+        ------
+        ImportError
+            If the library is not installed.
+        """
+        check_choice(backend, ("pandas", "polars", "pyarrow"), "backend")
+        try:
+            library = import_module(backend)
+        except ImportError:
+            raise ImportError(
+                f"to_frame makes a table of {backend}, which is not installed: pip install "
+                f"{backend}, or name another as backend='pandas', 'polars' or 'pyarrow'"
+            ) from None
+        make = library.table if backend == "pyarrow" else library.DataFrame
+        return make(self.columns())
 
     def to_torch(self, device: Any = None) -> "Selection":
         """The same with torch tensors in place of the arrays.

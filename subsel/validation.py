@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from subsel.memory import recently_available
+from subsel.tables import as_array, is_table
 from subsel.types import ArrayLike
 from subsel.types import Metric as Metric
 
@@ -45,6 +46,8 @@ def as_host_array(array: Any, name: str) -> np.ndarray:
     """A NumPy array, of any dtype, of what an array-like holds, without a copy where possible."""
     if type(array) is np.ndarray:
         return array
+    if is_table(array):
+        return as_array(array, name)
     if hasattr(array, "tocsr"):
         raise TypeError(f"{name} is sparse; it must be a dense array ({name}.toarray())")
     if isinstance(array, Mapping | Set):
@@ -506,7 +509,9 @@ def check_labels(labels: Any, n: int | None = None, name: str = "labels") -> np.
 def _has_array(values: Any) -> bool:
     """Whether an object says itself how it is to be read as an array."""
     known = ("__array__", "__dlpack__", "__cuda_array_interface__", "tocsr")
-    return isinstance(values, bytes | memoryview) or any(hasattr(values, name) for name in known)
+    if isinstance(values, bytes | memoryview) or is_table(values):
+        return True
+    return any(hasattr(values, name) for name in known)
 
 
 def _array_of_labels(labels: list, name: str) -> np.ndarray:

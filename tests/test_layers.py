@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "subsel"
 
 LAYERS = [
-    {"files", "memory", "pacing", "progress", "types"},
+    {"files", "memory", "pacing", "progress", "tables", "types"},
     {"validation"},
     {"plots"},
     {"kernels"},

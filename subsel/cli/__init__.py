@@ -8,11 +8,18 @@ import logging
 import sys
 from importlib import import_module
 
+from subsel import __version__
+
 COMMANDS = {
+    "select": ("subsel.cli.select", "choose the rows of a file that best stand for all of them"),
     "warm-up": ("subsel.cli.warm_up", "compile all kernels ahead, for instance for a container"),
     "info": ("subsel.cli.info", "print versions, threads, the GPU, and where kernels are kept"),
     "train": ("subsel.defense.train", "train with EPIC, a defense against data poisoning"),
 }
+
+
+FAILURES = (ValueError, TypeError, OSError, ImportError, RuntimeError, MemoryError)
+"""What a file, an option or a machine can be to blame for."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,16 +31,29 @@ def main(arguments: list[str] | None = None) -> int:
         prog="subsel",
         description="Pick the few items that stand for the many, and train on data that others "
         "made.",
+        epilog="`subsel select --help` has examples. A command ends with status 0 if it succeeded, "
+        "2 for options that it does not understand, 1 for any other error, and 130 after Ctrl-C.",
     )
+    parser.add_argument("--version", action="version", version=f"subsel {__version__}")
     parsers = parser.add_subparsers(dest="command", required=True, metavar="command")
     for name, (module, summary) in COMMANDS.items():
-        known = name == (arguments[0] if arguments else "")
         one = parsers.add_parser(name, help=summary, description=summary)
-        if known:
-            import_module(module).add_arguments(one)
+        if name == (arguments[0] if arguments else ""):
+            command = import_module(module)
+            command.add_arguments(one)
+            usage = one.error
     args = parser.parse_args(arguments)
+    if hasattr(command, "check") and (wrong := command.check(args)):
+        usage(wrong)
     logging.basicConfig(format="%(name)s: %(message)s", level=logging.WARNING)
     try:
-        return import_module(COMMANDS[args.command][0]).run(args)
+        return command.run(args)
     except KeyboardInterrupt:
         return 130
+    except FAILURES as error:
+        logging.getLogger("subsel").debug("traceback:", exc_info=True)
+        said = str(error) or type(error).__name__
+        if isinstance(error, MemoryError):
+            said = f"there is not enough memory ({said}); --partitions searches less at a time"
+        print(f"subsel: error: {' '.join(said.split())}", file=sys.stderr)  # noqa: T201
+        return 1

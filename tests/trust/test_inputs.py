@@ -517,10 +517,10 @@ def test_tensors_that_numpy_cannot_read(make, message):
 def test_tables_with_missing_entries_or_words():
     pandas = library("pandas")
     table = pandas.DataFrame({"a": [1, 2, None], "b": [1.0, 2.0, 3.0]}, dtype="Float64")
-    with pytest.raises((TypeError, ValueError), match=r"X\[2, 0\] is"):
+    with pytest.raises(ValueError, match="X has a missing value in column 'a', the first in row 2"):
         subsel.select(table, 1)
     table = pandas.DataFrame({"a": [1, 2, 3], "b": ["x", "y", "z"]})
-    with pytest.raises(TypeError, match=r"X\[0, 1\] is 'x'"):
+    with pytest.raises(TypeError, match="X has a column 'b' of String"):
         subsel.select(table, 1)
 
 

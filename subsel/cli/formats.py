@@ -1,0 +1,314 @@
+"""Formats of files: each is a function from paths to a `Table`, which hands out rows in parts.
+
+`_parquet`, `_ipc` and `_csv` hand out batches of Arrow, and `_npy`, `_npz` and `_zarr` arrays.
+"""
+
+import csv
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROWS = 2**14
+"""Rows of a part, at most."""
+
+_OF_ZARR = ("zarr.json", ".zgroup", ".zarray")
+
+NUMBER, VECTOR, OTHER = "a number", "a vector", "no number"
+
+
+class InputError(ValueError):
+    """What is wrong with a file, in a sentence for the user who named it."""
+
+
+@dataclass
+class Table:
+    """A file of rows: its columns by name, and how to read some of them.
+
+    `columns` has for each NUMBER, VECTOR or OTHER, and `types` what it is in the file. `parts`
+    gives dicts of arrays of Arrow or of NumPy, for neighbouring rows, from the columns of features
+    and from others. `n` is None where only reading tells. `whole` has arrays that need no copy.
+    """
+
+    path: Path
+    columns: dict[str, str]
+    types: dict[str, Any]
+    parts: Callable[[list[str], list[str]], Iterator[dict[str, Any]]]
+    n: int | None = None
+    whole: dict[str, np.ndarray] | None = None
+
+    def named(self, name: str) -> str:
+        """The column of a name; says which there are if it is none."""
+        if name in self.columns:
+            return name
+        raise InputError(f"{self.path} has no column {name!r}; it has {listed(self.columns)}")
+
+    def features(self, wanted: str | None, taken: Iterable[str]) -> list[str]:
+        """Names of the columns of features: one, several with commas, a range ``a:z``, or None.
+
+        By default the only column of vectors; without one, all numeric columns that are not taken.
+        """
+        if wanted is None:
+            return self._usual(set(taken))
+        names = list(self.columns)
+        if wanted in names:
+            chosen = [wanted]
+        elif ":" in wanted:
+            first, last = (self.named(end) for end in wanted.split(":", 1))
+            chosen = names[names.index(first) : names.index(last) + 1]
+            if not chosen:
+                raise InputError(f"in {self.path}, column {last!r} comes before {first!r}")
+        else:
+            chosen = [self.named(name.strip()) for name in wanted.split(",")]
+        for name in chosen:
+            if self.columns[name] == OTHER:
+                raise InputError(
+                    f"{self.path}: column {name!r} has {self.types[name]}; features must be "
+                    "numbers, or vectors of numbers"
+                )
+        return chosen
+
+    def _usual(self, taken: set[str]) -> list[str]:
+        vectors = [c for c, kind in self.columns.items() if kind == VECTOR and c not in taken]
+        if len(vectors) > 1:
+            raise InputError(
+                f"{self.path} has several columns of vectors, {listed(vectors)}: name one with "
+                "--features"
+            )
+        some = [c for c, kind in self.columns.items() if kind == NUMBER and c not in taken]
+        if not vectors and not some:
+            raise InputError(
+                f"{self.path} has no column of numbers or vectors; it has {listed(self.columns)}"
+            )
+        return vectors or some
+
+
+def listed(names: Iterable[str], most: int = 12) -> str:
+    """Names in quotes, not too many."""
+    names = list(names)
+    some = ", ".join(map(repr, names[:most]))
+    return some + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def open_table(path: Path) -> Table:
+    """A table of any format that is known, by the name's ending; for a folder, by its files."""
+    if not path.exists():
+        raise InputError(f"{path} does not exist")
+    if path.is_dir():
+        return _folder(path)
+    if path.suffix.lower() not in READERS:
+        raise InputError(
+            f"{path} has an ending that is not known; known are {', '.join(READERS)}, and folders "
+            "of parts"
+        )
+    return READERS[path.suffix.lower()]([path])
+
+
+def _folder(path: Path) -> Table:
+    if path.suffix == ".zarr" or any(
+        (path / f).exists() for f in ("zarr.json", ".zgroup", ".zarray")
+    ):
+        return _zarr([path])
+    for ending in (".parquet", ".pq", ".arrow", ".feather"):
+        parts = sorted(p for p in path.rglob(f"*{ending}") if not p.name.startswith((".", "_")))
+        if parts:
+            return READERS[ending](parts)
+    raise InputError(f"{path} is a folder without Parquet, Arrow or Zarr files")
+
+
+def needed(package: str, path: Path) -> Any:
+    """A module of an optional package."""
+    try:
+        return import_module(package)
+    except ImportError:
+        extra = "distributed" if package == "zarr" else "tables"
+        raise InputError(
+            f'{path} needs the package {package.split(".")[0]}: pip install "subsel[{extra}]"'
+        ) from None
+
+
+# Arrow
+
+
+def _of_arrow(paths: list[Path], schema: Any, n: int | None, batches: Callable) -> Table:
+    """A table from its schema, and a function that gives batches of some columns."""
+    from pyarrow import types
+
+    def kind(dtype: Any) -> str:
+        if types.is_integer(dtype) or types.is_floating(dtype) or types.is_boolean(dtype):
+            return NUMBER
+        if types.is_decimal(dtype):
+            return NUMBER
+        lists = (
+            types.is_list(dtype) or types.is_large_list(dtype) or types.is_fixed_size_list(dtype)
+        )
+        return VECTOR if lists and kind(dtype.value_type) == NUMBER else OTHER
+
+    def parts(features: list[str], others: list[str]) -> Iterator[dict[str, Any]]:
+        names = list(dict.fromkeys([*features, *others]))
+        for path in paths:
+            for batch in batches(path, features, names):
+                if missing := set(names) - set(batch.schema.names):
+                    raise InputError(f"{path} has no column {min(missing)!r}, as {paths[0]} has")
+                for start in range(0, len(batch), ROWS):
+                    rows = batch.slice(start, ROWS)
+                    yield {name: rows.column(name) for name in names}
+
+    where = paths[0] if len(paths) == 1 else paths[0].parent
+    kinds = {field.name: kind(field.type) for field in schema}
+    return Table(where, kinds, {field.name: field.type for field in schema}, parts, n)
+
+
+def _parquet(paths: list[Path]) -> Table:
+    parquet = needed("pyarrow.parquet", paths[0])
+
+    def batches(path: Path, features: list[str], names: list[str]) -> Iterator[Any]:
+        # Streamed, as a group of rows may be the whole file.
+        with parquet.ParquetFile(path, buffer_size=2**20, pre_buffer=False) as file:
+            own = set(file.schema_arrow.names)
+            some = [name for name in names if name in own]
+            yield from file.iter_batches(ROWS, columns=some, use_threads=False)
+
+    n = sum(parquet.read_metadata(path).num_rows for path in paths)
+    return _of_arrow(paths, parquet.read_schema(paths[0]), n, batches)
+
+
+def _ipc(paths: list[Path]) -> Table:
+    pa = needed("pyarrow", paths[0])
+
+    def opened(path: Path, **options: Any) -> Any:
+        options = pa.ipc.IpcReadOptions(use_threads=False, **options)
+        try:
+            return pa.ipc.open_file(pa.memory_map(str(path)), options=options)
+        except pa.ArrowInvalid:  # a stream, as Hugging Face writes them
+            return pa.ipc.open_stream(pa.memory_map(str(path)), options=options)
+
+    def batches(path: Path, features: list[str], names: list[str]) -> Iterator[Any]:
+        schema = opened(path).schema
+        fields = sorted(i for i, name in enumerate(schema.names) if name in names)
+        file = opened(path, included_fields=fields)
+        if hasattr(file, "num_record_batches"):
+            yield from (file.get_batch(i) for i in range(file.num_record_batches))
+        else:
+            yield from file
+
+    return _of_arrow(paths, opened(paths[0]).schema, None, batches)
+
+
+def _csv(paths: list[Path]) -> Table:
+    path = paths[0]
+    pa, reader = needed("pyarrow", path), needed("pyarrow.csv", path)
+    with path.open(newline="", errors="replace") as file:
+        delimiter = "\t" if path.suffix == ".tsv" else ","
+        first = next(csv.reader(file, delimiter=delimiter), [])
+    headless = bool(first) and all(map(_is_number, first))  # as numpy.savetxt writes it
+    options = {
+        "read_options": reader.ReadOptions(
+            use_threads=False, block_size=2**22, autogenerate_column_names=headless
+        ),
+        "parse_options": reader.ParseOptions(delimiter=delimiter),
+    }
+
+    def batches(path: Path, features: list[str], names: list[str]) -> Iterator[Any]:
+        # Types that the first lines show may be too narrow for the others.
+        types = {name: pa.float64() if name in features else pa.string() for name in names}
+        convert = reader.ConvertOptions(include_columns=names, column_types=types)
+        yield from reader.open_csv(path, convert_options=convert, **options)
+
+    schema = reader.open_csv(path, **options).schema
+    return _of_arrow([path], schema, None, batches)
+
+
+def _is_number(text: str) -> bool:
+    with suppress(ValueError):
+        float(text)
+        return True
+    return False
+
+
+# Arrays
+
+
+def _of_arrays(path: Path, arrays: dict[str, Any], load: Callable[[str], Any]) -> Table:
+    """A table from objects with `shape` and `dtype`, and a function that gives what has entries."""
+
+    def kind(array: Any) -> str:
+        if np.dtype(array.dtype).kind not in "biuf" or len(array.shape) not in (1, 2):
+            return OTHER
+        return (NUMBER, VECTOR)[len(array.shape) - 1]
+
+    def parts(features: list[str], others: list[str]) -> Iterator[dict[str, Any]]:
+        names = list(dict.fromkeys([*features, *others]))
+        used = {name: load(name) for name in names}
+        n = used[names[0]].shape[0]
+        for name, array in used.items():
+            if array.shape[0] != n:
+                raise InputError(
+                    f"{path}: {name!r} has {array.shape[0]} rows, and {names[0]!r} has {n}"
+                )
+        step = max(
+            [ROWS, *(array.chunks[0] for array in used.values() if hasattr(array, "chunks"))]
+        )
+        for start in range(0, n, step):
+            yield {name: array[start : start + step] for name, array in used.items()}
+
+    kinds = {name: kind(array) for name, array in arrays.items()}
+    types = {name: f"{a.dtype} of shape {tuple(a.shape)}" for name, a in arrays.items()}
+    return Table(path, kinds, types, parts)
+
+
+def _npy(paths: list[Path]) -> Table:
+    array = np.load(paths[0], mmap_mode="r")
+    table = _of_arrays(paths[0], {"array": array}, lambda name: array)
+    table.whole, table.n = {"array": array}, len(array) if array.ndim else 0
+    return table
+
+
+def _npz(paths: list[Path]) -> Table:
+    arrays = {}
+    with zipfile.ZipFile(paths[0]) as archive:
+        for member in archive.namelist():
+            with archive.open(member) as file:
+                version = np.lib.format.read_magic(file)
+                header = (
+                    np.lib.format.read_array_header_1_0
+                    if version == (1, 0)
+                    else np.lib.format.read_array_header_2_0
+                )
+                shape, _, dtype = header(file)
+            arrays[member.removesuffix(".npy")] = _Header(shape, dtype)
+    loaded: dict[str, np.ndarray] = {}
+
+    def load(name: str) -> np.ndarray:
+        if name not in loaded:
+            with np.load(paths[0]) as archive:
+                loaded[name] = archive[name]
+        return loaded[name]
+
+    table = _of_arrays(paths[0], arrays, load)
+    table.whole = loaded
+    return table
+
+
+@dataclass
+class _Header:
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
+def _zarr(paths: list[Path]) -> Table:
+    zarr = needed("zarr", paths[0])
+    store = zarr.open(str(paths[0]), mode="r")
+    arrays = dict(store.arrays()) if hasattr(store, "arrays") else {"array": store}
+    return _of_arrays(paths[0], arrays, arrays.__getitem__)
+
+
+READERS: dict[str, Callable[[list[Path]], Table]] = {
+    ".npy": _npy, ".npz": _npz, ".csv": _csv, ".tsv": _csv, ".txt": _csv, ".parquet": _parquet,
+    ".pq": _parquet, ".feather": _ipc, ".arrow": _ipc, ".zarr": _zarr,
+}  # fmt: skip

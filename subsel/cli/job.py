@@ -1,0 +1,327 @@
+"""What `subsel select` does: features are read, rows selected, files written."""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from subsel.cli import formats, reading, writing
+from subsel.cli.formats import InputError
+from subsel.cli.select import METRICS, WHOLE, Percentage
+from subsel.files import written_whole
+from subsel.memory import available_memory
+from subsel.tables import numbers
+
+PLOTS = (".png", ".svg", ".pdf")
+
+IN_PARTS = (
+    "facility_location", "saturated_coverage", "feature_based", "set_cover",
+    "probabilistic_set_cover", "log_determinant",
+)  # fmt: skip
+"""Objectives that partitions can be searched by."""
+
+_SMALL = 2**27
+"""Bytes of features up to which matrices of similarities may take what they like."""
+
+_NUMBERS = 2**22
+"""Numbers that are looked at together when similarities are written."""
+
+
+class Job:
+    """One run of the command.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+        Options that `subsel.cli.select.check` found nothing wrong with.
+    """
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.show = not args.quiet
+        self.bar = self.show and sys.stderr is not None and sys.stderr.isatty()
+
+    def run(self) -> None:
+        """Read, select, write; nothing is written if anything fails before."""
+        args = self.args
+        self._check_places()
+        scratch = args.out.with_name(f".{args.out.name}.{os.getpid()}.features")
+        try:
+            X, columns = self._read(scratch)
+            chosen = self._select(X, columns)
+            self._write(X, chosen, columns.get("id"))
+        finally:
+            with suppress(OSError):
+                scratch.unlink(missing_ok=True)
+
+    def tell(self, text: str) -> None:
+        """A line on standard error, which may be lost if that cannot be written."""
+        if self.show and sys.stderr is not None:
+            with suppress(OSError):
+                sys.stderr.write(f"{text}\n")
+                sys.stderr.flush()
+
+    def _check_places(self) -> None:
+        """Refuse before any work what would fail after it."""
+        args = self.args
+        writing.check_place(args.out)
+        if args.assignments is not None:
+            writing.check_place(args.assignments)
+        if args.plot is not None:
+            writing.check_place(args.plot, PLOTS)
+            _curve()
+
+    # Reading
+
+    def _read(self, scratch: Path) -> tuple[np.ndarray, dict[str, Any]]:
+        """Features, and the columns that options name, by option."""
+        args = self.args
+        table = formats.open_table(args.file)
+        named = {"by": args.by, "costs": args.costs, "id": args.id}
+        inside: dict[str, str] = {}
+        outside: dict[str, str] = {}
+        for option, name in named.items():
+            if name is not None:
+                elsewhere = name not in table.columns and Path(name).is_file()
+                (outside if elsewhere else inside)[option] = name
+        taken = [table.named(name) for name in inside.values()]
+        features = table.features(args.features, taken)
+        some = formats.listed(features, 3)
+        if len(features) > 3:
+            some = f"{len(features)} columns, {features[0]!r} to {features[-1]!r}"
+        self.tell(f"{args.file}: features are {some}")
+        X, read = reading.read(
+            table, features, list(dict.fromkeys(taken)), show=self.show,
+            scratch=scratch if _too_large(args.file) else None,
+        )  # fmt: skip
+        columns = {option: read[name] for option, name in inside.items()}
+        for option, name in outside.items():
+            columns[option] = reading.read_column(Path(name))
+            if len(columns[option]) != len(X):
+                raise InputError(
+                    f"{name} has {len(columns[option])} rows, but {args.file} has {len(X)}"
+                )
+        return X, columns
+
+    # Selecting
+
+    def _select(self, X: np.ndarray, columns: dict[str, Any]) -> Any:
+        args = self.args
+        n, d = X.shape
+        options: dict[str, Any] = {"objective": args.objective, "metric": args.metric}
+        largest = n
+        if "by" in columns:
+            options["labels"] = classes_of(columns["by"], args.by)
+            largest = int(np.unique(options["labels"], return_counts=True)[1].max())
+        if "costs" in columns:
+            options["costs"] = _numbers_of(columns["costs"], args.costs)
+        for name in ("given", "exclude"):
+            if (path := getattr(args, name)) is not None:
+                options[name] = rows_of(path)
+        budget = args.budget.argument(n) if isinstance(args.budget, Percentage) else args.budget
+        began = time.perf_counter()
+        self.tell(f"selecting from {n} rows of {d} numbers{_first_time()}")
+        if self._in_parts(largest):
+            chosen = self._in_partitions(X, budget, options)
+        else:
+            chosen = self._whole(X, budget, options)
+        self._summary(chosen, n, time.perf_counter() - began)
+        return chosen
+
+    def _in_parts(self, largest: int) -> bool:
+        """Whether rows are searched in partitions."""
+        args = self.args
+        if args.scheduler is not None or args.partitions is not None:
+            return args.scheduler is not None or args.partitions > 1
+        stops = args.coverage is not None or args.min_distance is not None
+        known = args.objective in IN_PARTS and args.metric in (None, *METRICS[:4])
+        if largest <= WHOLE or stops or not known:
+            return False
+        self.tell(f"more than {WHOLE} rows are searched in partitions (--partitions 1: in one)")
+        return True
+
+    def _whole(self, X: np.ndarray, budget: Any, options: dict[str, Any]) -> Any:
+        import subsel
+
+        # A matrix beside large features would take more memory than these.
+        memory = None if X.nbytes <= _SMALL else X.nbytes // 4
+        return subsel.select(
+            X, budget, coverage=self.args.coverage, min_distance=self.args.min_distance,
+            memory=memory, progress=self.bar, **options,
+        )  # fmt: skip
+
+    def _in_partitions(self, X: np.ndarray, budget: Any, options: dict[str, Any]) -> Any:
+        import subsel
+
+        with ExitStack() as stack:
+            if self.args.scheduler is not None:
+                distributed = formats.needed("distributed", self.args.scheduler)
+                stack.enter_context(distributed.Client(self.args.scheduler))
+            return subsel.greedi(
+                X, budget, partitions=self.args.partitions, random_state=self.args.seed,
+                progress=self.bar, **options,
+            )  # fmt: skip
+
+    def _summary(self, chosen: Any, n: int, seconds: float) -> None:
+        part = ""
+        if chosen.bound:
+            part = f"; F is at least {chosen.value / chosen.bound:.1%} of the best possible"
+        self.tell(f"selected {len(chosen)} of {n} rows in {seconds:.1f} s{part}")
+
+    # Writing
+
+    def _write(self, X: np.ndarray, chosen: Any, ids: Any) -> None:
+        args = self.args
+        columns = chosen.columns()
+        if ids is not None:
+            name = args.id if args.id not in columns else f"{args.id} (id)"
+            columns[name] = (
+                ids[chosen.indices] if isinstance(ids, np.ndarray) else ids.take(chosen.indices)
+            )
+        written = [args.out]
+        writing.write(args.out, columns, "row")
+        if args.assignments is not None:
+            metric = args.metric or "euclidean"
+            writing.write(args.assignments, assignments(X, chosen, metric), "representative")
+            written.append(args.assignments)
+        if args.plot is not None:
+            figure = _curve()(chosen).figure
+            with written_whole(args.plot) as part:
+                figure.savefig(part, format=args.plot.suffix[1:].lower())
+            written.append(args.plot)
+        self.tell(f"wrote {', '.join(map(str, written))}")
+
+
+def _too_large(path: Path) -> bool:
+    """Whether a file's features may take more than half of the memory that is free."""
+    if path.suffix == ".npy":  # is mapped in any case
+        return False
+    files = path.rglob("*") if path.is_dir() else [path]
+    return 2 * sum(file.stat().st_size for file in files if file.is_file()) > available_memory()
+
+
+def _first_time() -> str:
+    from subsel.kernels.disk_cache import cache_folder
+
+    folder = cache_folder()
+    if folder is not None and next(folder.rglob("*.nbc"), None) is not None:
+        return ""
+    return "; the first time on a machine, half a minute goes into compiling"
+
+
+def classes_of(column: Any, name: str) -> np.ndarray:
+    """A column of classes as `select` takes it; names become numbers, in the order of the names."""
+    if isinstance(column, np.ndarray):
+        return column
+    import pyarrow as pa
+
+    if column.null_count:
+        row = int(np.argmax(column.is_null().to_numpy()))
+        raise InputError(f"column {name!r} has no class in row {row}")
+    if pa.types.is_integer(column.type) or pa.types.is_boolean(column.type):
+        return column.to_numpy()
+    if not pa.types.is_dictionary(column.type):
+        if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+            raise InputError(
+                f"column {name!r} has {column.type}; classes must be whole numbers, truth values "
+                "or texts"
+            )
+        column = column.dictionary_encode()
+    column = column.unify_dictionaries().combine_chunks()
+    names = column.dictionary.to_pylist()
+    with suppress(ValueError):  # of a file of text
+        names = [int(name) for name in names]
+    order = sorted(range(len(names)), key=names.__getitem__)
+    place = np.empty(len(names), np.int32)
+    place[order] = np.arange(len(names))
+    return place[column.indices.to_numpy()]
+
+
+def _numbers_of(column: Any, name: str) -> np.ndarray:
+    if isinstance(column, np.ndarray):
+        return column
+    import pyarrow as pa
+
+    if pa.types.is_string(column.type):
+        column = _cast(column, pa.float64(), f"column {name!r}")
+    return numbers(column, f"column {name!r}")
+
+
+def rows_of(path: Path) -> np.ndarray:
+    """Row numbers, or one truth value for each row, from a file."""
+    column = reading.read_column(path, "row")
+    if isinstance(column, np.ndarray):
+        return column
+    import pyarrow as pa
+
+    if pa.types.is_string(column.type):
+        column = _cast(column, pa.int64(), str(path))
+    return numbers(column, str(path))
+
+
+def _cast(column: Any, dtype: Any, what: str) -> Any:
+    try:
+        return column.cast(dtype)
+    except ValueError as error:
+        raise InputError(f"{what} must have numbers only: {error}") from None
+
+
+def _curve() -> Callable[[Any], Any]:
+    """What draws a selection."""
+    try:
+        import matplotlib
+
+        matplotlib.use("agg")
+        from subsel.plots import curve
+    except ImportError:
+        raise InputError('--plot needs matplotlib: pip install "subsel[plots]"') from None
+    return curve
+
+
+def assignments(X: np.ndarray, chosen: Any, metric: str) -> dict[str, np.ndarray]:
+    """For every row its representative, -1 if a given row represents it, and their similarity."""
+    places = np.asarray(chosen.assignment)
+    known = places >= 0
+    rows = np.full(len(X), -1, np.int64)
+    rows[known] = chosen.indices[places[known]]
+    nearness = np.full(len(X), np.nan)
+    for start, stop in _blocks(*X.shape):
+        own = start + np.flatnonzero(known[start:stop])
+        nearness[own] = similarities(X[own], X[rows[own]], metric)
+    return {"row": np.arange(len(X)), "representative": rows, "similarity": nearness}
+
+
+def _blocks(n: int, d: int) -> Iterator[tuple[int, int]]:
+    step = max(1, _NUMBERS // d)
+    return ((start, min(start + step, n)) for start in range(0, n, step))
+
+
+def similarities(A: np.ndarray, B: np.ndarray, metric: str) -> np.ndarray:
+    """Of each row of A to that of B in its place; of a distance, what is below zero by as much."""
+    A, B = A.astype(np.float64), B.astype(np.float64)
+    if metric == "jaccard":
+        both, either = ((A != 0) & (B != 0)).sum(1), ((A != 0) | (B != 0)).sum(1)
+        return np.where(either, both / np.maximum(either, 1), 1.0)
+    if metric == "correlation":
+        A, B = A - A.mean(1, keepdims=True), B - B.mean(1, keepdims=True)
+    if metric in ("cosine", "correlation"):
+        A, B = _unit(A), _unit(B)
+    if metric in ("cosine", "correlation", "dot"):
+        return np.einsum("ij,ij->i", A, B)
+    if metric == "hamming":
+        return -np.count_nonzero(A != B, axis=1).astype(float)
+    if metric == "manhattan":
+        return -np.abs(A - B).sum(1)
+    squares = np.square(A - B).sum(1)
+    return np.exp(-squares / A.shape[1]) if metric == "rbf" else -np.sqrt(squares)
+
+
+def _unit(A: np.ndarray) -> np.ndarray:
+    lengths = np.linalg.norm(A, axis=1, keepdims=True)
+    return A / np.where(lengths > 0, lengths, 1)

@@ -1,0 +1,202 @@
+"""`subsel select`: choose the rows of a file that best stand for all of them.
+
+Reads features from a file (.npy, .npz, .csv, Parquet, Arrow or Feather, Zarr, or a folder of
+parts), selects rows, and writes their numbers. Rows are numbered from 0.
+"""
+
+import argparse
+import re
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+METRICS = ("euclidean", "cosine", "dot", "rbf", "correlation", "manhattan", "hamming", "jaccard")
+OBJECTIVES = (
+    "facility_location", "saturated_coverage", "graph_cut", "sum_redundancy", "log_determinant",
+    "disparity_sum", "disparity_min", "feature_based", "set_cover", "probabilistic_set_cover",
+)  # fmt: skip
+
+WHOLE = 200_000
+"""Rows that are searched in one piece; a class, or a file, with more is searched in partitions."""
+
+EXAMPLES = """\
+examples:
+  subsel select embeddings.npy --budget 1% --out chosen.npy
+  subsel select photos.parquet --features embedding --by label --budget 1% --out chosen.parquet
+  subsel select table.csv --features a:z --id name --budget 200 --out chosen.csv
+  subsel select texts.parquet --costs tokens --budget 100000 --given labelled.csv --out next.csv
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Its options."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = __doc__.split("\n", 1)[0].partition(": ")[2].capitalize()
+    parser.usage = "subsel select FILE --budget 1%% --out FILE [options]"
+    parser.epilog = EXAMPLES
+    parser.add_argument(
+        "file", type=Path, metavar="FILE",
+        help="rows of features: .npy, .npz, .csv, .tsv, .parquet, .arrow, .feather, .zarr, or a "
+        "folder of Parquet or Arrow files, which are read in the order of their names",
+    )  # fmt: skip
+    _what(parser.add_argument_group("what to read"))
+    _how(parser.add_argument_group("what to select"))
+    _where(parser.add_argument_group("what to write"))
+    _running(parser.add_argument_group("how to run"))
+
+
+def _what(group: Any) -> None:
+    group.add_argument(
+        "--features", metavar="COLUMNS",
+        help="a column of vectors, a range of numeric columns as a:z, or names with commas between "
+        "them. Default: the only column of vectors, else all numeric columns that no other option "
+        "names",
+    )  # fmt: skip
+    group.add_argument(
+        "--by", metavar="COLUMN",
+        help="the column of classes: each class is represented by rows of its own. --by, --costs "
+        "and --id also take a file with one entry for each row",
+    )  # fmt: skip
+    group.add_argument("--costs", metavar="COLUMN", help="what each row costs; see --budget")
+    group.add_argument("--id", metavar="COLUMN", help="a column that is copied to the output")
+    group.add_argument(
+        "--given", type=Path, metavar="FILE",
+        help="numbers of rows that are held already: they represent others and are not selected. "
+        "A file with a column `row`, as --out writes it, or with one column",
+    )  # fmt: skip
+    group.add_argument(
+        "--exclude", type=Path, metavar="FILE", help="numbers of rows that are never selected"
+    )
+
+
+def _how(group: Any) -> None:
+    group.add_argument(
+        "--budget", type=_budget, metavar="N|P%",
+        help="how many rows: a count, or a percentage of the rows (of each class with --by). With "
+        "--costs, what the selected rows may cost together",
+    )  # fmt: skip
+    group.add_argument(
+        "--coverage", type=_part, metavar="PART",
+        help="stop once the selected rows reach this part, as 0.9, of what all rows would reach",
+    )  # fmt: skip
+    group.add_argument(
+        "--min-distance", type=float, metavar="D",
+        help="two selected rows are at least so far from each other",
+    )  # fmt: skip
+    group.add_argument(
+        "--metric", choices=METRICS, metavar="NAME",
+        help=f"what makes two rows similar: {', '.join(METRICS)}. Default: euclidean for the "
+        "default objective",
+    )  # fmt: skip
+    group.add_argument(
+        "--objective", choices=OBJECTIVES, default="facility_location", metavar="NAME",
+        help=f"what is maximized: {', '.join(OBJECTIVES)}. Default: facility_location, which "
+        "selects rows that represent all rows",
+    )  # fmt: skip
+
+
+def _where(group: Any) -> None:
+    group.add_argument(
+        "--out", type=Path, required=True, metavar="FILE",
+        help="the selected rows, best first: .parquet or .csv with the columns row, rank, gain, "
+        "size (how many rows it represents) and that of --id; .npy with row numbers only",
+    )  # fmt: skip
+    group.add_argument(
+        "--assignments", type=Path, metavar="FILE",
+        help="for every row the row that represents it and how similar they are: .parquet, .csv, "
+        "or .npy with row numbers only",
+    )  # fmt: skip
+    group.add_argument(
+        "--plot", type=Path, metavar="FILE",
+        help="a picture of how much each further row adds: .png, .svg or .pdf",
+    )  # fmt: skip
+
+
+def _running(group: Any) -> None:
+    group.add_argument(
+        "--partitions", type=_count, metavar="N",
+        help="search the rows in so many parts, then among those selected. Default: one up to "
+        f"{WHOLE} rows (of a class), else as many as there is need for",
+    )  # fmt: skip
+    group.add_argument(
+        "--scheduler", metavar="ADDRESS",
+        help="search the parts on a Dask cluster, such as tcp://host:8786",
+    )  # fmt: skip
+    group.add_argument(
+        "--seed", type=int, default=0, help="seed of the parts that rows are dealt to. Default: 0"
+    )
+    group.add_argument("--quiet", action="store_true", help="write nothing to the terminal")
+
+
+def _budget(text: str) -> Any:
+    found = re.fullmatch(r"\s*([0-9_]+|[0-9]*\.[0-9]+|[0-9]+\.)\s*(%?)\s*", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(
+            f"must be a count as 200, or a percentage as 1%, not {text!r}"
+        )
+    number, percent = found.groups()
+    if not percent:
+        return float(number) if "." in number else int(number)
+    part = Fraction(number) / 100
+    if not 0 < part <= 1:
+        raise argparse.ArgumentTypeError(f"must be above 0% and at most 100%, not {text}")
+    return Percentage(part)
+
+
+class Percentage(Fraction):
+    """A part of the rows."""
+
+    def argument(self, n: int) -> Any:
+        """As `select` takes it, of n rows."""
+        return n if self == 1 else float(self)
+
+
+def _part(text: str) -> float:
+    number = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    if not 0 < number <= 1:
+        raise argparse.ArgumentTypeError(f"must be a part above 0 and at most 1, not {text}")
+    return number
+
+
+def _count(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
+    return int(text)
+
+
+def check(args: argparse.Namespace) -> str | None:
+    """What is wrong with the options by themselves."""
+    if args.budget is None and args.coverage is None and args.min_distance is None:
+        return "say how much to select: --budget, --coverage or --min-distance"
+    if args.costs is None and isinstance(args.budget, float):
+        cure = f": for a part of the rows write {100 * args.budget:g}%"
+        return "--budget must be a count or a percentage" + (cure if args.budget < 1 else "")
+    if args.costs is not None and not isinstance(args.budget, int | float):
+        return "--costs needs a --budget that is a number: what the selected rows may cost together"
+    alone = {"--coverage": args.coverage, "--min-distance": args.min_distance}
+    if args.by is not None:
+        for name, value in (alone | {"--costs": args.costs}).items():
+            if value is not None:
+                return f"--by and {name} do not go together, as each class has a budget of its own"
+        if args.objective != "facility_location":
+            return f"--by goes with the objective facility_location only, not {args.objective}"
+    if args.scheduler is not None or (args.partitions or 1) > 1:
+        for name, value in alone.items():
+            if value is not None:
+                return f"--partitions and --scheduler do not go together with {name}"
+        if args.metric is not None and args.metric not in METRICS[:4]:
+            some = ", ".join(METRICS[:4])
+            return f"with --partitions or --scheduler, --metric must be one of {some}"
+    if args.scheduler is not None and args.partitions == 1:
+        return "--scheduler is for several partitions"
+    if args.assignments is not None and args.objective != "facility_location":
+        return "--assignments are for the objective facility_location"
+    return None
+
+
+def run(args: argparse.Namespace) -> int:
+    """Read, select, write."""
+    from subsel.cli.job import Job
+
+    Job(args).run()
+    return 0
