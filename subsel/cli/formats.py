@@ -6,7 +6,7 @@
 import csv
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -16,6 +16,9 @@ import numpy as np
 
 ROWS = 2**14
 """Rows of a part, at most."""
+
+BLOCK = 2**22
+"""Bytes of a text that are taken at a time."""
 
 _OF_ZARR = ("zarr.json", ".zgroup", ".zarray")
 
@@ -32,7 +35,8 @@ class Table:
 
     `columns` has for each NUMBER, VECTOR or OTHER, and `types` what it is in the file. `parts`
     gives dicts of arrays of Arrow or of NumPy, for neighbouring rows, from the columns of features
-    and from others. `n` is None where only reading tells. `whole` has arrays that need no copy.
+    and from others. `n` is None where only reading tells. `whole` has arrays that need no copy. In
+    a file of text, a type is only what the first lines suggest.
     """
 
     path: Path
@@ -41,6 +45,7 @@ class Table:
     parts: Callable[[list[str], list[str]], Iterator[dict[str, Any]]]
     n: int | None = None
     whole: dict[str, np.ndarray] | None = None
+    text: bool = False
 
     def named(self, name: str) -> str:
         """The column of a name; says which there are if it is none."""
@@ -66,7 +71,7 @@ class Table:
         else:
             chosen = [self.named(name.strip()) for name in wanted.split(",")]
         for name in chosen:
-            if self.columns[name] == OTHER:
+            if self.columns[name] == OTHER and not self.text:
                 raise InputError(
                     f"{self.path}: column {name!r} has {self.types[name]}; features must be "
                     "numbers, or vectors of numbers"
@@ -106,7 +111,8 @@ def open_table(path: Path) -> Table:
             f"{path} has an ending that is not known; known are {', '.join(READERS)}, and folders "
             "of parts"
         )
-    return READERS[path.suffix.lower()]([path])
+    with _naming(path):
+        return READERS[path.suffix.lower()]([path])
 
 
 def _folder(path: Path) -> Table:
@@ -209,7 +215,7 @@ def _csv(paths: list[Path]) -> Table:
     headless = bool(first) and all(map(_is_number, first))  # as numpy.savetxt writes it
     options = {
         "read_options": reader.ReadOptions(
-            use_threads=False, block_size=2**22, autogenerate_column_names=headless
+            use_threads=False, block_size=BLOCK, autogenerate_column_names=headless
         ),
         "parse_options": reader.ParseOptions(delimiter=delimiter),
     }
@@ -218,10 +224,25 @@ def _csv(paths: list[Path]) -> Table:
         # Types that the first lines show may be too narrow for the others.
         types = {name: pa.float64() if name in features else pa.string() for name in names}
         convert = reader.ConvertOptions(include_columns=names, column_types=types)
-        yield from reader.open_csv(path, convert_options=convert, **options)
+        with _naming(path):
+            yield from reader.open_csv(path, convert_options=convert, **options)
 
-    schema = reader.open_csv(path, **options).schema
-    return _of_arrow([path], schema, None, batches)
+    with _naming(path):
+        schema = reader.open_csv(path, **options).schema
+    table = _of_arrow([path], schema, None, batches)
+    table.text = True
+    return table
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors of a library that does not say which file they are about."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from None
 
 
 def _is_number(text: str) -> bool:

@@ -7,7 +7,10 @@ from importlib.metadata import PackageNotFoundError, version
 
 from subsel.progress import say
 
-PACKAGES = ("subsel", "numpy", "scipy", "numba", "numba-cuda", "torch", "dask", "scikit-learn")
+PACKAGES = (
+    "subsel", "numpy", "scipy", "numba", "numba-cuda", "torch", "dask", "scikit-learn",
+    "matplotlib", "pyarrow", "narwhals", "pandas", "polars", "zarr",
+)  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,14 @@ import numpy as np
 
 from subsel.cli import formats, reading, writing
 from subsel.cli.formats import InputError
-from subsel.cli.select import METRICS, WHOLE, Percentage
 from subsel.files import written_whole
 from subsel.memory import available_memory
 from subsel.tables import numbers
+
+METRICS = ("euclidean", "cosine", "dot", "rbf", "correlation", "manhattan", "hamming", "jaccard")
+
+WHOLE = 100_000
+"""Rows that are searched in one piece; a class, or a file, with more is searched in partitions."""
 
 PLOTS = (".png", ".svg", ".pdf")
 
@@ -31,6 +36,14 @@ _SMALL = 2**27
 
 _NUMBERS = 2**22
 """Numbers that are looked at together when similarities are written."""
+
+
+class Percentage(Fraction):
+    """A part of the rows."""
+
+    def argument(self, n: int) -> Any:
+        """As `select` takes it, of n rows."""
+        return n if self == 1 else float(self)
 
 
 class Job:
@@ -95,7 +108,9 @@ class Job:
         some = formats.listed(features, 3)
         if len(features) > 3:
             some = f"{len(features)} columns, {features[0]!r} to {features[-1]!r}"
-        self.tell(f"{args.file}: features are {some}")
+        unused = [name for name in table.columns if name not in (*features, *taken)]
+        left = f"; not used: {formats.listed(unused, 5)}" if unused else ""
+        self.tell(f"{args.file}: features are {some}{left}")
         X, read = reading.read(
             table, features, list(dict.fromkeys(taken)), show=self.show,
             scratch=scratch if _too_large(args.file) else None,
@@ -315,7 +330,7 @@ def similarities(A: np.ndarray, B: np.ndarray, metric: str) -> np.ndarray:
     if metric in ("cosine", "correlation", "dot"):
         return np.einsum("ij,ij->i", A, B)
     if metric == "hamming":
-        return -np.count_nonzero(A != B, axis=1).astype(float)
+        return -np.mean(A != B, axis=1)
     if metric == "manhattan":
         return -np.abs(A - B).sum(1)
     squares = np.square(A - B).sum(1)

@@ -10,14 +10,12 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-METRICS = ("euclidean", "cosine", "dot", "rbf", "correlation", "manhattan", "hamming", "jaccard")
+from subsel.cli.job import METRICS, WHOLE, Job, Percentage
+
 OBJECTIVES = (
     "facility_location", "saturated_coverage", "graph_cut", "sum_redundancy", "log_determinant",
     "disparity_sum", "disparity_min", "feature_based", "set_cover", "probabilistic_set_cover",
 )  # fmt: skip
-
-WHOLE = 200_000
-"""Rows that are searched in one piece; a class, or a file, with more is searched in partitions."""
 
 EXAMPLES = """\
 examples:
@@ -143,14 +141,6 @@ def _budget(text: str) -> Any:
     return Percentage(part)
 
 
-class Percentage(Fraction):
-    """A part of the rows."""
-
-    def argument(self, n: int) -> Any:
-        """As `select` takes it, of n rows."""
-        return n if self == 1 else float(self)
-
-
 def _part(text: str) -> float:
     number = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     if not 0 < number <= 1:
@@ -196,7 +186,5 @@ def check(args: argparse.Namespace) -> str | None:
 
 def run(args: argparse.Namespace) -> int:
     """Read, select, write."""
-    from subsel.cli.job import Job
-
     Job(args).run()
     return 0
