@@ -20,7 +20,13 @@ class Exchangeable(Protocol):
     def __dlpack__(self, **options: Any) -> Any: ...
 
 
-ArrayLike = npt.ArrayLike | SparseMatrix | Exchangeable
+class Table(Protocol):
+    """A table, or a column of one, of a library that speaks Arrow."""
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object: ...
+
+
+ArrayLike = npt.ArrayLike | SparseMatrix | Exchangeable | Table
 """What can be read as an array: NumPy's, lists, tensors, tables, sparse matrices."""
 
 MetricName = Literal[

@@ -8,14 +8,12 @@ import argparse
 import re
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from subsel.cli.job import METRICS, WHOLE, Job, Percentage
+from subsel.types import ObjectiveName
 
-OBJECTIVES = (
-    "facility_location", "saturated_coverage", "graph_cut", "sum_redundancy", "log_determinant",
-    "disparity_sum", "disparity_min", "feature_based", "set_cover", "probabilistic_set_cover",
-)  # fmt: skip
+OBJECTIVES = get_args(ObjectiveName)
 
 EXAMPLES = """\
 examples:
