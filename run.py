@@ -44,8 +44,11 @@ def main() -> int:
         ["-m", "ruff", "format", "--check", "."],
         ["-m", "mypy"],
         ["-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "docs", "docs/_build/html"],
-        ["-m", "pytest", *rest],
+        # Several processes, as most of a test is one thread's work. Without the option that is set
+        # here, their threads for OpenMP would hold the processors while they wait for each other.
+        ["-m", "pytest", "-n", "logical", "--maxprocesses", "4", "--dist", "worksteal", *rest],
     ]
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     for step in steps:
         if status := run(*step):
             return status
