@@ -304,7 +304,7 @@ def train_afresh(
         finishing = _paced(schedule, final_epochs)
         seen = None
         if witnesses == 2:
-            seen = features(model, training.get("layer"), data, ranks).tensors
+            seen = features(model, training.get("layer"), looked_at, ranks).tensors
         back = readmitted(*found, core, threshold, features=seen and seen[0])
         kept = run("final", back, fresh_head=not quick, **finishing)
     return AfreshResult(model, kept, done, defense, core)

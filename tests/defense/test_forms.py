@@ -250,8 +250,9 @@ def test_a_clean_view_of_other_data():
         quick(Net(), DATA, clean_view=(DATA[0], (DATA[1] + 1) % C))
 
 
-def test_a_fresh_start_of_another_form():
-    settings = {"epochs": 3, "lr": 0.1, "progress": False}
+@pytest.mark.parametrize("witnesses", [1, 2])
+def test_a_fresh_start_of_another_form(witnesses):
+    settings = {"epochs": 3, "lr": 0.1, "progress": False, "witnesses": witnesses}
     results = [
         train_afresh(
             model,
