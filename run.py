@@ -42,6 +42,7 @@ def main() -> int:
     steps = [
         ["-m", "ruff", "check", "."],
         ["-m", "ruff", "format", "--check", "."],
+        ["-m", "codespell_lib"],
         ["-m", "mypy"],
         ["-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "docs", "docs/_build/html"],
         # Several processes, as most of a test is one thread's work. Without the option that is set
