@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib import pyplot
 
 import subsel
 
@@ -45,6 +46,19 @@ def test_public_functions_and_classes_have_an_example():
 def test_examples_of_pages(path, capsys):
     runpy.run_path(str(path), run_name="__main__")
     assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "docs" / "gallery").glob("[a-z]*.py")), ids=lambda path: path.stem
+)
+def test_examples_of_the_gallery(path, capsys):
+    pyplot.switch_backend("Agg")
+    runpy.run_path(str(path))
+    assert capsys.readouterr().out
+    assert pyplot.get_fignums()
+    pyplot.close("all")
+    assert path.with_suffix(".png").exists()
+    assert f"gallery/{path.stem}" in (ROOT / "docs" / "gallery.md").read_text()
 
 
 def test_the_table_of_what_goes_with_what_is_true():

@@ -90,7 +90,8 @@ def try_source(source: Path, folder: Path) -> None:
         archive.extractall(folder, filter="data")
     unpacked = next(folder.iterdir())
     python = environment(folder / "environment")
-    run(python, "-m", "pip", "install", "--quiet", f"{unpacked}[sklearn]", "pytest", "hypothesis")
+    tools = ["pytest", "pytest-benchmark", "hypothesis"]
+    run(python, "-m", "pip", "install", "--quiet", f"{unpacked}[sklearn]", *tools)
     run(python, "-m", "pytest", "-q", *TESTS, cwd=unpacked)
 
 
@@ -107,7 +108,7 @@ def bin_folder() -> str:
 
 def run(*command: object, cwd: Path = ROOT) -> None:
     """Run a command, and stop if it fails. It sees no packages but its own environment's."""
-    print("$", *command[:6], flush=True)
+    print("$", *(str(part).strip().split("\n")[0] for part in command), flush=True)
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     if status := subprocess.run([*map(str, command)], cwd=cwd, env=clean).returncode:
         sys.exit(f"{command[0]} ended with status {status}")
