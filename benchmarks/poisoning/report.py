@@ -4,15 +4,13 @@ from collections import defaultdict
 from math import sqrt
 
 import numpy as np
+from scipy.stats import binomtest
 
 
-def wilson(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
-    """Score interval of a proportion, 95% by default (Wilson 1927)."""
-    share = successes / trials
-    centre = share + z * z / (2 * trials)
-    spread = z * sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    scale = 1 + z * z / trials
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+def wilson(successes: int, trials: int) -> tuple[float, float]:
+    """Score interval of a proportion at 95% (Wilson 1927)."""
+    low, high = binomtest(successes, trials).proportion_ci(method="wilson")
+    return float(low), float(high)
 
 
 def by_defense(records: list[dict]) -> dict[str, list[dict]]:

@@ -58,7 +58,7 @@ class AfreshResult(TrainResult):
 def readmitted(
     gradients: Any, labels: Any, core: Any, threshold: float = 0.05, *, features: Any = None
 ) -> np.ndarray:
-    """The core, and every example whose label the judge holds for possible.
+    """The core, and every example whose label has at least `threshold` of probability by the judge.
 
     With `features`, a second witness has to agree: of an example's nearest neighbours among all
     examples, a quarter as many as its class has, at least half share its label (Deep k-NN without

@@ -96,7 +96,7 @@ def _warnings_in_a_line(program: str) -> Iterator[None]:
 def _check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuse options that do not go together, and paths and devices that are not there."""
     if args.quick and not args.afresh:
-        parser.error("--quick is a way of --afresh: give both")
+        parser.error("--quick only works together with --afresh")
     if not args.afresh and (args.judge_epochs is not None or args.final_epochs is not None):
         parser.error("--judge-epochs and --final-epochs are for --afresh: give that too")
     if not args.afresh and args.threshold is not None:

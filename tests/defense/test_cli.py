@@ -223,7 +223,7 @@ def test_errors_are_one_line(tmp_path, capsys, arguments, message):
         (["--preset", "paper-transfer"], "give it by --weights"),
         (["--resume"], "--resume: there is no"),
         (["--epochs", "many"], "invalid int"),
-        (["--quick"], "--quick is a way of --afresh"),
+        (["--quick"], "--quick only works together with --afresh"),
         (["--final-epochs", "3"], "--final-epochs are for --afresh"),
         (["--afresh", "--no-defense"], "--afresh starts from what EPIC leaves"),
     ],

@@ -1,9 +1,9 @@
 """Attackers who know the defense: poisons in copies, that a clean model agrees with, for mixtures.
 
-EPIC drops what is isolated, so that poisons had better not be; a fresh start lets back in what a
-model of trusted data holds for possible, so that poisons had better be that. (Poisons that all have
-one gradient, and differ in their images, are what Feature Collision makes.) Training on mixtures
-shows no poison whole, so that they had better work in parts.
+EPIC drops examples that are isolated, so an attacker makes poisons that are not. A fresh start
+readmits examples whose label is likely by a model of trusted data, so an attacker makes poisons whose
+label is likely. (Feature Collision makes poisons that share one gradient and differ in their images.)
+Training on mixtures never shows a whole poison, so an attacker makes poisons that work in parts.
 """
 
 import math
@@ -30,7 +30,7 @@ Attack = Callable[..., tuple[np.ndarray, np.ndarray]]
 
 
 def agreeing_polytope(lab: Any, target: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Bullseye Polytope among poisons whose label the cleanly trained model holds for possible.
+    """Bullseye Polytope among poisons whose label is likely by the cleanly trained model.
 
     To its loss is added, for each poison, by how much its label's log-probability falls short of
     that of `POSSIBLE`.
