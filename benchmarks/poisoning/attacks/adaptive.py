@@ -1,9 +1,10 @@
 """Attackers who know the defense: poisons in copies, that a clean model agrees with, for mixtures.
 
 EPIC drops examples that are isolated, so an attacker makes poisons that are not. A fresh start
-readmits examples whose label is likely by a model of trusted data, so an attacker makes poisons whose
-label is likely. (Feature Collision makes poisons that share one gradient and differ in their images.)
-Training on mixtures never shows a whole poison, so an attacker makes poisons that work in parts.
+readmits examples whose label is likely by a model of trusted data, so an attacker makes poisons
+whose label is likely. (Feature Collision makes poisons that share one gradient and differ in their
+images.) Training on mixtures never shows a whole poison, so an attacker makes poisons that work in
+parts.
 """
 
 import math
