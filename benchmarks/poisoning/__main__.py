@@ -23,6 +23,7 @@ from benchmarks.poisoning.plots import draw_all, save
 from benchmarks.poisoning.published import PublishedLab
 from benchmarks.poisoning.records import claim, read_records
 from benchmarks.poisoning.report import by_defense, markdown, results_table, targets_table
+from benchmarks.poisoning.research import FOLDER, write_pages
 from benchmarks.poisoning.settings import BACKBONES, BASE_CLASSES, BLOCK, DIGITS, Settings
 from benchmarks.poisoning.tables import (
     BEYOND,
@@ -163,7 +164,8 @@ def parser() -> argparse.ArgumentParser:
     )
     full.add_argument("--first", type=int, default=0, help="number of the first target (0)")
     paper = argparse.ArgumentParser(add_help=False)
-    paper.add_argument("--scale", choices=list(SCALES), default="small", help=scales_described())
+    of_tables = [name for name in SCALES if name != "block"]
+    paper.add_argument("--scale", choices=of_tables, default="small", help=scales_described())
     paper.add_argument("--targets", type=count, help="default: by the scale")
     paper.add_argument("--only", nargs="+", metavar="EXPERIMENT", help="not all of its experiments")
     paper.add_argument("--out", type=Path, default=Path("runs"), help="default: %(default)s")
@@ -189,6 +191,9 @@ def parser() -> argparse.ArgumentParser:
     figure.set_defaults(command=figure_command, published=None)
     listing = commands.add_parser("defenses", help="list all defenses")
     listing.set_defaults(command=list_defenses)
+    pages = commands.add_parser("pages", help="bring docs/research up to date with its records")
+    pages.add_argument("folder", type=Path, nargs="?", default=FOLDER, help="(docs/research)")
+    pages.set_defaults(command=pages_command)
     report = commands.add_parser("report", help="tables and plots of what a run has so far")
     report.add_argument("out", type=Path, help="the run's folder")
     report.set_defaults(command=lambda args: report_on(args.out))
@@ -196,7 +201,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def scales_described() -> str:
-    return "; ".join(f"{name}: {scale.about}" for name, scale in SCALES.items())
+    return "; ".join(f"{name}: {scale.about}" for name, scale in SCALES.items() if name != "block")
 
 
 def count(text: str) -> int:
@@ -353,6 +358,10 @@ def obtained(args: argparse.Namespace) -> datasets.ImageData:
                 subprocess.run(install, check=False)
         args.download = True
         return loaded(args)
+
+
+def pages_command(args: argparse.Namespace) -> None:
+    print("\n".join(str(path) for path in write_pages(args.folder)))
 
 
 def report_on(out: Path) -> None:

@@ -1,0 +1,158 @@
+"""The pages in docs/research: tables and figures from the records beside them, without a run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.poisoning.plots import save
+from benchmarks.poisoning.records import read_records
+from benchmarks.poisoning.report import by_defense, markdown, success, wilson
+from benchmarks.poisoning.tables import time_ratios
+from subsel.files import write_whole
+
+FOLDER = Path(__file__).parents[2] / "docs" / "research"
+QUESTIONS = {
+    "transfer-same": "transfer.md",
+    "transfer-other": "transfer.md",
+    "late-acting": "late-acting.md",
+}
+
+
+def write_pages(folder: Path) -> list[Path]:
+    """Bring tables and figures of all pages up to date; the files that were written.
+
+    Parameters
+    ----------
+    folder : path
+        docs/research: in ``records`` a folder for each question, in it one for each seed, as
+        ``run --out`` writes it; pages in which ``<!-- table: QUESTION -->`` and ``<!-- end -->``
+        enclose a table.
+    """
+    written = []
+    for question, page in QUESTIONS.items():
+        records, times = pooled(folder / "records" / question)
+        if not records:
+            continue
+        path = folder / page
+        write_whole(path, filled(path.read_text(), question, table(records, times)))
+        figure = folder / "figures" / f"{question}.png"
+        figure.parent.mkdir(exist_ok=True)
+        save(drawn(records), figure)
+        written += [path, figure]
+    path = folder / "cost.md"
+    write_whole(path, filled(path.read_text(), "cost", cost(folder)))
+    return [*written, path]
+
+
+def cost(folder: Path) -> str:
+    """What each defense takes and loses, in all questions."""
+    rows = []
+    for question in QUESTIONS:
+        records, times = pooled(folder / "records" / question)
+        ratios, bare = time_ratios(times), undefended(records)
+        for defense, lines in by_defense(records).items():
+            change = [100 * (line["accuracy"] - bare[line["target"]]) for line in lines]
+            rounds = [entry for line in lines for entry in line["rounds"] if "error" in entry]
+            errors = [
+                f"{np.mean([entry[key] for entry in rounds]):.2f}" if rounds else ""
+                for key in ("error", "random_error")
+            ]
+            points = f"{np.mean(change):+.1f}"
+            rows.append([question, defense, f"{ratios[defense]:.2f}", points, *errors])
+    head = ["experiment", "defense", "time", "points", "gradient's error", "random subset's"]
+    return markdown(head, rows)
+
+
+def undefended(records: list[dict]) -> dict[str, float]:
+    """Accuracy without a defense, for each target."""
+    return {line["target"]: line["accuracy"] for line in records if line["defense"] == "none"}
+
+
+def pooled(folder: Path) -> tuple[list[dict], list[dict]]:
+    """The records and times of all seeds; a target is told from another seed's by its number."""
+    records: list[dict] = []
+    times: list[dict] = []
+    for seed in sorted(folder.glob("seed-*")):
+        for lines, name in ((records, "results.jsonl"), (times, "times.jsonl")):
+            lines += [
+                {**line, "seed": seed.name, "target": f"{seed.name} {line['target']}"}
+                for line in read_records(seed, name)
+            ]
+    return records, times
+
+
+def table(records: list[dict], times: list[dict]) -> str:
+    """For each defense: hits with their interval, what it costs, when targets flipped.
+
+    The difference in accuracy, in points, is from undefended training on the same targets.
+    """
+    ratios, bare = time_ratios(times), undefended(records)
+    rows = []
+    for defense, lines in by_defense(records).items():
+        hits, rate = success(lines)
+        change = [100 * (line["accuracy"] - bare[line["target"]]) for line in lines]
+        settled = [line["settled"] for line in lines if line.get("settled") is not None]
+        means = [
+            f"{np.mean([line[key] for line in lines]):.0f}" for key in ("kept", "poisons_left")
+        ]
+        rows.append(
+            [
+                defense,
+                hits,
+                rate,
+                f"{np.mean([line['accuracy'] for line in lines]):.3f}",
+                f"{np.mean(change):+.1f}",
+                *means,
+                f"{ratios[defense]:.2f}" if defense in ratios else "",
+                f"{np.median(settled):.0f}" if settled else "",
+            ]
+        )
+    head = ["defense", "hits", "attack success (95%)", "accuracy", "points", "kept"]
+    seeds = len({line["seed"] for line in records})
+    targets = len({line["target"] for line in records})
+    text = f"{targets} targets over {seeds} {'backbone' if seeds == 1 else 'backbones'}.\n\n"
+    return text + markdown([*head, "poisons left", "time", "flipped from epoch"], rows)
+
+
+def filled(page: str, question: str, table: str) -> str:
+    """The page with the question's table put in the place of the one before."""
+    start, end = f"<!-- table: {question} -->", "<!-- end -->"
+    before, found, rest = page.partition(start)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise ValueError(f"the page has no place for a table: {start} and {end}")
+    return f"{before}{start}\n{table}\n{end}{after}"
+
+
+def drawn(records: list[dict]) -> Any:
+    """Attack success of each defense with its interval, against what it costs in accuracy."""
+    from matplotlib.figure import Figure
+
+    groups = by_defense(records)
+    figure = Figure(figsize=(8, 0.4 * len(groups) + 1.2), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+    names = list(groups)[::-1]
+    shares = [float(np.mean([line["success"] for line in groups[name]])) for name in names]
+    intervals = [
+        wilson(sum(line["success"] for line in groups[name]), len(groups[name])) for name in names
+    ]
+    places = np.arange(len(names))
+    left.barh(places, shares, color="tab:red", alpha=0.6)
+    left.hlines(places, *_columns(intervals), color="black")
+    left.set(xlim=(0, 1), xlabel="attacks that succeed, with 95% interval")
+    left.set_yticks(places, names, fontsize="small")
+    right.plot(
+        [float(np.mean([line["accuracy"] for line in groups[name]])) for name in names],
+        places,
+        "o",
+        color="tab:blue",
+    )
+    right.set(xlabel="test accuracy")
+    right.grid(alpha=0.3)
+    return figure
+
+
+def _columns(pairs: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    return [low for low, _ in pairs], [high for _, high in pairs]
