@@ -71,7 +71,7 @@ def undefended(records: list[dict]) -> dict[str, float]:
 
 
 def pooled(folder: Path) -> tuple[list[dict], list[dict]]:
-    """The records and times of all seeds; a target is told from another seed's by its number."""
+    """The records and times of all seeds, of those targets on which every defense has been run."""
     records: list[dict] = []
     times: list[dict] = []
     for seed in sorted(folder.glob("seed-*")):
@@ -80,7 +80,14 @@ def pooled(folder: Path) -> tuple[list[dict], list[dict]]:
                 {**line, "seed": seed.name, "target": f"{seed.name} {line['target']}"}
                 for line in read_records(seed, name)
             ]
-    return records, times
+    ran: dict[str, set[str]] = {}
+    for line in records:
+        ran.setdefault(line["target"], set()).add(line["defense"])
+    done = {target for target, names in ran.items() if names == set().union(*ran.values())}
+    return (
+        [line for line in records if line["target"] in done],
+        [line for line in times if line["target"] in done],
+    )
 
 
 def table(records: list[dict], times: list[dict]) -> str:

@@ -144,7 +144,7 @@ def train_afresh(
     model: nn.Module,
     dataset: Any,
     *,
-    defense: EPIC,
+    defense: EPIC | None = None,
     threshold: float = 0.05,
     judge_epochs: int | None = None,
     final_epochs: int | None = None,
@@ -168,9 +168,10 @@ def train_afresh(
     ----------
     model, dataset
         As in `train`.
-    defense : EPIC
+    defense : EPIC, optional
         With a `stop`.  It may prune much harder than by itself, for most of what it drops comes
-        back: ``subset_size=0.4`` is what the experiments used.
+        back.  By default what the experiments used: a round before each epoch of the first quarter
+        but the first epoch, with a `subset_size` of 0.2 from scratch and of 0.4 elsewhere.
     threshold : float, default 0.05
         In (0, 1).  A higher one lets in fewer poisons, and fewer hard examples.
     judge_epochs, final_epochs : int, optional
@@ -212,9 +213,9 @@ def train_afresh(
     fresh start"). With ``scenario="transfer"`` the features of the fixed part are computed for
     each training anew.
     """
-    if not isinstance(defense, EPIC):
+    if not isinstance(defense, EPIC | None):
         raise TypeError(f"defense must be an EPIC, got {defense!r}")
-    if defense.stop is None:
+    if defense is not None and defense.stop is None:
         raise ValueError("defense must have a stop: the core is what its last round leaves")
     _check_threshold(threshold)
     if check_count(witnesses, "witnesses", 1) > 2:
@@ -227,6 +228,9 @@ def train_afresh(
     )
     training["scenario"] = schedule["scenario"]
     epochs = schedule["epochs"]
+    if defense is None:
+        size = 0.2 if schedule["scenario"] == "scratch" else 0.4
+        defense = EPIC(subset_size=size, warmup=1, interval=1, stop=max(2, epochs // 4))
     half, three_quarters = (max(1, round(share * epochs)) for share in (0.5, 0.75))
     if judge_epochs is None:
         judge_epochs = half if quick else epochs

@@ -212,7 +212,7 @@ def test_a_dataset_and_a_head_on_fixed_features():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"defense": None}, "defense must be an EPIC"),
+        ({"defense": 0.4}, "defense must be an EPIC"),
         ({"defense": make_epic(stop=None)}, "defense must have a stop"),
         ({"threshold": 0.0}, "threshold must be a fraction"),
         ({"threshold": 1}, "threshold must be a fraction"),
@@ -257,3 +257,15 @@ def test_with_two_witnesses_both_have_to_agree():
     assert len(two.kept) < len(one.kept)
     with pytest.raises(ValueError, match="witnesses must be 1 or 2, got 3"):
         train_afresh(make_net(), (x, y), defense=make_epic(), witnesses=3, **settings)
+
+
+@pytest.mark.parametrize(("scenario", "size"), [("scratch", 0.2), ("transfer", 0.4)])
+def test_without_a_defense_it_is_that_of_the_experiments(scenario, size):
+    settings = {**SETTINGS, "epochs": 12, "scenario": scenario}
+    wanted = EPIC(subset_size=size, warmup=1, interval=1, stop=3)
+    ours, named = (
+        train_afresh(make_net(), make_data(), defense=defense, **settings)
+        for defense in (None, wanted)
+    )
+    assert repr(ours.defense) == repr(named.defense)
+    np.testing.assert_array_equal(ours.kept, named.kept)
