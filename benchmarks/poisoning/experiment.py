@@ -47,7 +47,8 @@ def run(
             if trial.watch is not None:
                 line |= {"flipped": trial.watch.epochs, "settled": trial.watch.settled}
             records.append(line)
-            times.append({"target": number, "defense": name, "seconds": trial.seconds[name]})
+            spent = {"seconds": trial.seconds[name], "cpu_seconds": trial.cpu_seconds[name]}
+            times.append({"target": number, "defense": name, **spent})
             write_records(out / "times.jsonl", times)
             write_records(out / "results.jsonl", records)
         if traces and not path.exists():

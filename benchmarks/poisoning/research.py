@@ -51,7 +51,7 @@ def cost(folder: Path) -> str:
     rows = []
     for question in QUESTIONS:
         records, times = pooled(folder / "records" / question)
-        ratios, bare = time_ratios(times), undefended(records)
+        ratios, bare = time_ratios(times, "cpu_seconds"), undefended(records)
         for defense, lines in by_defense(records).items():
             change = [100 * (line["accuracy"] - bare[line["target"]]) for line in lines]
             rounds = [entry for line in lines for entry in line["rounds"] if "error" in entry]
@@ -60,7 +60,8 @@ def cost(folder: Path) -> str:
                 for key in ("error", "random_error")
             ]
             points = f"{np.mean(change):+.1f}"
-            rows.append([question, defense, f"{ratios[defense]:.2f}", points, *errors])
+            time = f"{ratios[defense]:.2f}" if defense in ratios else ""
+            rows.append([question, defense, time, points, *errors])
     head = ["experiment", "defense", "time", "points", "gradient's error", "random subset's"]
     return markdown(head, rows)
 
@@ -95,7 +96,7 @@ def table(records: list[dict], times: list[dict]) -> str:
 
     The difference in accuracy, in points, is from undefended training on the same targets.
     """
-    ratios, bare = time_ratios(times), undefended(records)
+    ratios, bare = time_ratios(times, "cpu_seconds"), undefended(records)
     rows = []
     for defense, lines in by_defense(records).items():
         hits, rate = success(lines)
@@ -119,7 +120,7 @@ def table(records: list[dict], times: list[dict]) -> str:
     head = ["defense", "hits", "attack success (95%)", "accuracy", "points", "kept"]
     seeds = len({line["seed"] for line in records})
     targets = len({line["target"] for line in records})
-    text = f"{targets} targets over {seeds} {'backbone' if seeds == 1 else 'backbones'}.\n\n"
+    text = f"Targets: {targets}. Seeds, each with its own split and backbone: {seeds}.\n\n"
     return text + markdown([*head, "poisons left", "time", "flipped from epoch"], rows)
 
 

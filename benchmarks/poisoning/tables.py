@@ -226,11 +226,15 @@ def table_of(entry: Experiment, folder: Path) -> str:
     return markdown([*head, *quotes], rows)
 
 
-def time_ratios(times: list[dict]) -> dict[str, float]:
-    """Median over the targets of a defense's seconds over those of undefended training."""
+def time_ratios(times: list[dict], key: str = "seconds") -> dict[str, float]:
+    """Median over the targets of a defense's seconds over those of undefended training.
+
+    What was not recorded under `key` does not count.
+    """
     seconds: dict[int, dict[str, float]] = defaultdict(dict)
     for line in times:
-        seconds[line["target"]][line["defense"]] = line["seconds"]
+        if key in line:
+            seconds[line["target"]][line["defense"]] = line[key]
     ratios: dict[str, list[float]] = defaultdict(list)
     for own in seconds.values():
         for defense, value in own.items():

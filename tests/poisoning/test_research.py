@@ -37,15 +37,15 @@ def test_pages_pool_the_seeds(tmp_path, capsys):
             record(0, "EPIC", hit, 0.88, 31 if hit else None),
         ]
         (folder / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        times = [{"target": 0, "defense": "none", "seconds": 2}]
-        times.append({"target": 0, "defense": "EPIC", "seconds": 3})
+        times = [{"target": 0, "defense": "none", "seconds": 9, "cpu_seconds": 2}]
+        times.append({"target": 0, "defense": "EPIC", "seconds": 9, "cpu_seconds": 3})
         (folder / "times.jsonl").write_text("".join(json.dumps(line) + "\n" for line in times))
     assert main(["pages", str(tmp_path)]) == 0
     page = (tmp_path / "late-acting.md").read_text()
     assert page.startswith("# Title\n")
     assert page.endswith("the rest\n")
     assert "old" not in page
-    assert "2 targets over 2 backbones" in page
+    assert "Targets: 2. Seeds, each with its own split and backbone: 2." in page
     row = next(line for line in page.splitlines() if line.startswith("| EPIC"))
     cells = [cell.strip() for cell in row.strip("| ").split("|")]
     assert cells == ["EPIC", "1/2", "0.50 (0.09-0.91)", "0.880", "-2.0", "90", "3", "1.50", "31"]

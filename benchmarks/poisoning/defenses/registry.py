@@ -147,20 +147,23 @@ class Trial:
         self.victim, self.scenario = victim, scenario
         self.budget, self.epsilon, self.poisoned = budget, epsilon, poisoned
         self.watch = watch
-        self.seconds: dict[str, float] = {}  # with those of the reference, if there is one
+        # With those of the reference, if there is one: by the clock, and of the processor.
+        self.seconds: dict[str, float] = {}
+        self.cpu_seconds: dict[str, float] = {}
         self._outcomes: dict[str, Outcome] = {}
 
     def outcome(self, name: str) -> Outcome:
         """Run the defense of that name, unless that was done before."""
         if name not in self._outcomes:
             entry, parameters = find(name, self.scenario)
-            before = 0.0
+            before = cpu_before = 0.0
             if "reference" in parameters:
                 reference = parameters["reference"]
                 parameters["reference"] = self.outcome(reference)
-                before = self.seconds[reference]
+                before, cpu_before = self.seconds[reference], self.cpu_seconds[reference]
             told = {key: getattr(self, key) for key in entry.told}
-            began = time.perf_counter()
+            began, cpu_began = time.perf_counter(), time.process_time()
             self._outcomes[name] = entry.run(self.victim, **parameters, **told)
             self.seconds[name] = before + time.perf_counter() - began
+            self.cpu_seconds[name] = cpu_before + time.process_time() - cpu_began
         return self._outcomes[name]
