@@ -33,6 +33,7 @@ def test_pages_pool_the_seeds(tmp_path, capsys):
         folder = tmp_path / "records" / "late-acting" / f"seed-{seed}"
         folder.mkdir(parents=True)
         lines = [
+            record(1, "none", True, 0.5),
             record(0, "none", True, 0.9, 25),
             record(0, "EPIC", hit, 0.88, 31 if hit else None),
         ]
