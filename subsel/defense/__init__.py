@@ -24,11 +24,13 @@ except ModuleNotFoundError as error:
     ) from None
 
 from subsel.defense.afresh import AfreshResult, readmitted, train_afresh
+from subsel.defense.duplicates import distinct
 from subsel.defense.epic import EPIC, Round
 from subsel.defense.gradients import EpochLogits, last_layer_gradients
 from subsel.defense.notices import DefenseWarning
 from subsel.defense.poisons import PoisonedSet, read_poisons
 from subsel.defense.presets import PRESETS
+from subsel.defense.reporting import Report, report
 from subsel.defense.result import TrainResult
 from subsel.defense.rounds import KeptSampler, Rounds
 from subsel.defense.training import train
@@ -41,12 +43,15 @@ __all__ = [
     "EpochLogits",
     "KeptSampler",
     "PoisonedSet",
+    "Report",
     "Round",
     "Rounds",
     "TrainResult",
+    "distinct",
     "last_layer_gradients",
     "read_poisons",
     "readmitted",
+    "report",
     "train",
     "train_afresh",
 ]

@@ -42,7 +42,10 @@ __all__ = [
 _LOG = logging.getLogger("subsel")
 _MARK = b"subsel checkpoint, SHA-256 "
 _COMMENT = len(_MARK) + 64
-_KEYS = ("settings", "start", "data", "model", "optimizer", "defense", "history", "logits")
+_KEYS = (
+    *("settings", "start", "data", "model", "optimizer", "scheduler", "scaler"),
+    *("defense", "history", "logits"),
+)
 
 
 class CheckpointError(ValueError):
@@ -154,15 +157,15 @@ class Checkpoint:
                 )
             self.start = self._state["start"]
 
-    def restore(
-        self, result: TrainResult, optimizer: torch.optim.Optimizer, seen: EpochLogits
-    ) -> None:
+    def restore(self, result: TrainResult, parts: Mapping[str, Any], seen: EpochLogits) -> None:
         """Go on from the state that was read, if one was."""
         if self._state is None:
             return
         state, self._state = self._state, None
         unwrapped(result.model).load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        for name, part in parts.items():
+            if part is not None:
+                part.load_state_dict(state[name])
         result.history = state["history"]
         if result.defense is not None:
             result.defense.load_state_dict(state["defense"])
@@ -172,10 +175,11 @@ class Checkpoint:
         assert self.resume is not None
         self.ours = self.path is not None and self.path.resolve() == self.resume.resolve()
 
-    def save(
-        self, result: TrainResult, optimizer: torch.optim.Optimizer, seen: EpochLogits
-    ) -> None:
-        """Write the state after the epochs in ``result.history``, unless there is no `path`."""
+    def save(self, result: TrainResult, parts: Mapping[str, Any], seen: EpochLogits) -> None:
+        """Write the state after the epochs in ``result.history``, unless there is no `path`.
+
+        `parts` are the optimizer and what else has a ``state_dict()``, or is None, by name.
+        """
         if self.path is None:
             return
         state = {
@@ -184,7 +188,7 @@ class Checkpoint:
             "start": self.start,
             "data": self.data,
             "model": unwrapped(result.model).state_dict(),
-            "optimizer": optimizer.state_dict(),
+            **{name: part and part.state_dict() for name, part in parts.items()},
             "defense": None if result.defense is None else result.defense.state_dict(),
             "history": result.history,
             # For the round that comes next, if it looks at what the last epoch computed.

@@ -1,6 +1,7 @@
 """Labelled examples from whatever holds them: tensors, arrays, datasets, loaders."""
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from subsel.defense.forms import Split, moved, row_of, same, split
 from subsel.defense.parallel import ALONE, Part, Ranks
 from subsel.validation import check_count
 
-__all__ = ["Examples", "as_tensors", "batches", "check_labels", "named"]
+__all__ = ["Examples", "as_tensors", "batch_sizes", "batches", "check_labels", "named"]
 
 # Examples per forward pass: larger ones leave the processor's cache, and took 1.4 to 1.8 times as
 # long with 512 and 1024 (`small_cnn` on a CPU).
@@ -89,7 +90,7 @@ class Examples:
         which BatchNorm could not take, joins the one before.
         """
         order = torch.from_numpy(indices)[torch.randperm(len(indices), generator=generator)]
-        whole = order.tensor_split(tuple(range(batch_size, len(order) - 1, batch_size)))
+        whole = order.split(batch_sizes(len(order), batch_size))
         parts = [ranks.part(len(batch)) for batch in whole]
         places = [batch[part.rows] for batch, part in zip(whole, parts, strict=True)]
         if self.tensors is not None:
@@ -109,6 +110,12 @@ class Examples:
         for rows, batch, part in zip(places, loader, parts, strict=True):
             x, y = split(batch, self.how)
             yield rows, moved(x, self.device), y.to(self.device), part
+
+
+def batch_sizes(n: int, batch_size: int) -> list[int]:
+    """Of an epoch of n examples.  A last one, which BatchNorm could not take, joins the others."""
+    starts = [0, *range(batch_size, n - 1, batch_size), n]
+    return [stop - start for start, stop in pairwise(starts)]
 
 
 def batches(

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from subsel import select
+from subsel.defense.evidence import evidence_of
 from subsel.defense.fidelity import fidelity
 from subsel.defense.notices import notice_round, notice_small_classes
 from subsel.defense.parallel import Ranks, digest
@@ -48,6 +49,11 @@ class Round:
         as a fraction of the latter's norm.
     random_error : float
         The same for random subsets of the same size, the mean of five.
+    evidence : dict of str to ndarray
+        Of each dropped example: ``cluster_size`` and ``medoid_distance`` of the cluster that it
+        was in, ``neighbour`` and ``neighbour_distance``, the nearest other example of its class,
+        and ``probability``, which the model gave to its label (NaN unless gradients are p - y).
+        Distances are Euclidean, between gradients, whatever the metric.
     """
 
     epoch: int
@@ -60,6 +66,19 @@ class Round:
     rho: float = math.nan
     error: float = math.nan
     random_error: float = math.nan
+    evidence: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as numbers, strings, lists and dicts, as `json.dumps` takes them.
+
+        What is not a number (NaN) is None.
+        """
+        plain = _mapped(asdict(self), np.ndarray, lambda array: array.tolist())
+        plain["evidence"] = {
+            name: [None if value != value else value for value in values]
+            for name, values in plain["evidence"].items()
+        }
+        return {name: None if value != value else value for name, value in plain.items()}
 
     def __repr__(self) -> str:
         skipped = f", skipped={self.skipped}" if self.skipped else ""
@@ -173,6 +192,11 @@ class EPIC:
             raise ValueError("n is not known yet: give it, EPIC(n, ...), or call start(n)")
         return self._kept.copy()
 
+    @property
+    def labels(self) -> np.ndarray:
+        """The labels that rounds were given, (n,); -1 where none was."""
+        return self._labels.copy()
+
     def due(self, epoch: int) -> bool:
         """Whether a round is to take place before `epoch` (counted from 0) is trained."""
         return (
@@ -273,8 +297,9 @@ class EPIC:
         skipped = {label: "one example left" for label, k in budget.items() if k == 0}
         searched = ~np.isin(labels, list(skipped))
         ground, labels = ground[searched], labels[searched]
+        gradients = gradients[searched]
         medoids, owner, sizes = _select_medoids(
-            gradients[searched],
+            gradients,
             labels,
             {label: k for label, k in budget.items() if k > 0},
             self.metric,
@@ -289,7 +314,12 @@ class EPIC:
                 isolated[members] = False
                 skipped[label] = "all that is left of it is isolated"
 
-        dropped = np.sort(ground[kept & isolated])
+        going = np.flatnonzero(kept & isolated)
+        going = going[np.argsort(ground[going])]
+        dropped = ground[going]
+        evidence = evidence_of(going, gradients, labels, medoids, owner, sizes)
+        if len(going):
+            evidence["neighbour"] = ground[evidence["neighbour"]]
         self._kept = np.setdiff1d(self._kept, dropped)
         ranks.agree(lambda: {"what they keep": digest(self._kept)})
         left = self._left()
@@ -305,6 +335,7 @@ class EPIC:
                 kept_per_class=left,
                 skipped=skipped,
                 **fidelity(found, kept_before, np.isin(everyone, self._kept), epoch)._asdict(),
+                evidence=evidence,
             )
         )
         return self.history[-1]

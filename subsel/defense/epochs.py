@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from subsel.defense.augment import cutmix as cut_and_mixed
-from subsel.defense.data import Examples, check_labels
+from subsel.defense.data import Examples, batch_sizes, check_labels
 from subsel.defense.forms import Pick, called, logits_of, moved, shape_of
 from subsel.defense.gradients import (
     EpochLogits,
@@ -23,7 +23,9 @@ from subsel.defense.gradients import (
 from subsel.defense.parallel import Part, Ranks
 from subsel.defense.randomness import Augment, augmentation, numpy_generator, seeded
 
-__all__ = ["Trainee", "accuracy", "backbone_fixed", "features", "prepared_head"]
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+__all__ = ["Loss", "Trainee", "accuracy", "backbone_fixed", "features", "prepared_head"]
 
 
 class Trainee:
@@ -43,6 +45,8 @@ class Trainee:
     ranks : Ranks
     output : callable, optional
         From what `net` returns to the logits.
+    loss : callable, optional
+        The mean loss of (logits, labels); by default the cross-entropy.
     """
 
     def __init__(
@@ -54,8 +58,13 @@ class Trainee:
         augment: bool | Augment,
         ranks: Ranks,
         output: Pick | None = None,
+        loss: Loss | None = None,
     ) -> None:
         self.net, self.data, self.optimizer = net, data, optimizer
+        self._loss = F.cross_entropy if loss is None else loss
+        self._rates = [group["lr"] for group in optimizer.param_groups]
+        # Passes everything through unless float16, whose small gradients would be 0, wants it.
+        self.scaler = torch.amp.GradScaler(data.device.type, enabled=settings["amp"] == "float16")
         self.settings, self.ranks, self.output = settings, ranks, output
         self._augmented = augmentation(augment)
         self._frozen = [part for part in net.modules() if _is_frozen_norm(part)]
@@ -67,10 +76,13 @@ class Trainee:
     def set_rate(self, epoch: int) -> float:
         """The learning rate of an epoch, which the optimizer then has."""
         drops = sum(epoch >= drop for drop in self.settings["drops"])
-        rate = self.settings["lr"] * self.settings["drop_factor"] ** drops
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        return rate
+        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * self.settings["drop_factor"] ** drops
+        return self.rate()
+
+    def rate(self) -> float:
+        """The learning rate that the optimizer has."""
+        return float(self.optimizer.param_groups[0]["lr"])
 
     def train_epoch(
         self, epoch: int, kept: np.ndarray, seen: EpochLogits | None, done: Callable[[int], Any]
@@ -97,17 +109,22 @@ class Trainee:
         for norm in self._frozen:
             norm.eval()
         loss_sum = right = torch.zeros((), device=where)
+        sizes, step = batch_sizes(len(kept), settings["batch_size"]), settings["accumulate"]
         with seeded(settings["seed"], epoch, where, self.ranks.rank) as generator:
-            for rows, x, y, part in self.data.shuffled(
-                kept, settings["batch_size"], generator, self.ranks
-            ):
+            shuffled = self.data.shuffled(kept, settings["batch_size"], generator, self.ranks)
+            for number, (rows, x, y, part) in enumerate(shuffled):
                 logits, loss = self._forward(x, y, part, generator)
                 own = slice(part.own)
                 if seen is not None:
                     seen.record(rows[own], logits[own], y[own])
-                self.optimizer.zero_grad()
-                (loss * part.weight).backward()
-                self.optimizer.step()
+                if number % step == 0:
+                    self.optimizer.zero_grad()
+                    examples = sum(sizes[number : number + step])
+                share = part.weight * (part.total / examples)
+                self.scaler.scale(loss * share).backward()
+                if (number + 1) % step == 0 or number + 1 == len(sizes):
+                    self.scaler.step(self.optimizer)
+                    self.scaler.update()
                 loss_sum = loss_sum + loss.detach() * part.own
                 right = right + (logits.detach().argmax(dim=1) == y)[own].sum()
                 done(part.total)
@@ -130,12 +147,25 @@ class Trainee:
                 )
             x = self._augmented(x, generator, part)
         if not self.settings["cutmix"]:
-            logits = logits_of(called(self._trained, x), len(y), self.output)
-            return logits, F.cross_entropy(logits, y)
+            return self._logits_and_loss(x, len(y), lambda logits: self._loss(logits, y))
         x, other, share = cut_and_mixed(x, numpy_generator(generator, part))
-        logits = logits_of(called(self._trained, x), len(y), self.output)
-        mixed = share * F.cross_entropy(logits, y)
-        return logits, mixed + (1 - share) * F.cross_entropy(logits, y[other])
+
+        def mixed(logits: Tensor) -> Tensor:
+            return share * self._loss(logits, y) + (1 - share) * self._loss(logits, y[other])
+
+        return self._logits_and_loss(x, len(y), mixed)
+
+    def _logits_and_loss(
+        self, x: Any, n: int, loss_of: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        number = self.settings["amp"]
+        dtype = None if number is None else getattr(torch, number)
+        with torch.autocast(self.data.device.type, dtype, enabled=dtype is not None):
+            logits = logits_of(called(self._trained, x), n, self.output)
+            loss = loss_of(logits)
+        if not isinstance(loss, Tensor) or loss.ndim > 0:
+            raise ValueError(f"loss must return one number as a tensor, got {shape_of(loss)}")
+        return logits, loss
 
 
 def materialize(model: nn.Module, data: Examples, settings: dict[str, Any]) -> None:

@@ -36,6 +36,11 @@ def checked_settings(preset: str | None, given: dict[str, Any], **settings: Any)
     settings["seed"] = check_count(settings["seed"], "seed", 0, 2**64 - 1)
     for name in ("lr", "drop_factor", "momentum", "weight_decay"):
         settings[name] = _number(settings[name], name, zero=name in ("momentum", "weight_decay"))
+    settings["accumulate"] = check_count(settings["accumulate"], "accumulate", 1)
+    amp = settings["amp"]
+    if not isinstance(amp, bool) and amp not in ("bfloat16", "float16"):
+        raise ValueError(f'amp must be True, False, "bfloat16" or "float16", not {amp!r}')
+    settings["amp"] = ("bfloat16" if amp else None) if isinstance(amp, bool) else amp
     for name in ("nesterov", "fresh_head"):
         settings[name] = bool(settings[name])
     return settings
@@ -64,6 +69,22 @@ def check_cutmix(cutmix: bool, data: Examples) -> None:
             shape = "".join(f", {size}" for size in x.shape[1:]) if isinstance(x, Tensor) else ""
             got = f"(n{shape})" if isinstance(x, Tensor) else shape_of(x)
             raise ValueError(f"cutmix needs images (n, channels, height, width), got {got}")
+
+
+def check_own(given: dict[str, Any], drops: Any, lr: Any) -> dict[str, bool]:
+    """Refuse settings that an optimizer, a schedule or a loss of one's own has no use for."""
+    for name, value in given.items():
+        if value is not None and not callable(value):
+            wants = {"optimizer": "the parameters", "scheduler": "the optimizer"}
+            raise TypeError(
+                f"{name} must be a function of {wants.get(name, 'logits and labels')}, got "
+                f"{type(value).__name__}"
+            )
+    if given["optimizer"] is not None and lr is not None:
+        raise ValueError("lr is that of the SGD that train makes; optimizer= brings its own")
+    if given["scheduler"] is not None and drops is not None:
+        raise ValueError("give drops or scheduler=, not both: each decides the learning rate")
+    return {f"own_{name}": value is not None for name, value in given.items()}
 
 
 def check_view(data: Examples, view: Examples) -> None:

@@ -26,6 +26,7 @@ from subsel.defense.notices import DefenseWarning
 from subsel.defense.poisons import PoisonedSet, read_poisons
 from subsel.defense.presets import PRESETS, Preset
 from subsel.defense.randomness import seeded
+from subsel.defense.reporting import report
 from subsel.defense.result import TrainResult
 from subsel.defense.training import train
 from subsel.files import remove_parts, write_whole
@@ -103,6 +104,10 @@ def _check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
         parser.error("--threshold is for --afresh: give that too")
     if not args.afresh and args.witnesses is not None:
         parser.error("--witnesses is for --afresh: give that too")
+    if args.report is not None and args.no_defense:
+        parser.error("--report shows what EPIC dropped: without --no-defense")
+    if args.report is not None and not args.report.parent.is_dir():
+        parser.error(f"--report: there is no folder {args.report.parent}")
     if args.afresh and args.no_defense:
         parser.error("--afresh starts from what EPIC leaves: without --no-defense")
     if args.no_defense and (unused := [name for name in EPIC_OPTIONS if _given(args, name)]):
@@ -155,6 +160,14 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace, ranks: paral
             write_whole(out / "dropped.png", plot_dropped(result, labels, data.classes))
             summary = summarize(result, poisoned, labels)
             write_whole(out / "result.json", json.dumps(summary, indent=1) + "\n")
+            if args.report is not None:
+                found = report(
+                    result,
+                    (images, labels),
+                    classes=data.classes,
+                    known=None if poisoned is None else poisoned.indices,
+                )
+                found.to_html(args.report)
     except (KeyboardInterrupt, Exception) as error:
         again = started and ranks.rank == 0 and (out / _first_checkpoint(args)).is_file()
         status, text = _explained(error, again)
@@ -167,6 +180,8 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace, ranks: paral
         return status
     say("".join(f"{key}: {value}\n" for key, value in summary.items()))
     say(f"written to {out}: metrics.jsonl kept.npy checkpoint.pt dropped.png\n")
+    if args.report is not None:
+        say(f"written: {args.report}\n")
     return 0
 
 
@@ -424,6 +439,12 @@ def _parser() -> argparse.ArgumentParser:
 
     run = parser.add_argument_group("run")
     run.add_argument("--out", type=Path, required=True, help="folder for everything written")
+    run.add_argument(
+        "--report",
+        type=Path,
+        metavar="FILE",
+        help="write a page (HTML) that shows what was dropped, when, and what it looks like",
+    )
     run.add_argument("--resume", action="store_true", help="go on with the run in --out")
     run.add_argument("--seed", type=_from_0, default=0, help="(%(default)s)")
     run.add_argument(

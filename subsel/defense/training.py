@@ -19,6 +19,7 @@ from subsel.defense.checkpoint import Checkpoint
 from subsel.defense.data import Examples
 from subsel.defense.epic import EPIC
 from subsel.defense.epochs import (
+    Loss,
     Trainee,
     accuracy,
     backbone_fixed,
@@ -41,7 +42,13 @@ from subsel.defense.notices import (
 from subsel.defense.randomness import Augment, seeded
 from subsel.defense.result import TrainResult
 from subsel.defense.rounds import fresh_gradients
-from subsel.defense.settings import check_cutmix, check_defense, check_view, checked_settings
+from subsel.defense.settings import (
+    check_cutmix,
+    check_defense,
+    check_own,
+    check_view,
+    checked_settings,
+)
 
 __all__ = ["TrainResult", "seeded", "train"]
 
@@ -62,7 +69,12 @@ def train(
     momentum: float = 0.9,
     nesterov: bool = True,
     weight_decay: float = 5e-4,
+    optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer] | None = None,
+    scheduler: Callable[[torch.optim.Optimizer], Any] | None = None,
+    loss: Loss | None = None,
+    amp: bool | str = False,
     batch_size: int = 128,
+    accumulate: int = 1,
     augment: bool | Augment = False,
     cutmix: bool = False,
     gradients: str = "fresh",
@@ -117,8 +129,22 @@ def train(
         Epochs before which the learning rate is multiplied by `drop_factor`.
     momentum, nesterov, weight_decay
         Of SGD.  Weight decay spares biases and BatchNorm (parameters of one dimension).
+    optimizer : callable, optional
+        From the parameters that are trained to an optimizer, in place of SGD with these settings.
+        `drops` multiply its learning rates too.
+    scheduler : callable, optional
+        From the optimizer to a schedule of `torch.optim.lr_scheduler`, in place of `drops`.  It
+        makes a step after each epoch; ReduceLROnPlateau is given the training loss.
+    loss : callable, optional
+        From (logits, labels) to the mean loss, in place of the cross-entropy.  EPIC looks at
+        gradients of the cross-entropy all the same.
+    amp : bool or {"bfloat16", "float16"}, default False
+        Train in mixed precision; True is bfloat16.  Gradients before rounds, and evaluation, are
+        in the model's own precision.
     batch_size : int
         A last batch of a single example, which BatchNorm could not take, joins the one before.
+    accumulate : int, default 1
+        Batches to a step of the optimizer, which is one on the mean over all their examples.
     augment : bool or callable
         True: random flip, then random crop with 4 pixels of reflect padding.  A callable gets a
         batch of inputs (its rank's part of one) and a CPU generator.  Never applied for gradients
@@ -163,7 +189,8 @@ def train(
     progress : bool
         Whether to show a progress bar, and before it a line that says when rounds are due.
     callback : callable, optional
-        Called after each epoch with the `TrainResult` so far, on rank 0.
+        Called after each epoch with the `TrainResult` so far, on rank 0.  If it returns True,
+        training ends there.
 
     Returns
     -------
@@ -203,6 +230,8 @@ def train(
         nesterov=nesterov,
         weight_decay=weight_decay,
         batch_size=batch_size,
+        accumulate=accumulate,
+        amp=amp,
         augment=augment is not False,
         cutmix=cutmix,
         fresh_head=fresh_head,
@@ -210,6 +239,8 @@ def train(
         wrt=wrt,
         seed=seed,
     )
+    own = {"optimizer": optimizer, "scheduler": scheduler, "loss": loss}
+    settings |= check_own(own, drops, lr)
     epochs = settings.pop("epochs")
     if isinstance(model, DistributedDataParallel):
         raise TypeError("give the model itself, not a DistributedDataParallel: train wraps it")
@@ -251,15 +282,17 @@ def train(
             data = view = features(bare, layer, data, ranks)
             held_out = held_out and features(bare, layer, held_out, ranks)
             net, layer, output = head, "", None  # the head is the whole
-        optimizer = _sgd(net, settings)
-        trainee = Trainee(net, data, optimizer, settings, augment, ranks, output)
-        file.restore(result, optimizer, seen)
+        steps = _optimizer(net, settings, optimizer)
+        trainee = Trainee(net, data, steps, settings, augment, ranks, output, loss)
+        schedule = None if scheduler is None else scheduler(steps)
+        parts = {"optimizer": steps, "scheduler": schedule, "scaler": trainee.scaler}
+        file.restore(result, parts, seen)
         first = len(result.history)
         ranks.agree(lambda: {"epochs done": first, "kept": parallel.digest(result.kept)})
         trainee.start()
         bar = tqdm(disable=not progress or ranks.rank > 0, unit="examples", bar_format=_BAR)
         try:
-            file.save(result, optimizer, seen)
+            file.save(result, parts, seen)
             for epoch in range(first, epochs):
                 began = known = time.perf_counter()
                 dropped = 0
@@ -273,21 +306,21 @@ def train(
                 bar.total = bar.n + (epochs - epoch) * len(result.kept)
                 selected = time.perf_counter()
 
-                rate = trainee.set_rate(epoch)
+                rate = trainee.set_rate(epoch) if schedule is None else trainee.rate()
                 seen = EpochLogits(len(data))
                 next_round = defense is not None and defense.due(epoch + 1)
                 recording = gradients == "training" and epoch > 0 and next_round
-                loss, right = trainee.train_epoch(
+                total, right = trainee.train_epoch(
                     epoch, result.kept, seen if recording else None, bar.update
                 )
-                if not math.isfinite(loss):
+                if not math.isfinite(total):
                     raise FloatingPointError(
                         f"the loss is not finite in epoch {epoch}, at a learning rate of {rate:g}"
                     )
                 record = {
                     "epoch": epoch,
                     "lr": rate,
-                    "loss": loss / len(result.kept),
+                    "loss": total / len(result.kept),
                     "train_accuracy": right / len(result.kept),
                     "test_accuracy": held_out and accuracy(net, held_out, ranks, output),
                     "kept": len(result.kept),
@@ -297,11 +330,17 @@ def train(
                     "seconds": time.perf_counter() - began,
                 }
                 result.history.append(ranks.first(record))
-                file.save(result, optimizer, seen)
+                if schedule is not None:
+                    plateau = isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau)
+                    schedule.step(*[result.history[-1]["loss"]] * plateau)
+                file.save(result, parts, seen)
                 bar.set_postfix_str(_summary(result.history[-1]))
+                ended = False
                 with ranks.together():
                     if callback is not None and ranks.rank == 0:
-                        callback(result)
+                        ended = callback(result) is True
+                if ranks.first(ended):
+                    break
         except KeyboardInterrupt:
             raise KeyboardInterrupt(file.how_to_resume()) from None
         except RuntimeError as error:  # such as the loss of another rank
@@ -345,9 +384,18 @@ def _gradients(
     return fresh_gradients(trainee.net, view, defense, group=trainee.ranks.group, **taking)
 
 
-def _sgd(net: nn.Module, settings: dict[str, Any]) -> torch.optim.SGD:
-    """The optimizer; weight decay spares parameters of one dimension, such as biases."""
+def _optimizer(
+    net: nn.Module,
+    settings: dict[str, Any],
+    own: Callable[[list[nn.Parameter]], torch.optim.Optimizer] | None = None,
+) -> torch.optim.Optimizer:
+    """By default SGD; weight decay spares parameters of one dimension, such as biases."""
     parameters = [p for p in net.parameters() if p.requires_grad]
+    if own is not None:
+        made = own(parameters)
+        if not isinstance(made, torch.optim.Optimizer):
+            raise TypeError(f"optimizer must make an optimizer, got {type(made).__name__}")
+        return made
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings["weight_decay"]},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from subsel.defense import EPIC, PRESETS, EpochLogits, last_layer_gradients, train
 from subsel.defense.augment import cutmix, flip_and_crop
 from subsel.defense.models import Normalize, resnet18, small_cnn, tiny_cnn
-from subsel.defense.training import _sgd, seeded
+from subsel.defense.training import _optimizer, seeded
 from subsel.files import written_whole
 
 N, C = 129, 3  # one more than a batch of 128, or than two of 64
@@ -328,7 +328,7 @@ def test_files_are_written_whole_or_not_at_all(tmp_path):
 
 class TestTrainingGradients:
     def test_no_pass_is_made_for_them(self, monkeypatch):
-        monkeypatch.delattr("subsel.defense.training.last_layer_gradients")
+        monkeypatch.delattr("subsel.defense.training.fresh_gradients")
         epic = make_epic(warmup=2)
         quick(make_net(), make_data(), defense=epic, gradients="training")
         assert [r.epoch for r in epic.history] == [2, 3, 4]
@@ -338,9 +338,10 @@ class TestTrainingGradients:
 
         def fresh(*args, **settings):
             passes.append(1)
-            return last_layer_gradients(*args, **settings)
+            return usual(*args, **settings)
 
-        monkeypatch.setattr(training, "last_layer_gradients", fresh)
+        usual = training.fresh_gradients
+        monkeypatch.setattr(training, "fresh_gradients", fresh)
         for warmup, expected in ((0, 2), (1, 1), (2, 0)):
             passes = []
             epic = make_epic(warmup=warmup)
@@ -467,7 +468,9 @@ def test_fine_tuning_trains_everything_from_a_fresh_head_slowly():
 
 def test_weight_decay_spares_biases_and_batchnorm():
     net = make_net()
-    optimizer = _sgd(net, {"weight_decay": 5e-4, "lr": 0.1, "momentum": 0.9, "nesterov": True})
+    optimizer = _optimizer(
+        net, {"weight_decay": 5e-4, "lr": 0.1, "momentum": 0.9, "nesterov": True}
+    )
     decayed = {id(p) for g in optimizer.param_groups if g["weight_decay"] for p in g["params"]}
     assert decayed == {id(net[i].weight) for i in (0, 3, 7)}
     assert sum(len(g["params"]) for g in optimizer.param_groups) == len(list(net.parameters()))

@@ -1,0 +1,84 @@
+"""What a round can say of each example that it dropped: how alone it was, and how unlikely."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["FIELDS", "evidence_of", "nearest"]
+
+FIELDS = ("cluster_size", "medoid_distance", "neighbour", "neighbour_distance", "probability")
+BLOCK = 1 << 24  # distances at a time
+
+
+def evidence_of(
+    rows: np.ndarray,
+    gradients: Any,
+    labels: np.ndarray,
+    medoids: np.ndarray,
+    owner: np.ndarray,
+    sizes: np.ndarray,
+) -> dict[str, np.ndarray]:
+    """For the dropped rows of a ground set what `Round.evidence` holds; rows count in that set.
+
+    Time O(rows x largest class x d).
+    """
+    if isinstance(gradients, np.ndarray):
+        gradients = torch.from_numpy(np.ascontiguousarray(gradients))
+    own = medoids[owner[rows]]
+    neighbour = np.full(len(rows), -1)
+    distance = np.full(len(rows), np.nan)
+    for label in np.unique(labels[rows]):
+        members = np.flatnonzero(labels == label)
+        mine = labels[rows] == label
+        at, far = nearest(gradients, rows[mine], members)
+        neighbour[mine], distance[mine] = at, far
+    apart = (gradients[rows] - gradients[own]).float().norm(dim=1)
+    return {
+        "cluster_size": sizes[owner[rows]],
+        "medoid_distance": apart.cpu().numpy().astype(np.float64),
+        "neighbour": neighbour,
+        "neighbour_distance": distance,
+        "probability": _probabilities(gradients[rows], labels[rows]),
+    }
+
+
+def nearest(
+    points: Tensor, rows: np.ndarray, candidates: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """For each row the nearest candidate that is not itself, and how far it is.
+
+    -1 and NaN where there is none.  Candidates ascend; of equally near ones the first.
+    """
+    at = np.full(len(rows), -1)
+    far = np.full(len(rows), np.nan)
+    if len(candidates) == 0 or len(rows) == 0:
+        return at, far
+    others = points[candidates].float()
+    own = torch.from_numpy(candidates).to(points.device)
+    step = max(1, BLOCK // len(candidates))
+    for start in range(0, len(rows), step):
+        part = torch.from_numpy(rows[start : start + step]).to(points.device)
+        distances = torch.cdist(
+            points[part].float(), others, compute_mode="donot_use_mm_for_euclid_dist"
+        )
+        distances.masked_fill_(part[:, None] == own, torch.inf)
+        least = distances.min(dim=1)
+        good = least.values.isfinite().cpu().numpy()
+        here = np.arange(start, start + len(part))[good]
+        at[here] = candidates[least.indices.cpu().numpy()[good]]
+        far[here] = least.values.cpu().numpy()[good]
+    return at, far
+
+
+def _probabilities(gradients: Tensor, labels: np.ndarray) -> np.ndarray:
+    """Of each label, if these are gradients p - y; NaN if they are others."""
+    if len(labels) == 0 or labels.max() >= gradients.shape[1]:
+        return np.full(len(labels), np.nan)
+    at_label = gradients.float().gather(1, torch.from_numpy(labels).to(gradients.device)[:, None])
+    ours = (gradients.float().sum(dim=1).abs() < 1e-3).all()
+    ours &= ((at_label <= 1e-6) & (at_label >= -1 - 1e-6)).all()
+    if not ours:
+        return np.full(len(labels), np.nan)
+    return (1 + at_label[:, 0]).clamp(0, 1).cpu().numpy().astype(np.float64)

@@ -1,0 +1,83 @@
+"""One forward pass of a trained model: what enters its last layer, and what it puts out."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from subsel.defense.data import Examples, check_labels
+from subsel.defense.forms import Pick, Split, called, logits_of, moved, unwrapped
+from subsel.defense.gradients import LastLayerHook, check_device, check_logits, evaluating
+
+__all__ = ["Seen", "look"]
+
+
+@dataclass
+class Seen:
+    """What a model makes of examples, in their order, in main memory.
+
+    Attributes
+    ----------
+    features : Tensor (n, e)
+        What enters the last linear layer (or the named one); where there is none, the logits.
+    logits : Tensor (n, C)
+    labels : Tensor of int64 (n,)
+    inputs : Tensor (n, ...) or None
+        The inputs, if each is one tensor and all have the same shape.
+    """
+
+    features: Tensor
+    logits: Tensor
+    labels: Tensor
+    inputs: Tensor | None
+
+    @property
+    def losses(self) -> Tensor:
+        """The cross-entropy of each."""
+        return nn.functional.cross_entropy(self.logits, self.labels, reduction="none")
+
+    @property
+    def probabilities(self) -> Tensor:
+        """What the model gives to each label."""
+        return self.logits.softmax(dim=1).gather(1, self.labels[:, None])[:, 0]
+
+
+@torch.no_grad()
+def look(
+    model: nn.Module,
+    data: Any,
+    *,
+    layer: str | None = None,
+    output: Pick | None = None,
+    batch: Split | None = None,
+    collate: Callable[[list[Any]], Any] | None = None,
+    device: torch.device | str | None = None,
+) -> Seen:
+    """Look at data with a model; arguments are those of `last_layer_gradients` and `train`."""
+    model = unwrapped(model)
+    examples = Examples(data, check_device(device, model), 0, batch, collate)
+    hooked = layer is not None or any(isinstance(part, nn.Linear) for part in model.modules())
+    features, logits, labels, inputs = [], [], [], []
+    with evaluating(model), LastLayerHook(model, layer) if hooked else nullcontext() as last:
+        for _, x, y in examples.batches():
+            out = logits_of(called(model, moved(x, examples.device)), len(y), output)
+            check_logits(out, len(y), probabilities=layer is not None)
+            check_labels(y, out.shape[1])
+            logits.append(out.float().cpu())
+            labels.append(y.cpu())
+            enters = out if last is None or last.module is None else last.input
+            if not isinstance(enters, Tensor) or len(enters) != len(y):
+                enters = out
+            features.append(enters.flatten(1).float().cpu())
+            inputs.append(x.cpu() if isinstance(x, Tensor) else None)
+    shapes = {None if x is None else x.shape[1:] for x in inputs}
+    whole = torch.cat([x for x in inputs if x is not None]) if len(shapes) == 1 else None
+    return Seen(
+        torch.cat(features),
+        torch.cat(logits),
+        torch.cat(labels),
+        None if None in shapes else whole,
+    )

@@ -1,0 +1,291 @@
+"""What was dropped, when, and how alone it was: a table, and a page for a browser."""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from subsel.defense.duplicates import duplicate_groups
+from subsel.defense.epic import EPIC, Round
+from subsel.defense.evidence import FIELDS, nearest
+from subsel.defense.forms import Pick, Split
+from subsel.defense.looking import Seen, look
+from subsel.defense.page import page
+from subsel.defense.result import TrainResult
+from subsel.files import write_whole
+from subsel.validation import check_indices
+
+__all__ = ["Report", "report"]
+
+
+@dataclass(repr=False)
+class Report:
+    """A row for each example, the most suspicious first, and what a page shows beside it.
+
+    Attributes
+    ----------
+    columns : dict of str to list
+        See `report`.
+    rounds : list of Round
+    classes : list of str
+        Names, by number.
+    groups : list of ndarray
+        Near-duplicates, the largest group first.
+    images : Tensor (n, channels, height, width) or None
+        The inputs in the order of the data, if they are images.
+    beside : dict of int to dict
+        Of the most suspicious examples the nearest kept one of any class, and of the own.
+    """
+
+    columns: dict[str, list[Any]]
+    rounds: list[Round]
+    classes: list[str]
+    groups: list[np.ndarray] = field(default_factory=list)
+    images: Tensor | None = None
+    beside: dict[int, dict[str, int]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.columns["index"])
+
+    def __repr__(self) -> str:
+        dropped = len(self) - sum(self.columns["kept"])
+        return f"Report({len(self)} examples, {dropped} dropped, {len(self.rounds)} rounds)"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The table as a list of dicts, the most suspicious first."""
+        names = list(self.columns)
+        return [dict(zip(names, row, strict=True)) for row in self._lines()]
+
+    def to_frame(self) -> Any:
+        """The table as a pandas DataFrame.
+
+        Raises
+        ------
+        ImportError
+            pandas is not installed.
+        """
+        try:
+            pandas = import_module("pandas")
+        except ModuleNotFoundError:
+            raise ImportError("to_frame needs pandas: pip install pandas") from None
+        return pandas.DataFrame(self.columns)
+
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """Write the table as CSV, whole or not at all; what is not known is empty."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(self.columns)
+        writer.writerows(self._lines())
+        write_whole(Path(path), text.getvalue())
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as numbers, strings, lists and dicts, as `json.dumps` takes them."""
+        return {
+            "examples": self.rows(),
+            "rounds": [entry.to_dict() for entry in self.rounds],
+            "classes": self.classes,
+            "near_duplicates": [group.tolist() for group in self.groups],
+        }
+
+    def to_json(self, path: str | os.PathLike[str]) -> None:
+        """Write `to_dict` as JSON, whole or not at all."""
+        write_whole(Path(path), json.dumps(self.to_dict(), allow_nan=False) + "\n")
+
+    def to_html(self, path: str | os.PathLike[str]) -> None:
+        """Write one page for a browser, whole or not at all.
+
+        The page needs no other file and no network, runs no script, and shows names and ids as
+        text, whatever is in them.
+        """
+        write_whole(Path(path), page(self))
+
+    def _lines(self) -> list[tuple[Any, ...]]:
+        return list(zip(*self.columns.values(), strict=True))
+
+
+def report(
+    source: TrainResult | EPIC,
+    data: Any = None,
+    *,
+    model: nn.Module | None = None,
+    classes: Sequence[str] | None = None,
+    ids: Sequence[Any] | None = None,
+    known: Any = None,
+    shown: int = 24,
+    layer: str | None = None,
+    output: Pick | None = None,
+    batch: Split | None = None,
+    collate: Callable[[list[Any]], Any] | None = None,
+    device: torch.device | str | None = None,
+) -> Report:
+    """What EPIC dropped and why, for a person to look through.
+
+    Parameters
+    ----------
+    source : TrainResult or EPIC
+        What `train` or `train_afresh` returned, or the EPIC of a loop of your own.
+    data : optional
+        The training examples without augmentation, in any form that `last_layer_gradients` takes.
+        With them the report has what the trained model says of each example, near-duplicates,
+        and, if they are images, pictures.
+    model : nn.Module, optional
+        The trained model; by default that of a TrainResult.
+    classes : sequence of str, optional
+        Names of the classes, by number.
+    ids : sequence, optional
+        Names of the examples, such as paths; by default their numbers.
+    known : array_like of int, optional
+        Examples that are known to be poisons, as in an experiment: they are marked.
+    shown : int, default 24
+        How many of the most suspicious the page shows as pictures.
+    layer, output, batch, collate, device
+        As in `train` and `last_layer_gradients`.
+
+    Returns
+    -------
+    Report
+        With these columns: ``rank`` (from 1), ``index``, ``id``, ``label``, ``class``, ``kept``;
+        of what was dropped ``round`` (the epoch before which), ``cluster_size``,
+        ``medoid_distance``, ``neighbour``, ``neighbour_distance``, ``probability`` and ``loss`` of
+        the label at that time; with data and a model ``predicted``, ``probability_now`` and
+        ``loss_now``; with data ``copies``, how many near-duplicates there are of it, itself
+        included; with `known` the column ``known``.  None: not known.
+
+        What was dropped comes first, by its distance to the nearest other example of its class;
+        then the others, with a model by their loss.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A source without a defense; classes, ids or data of another size.
+
+    Notes
+    -----
+    One forward pass over the data, and O(n^2 values / classes) for near-duplicates.
+    """
+    epic = source.defense if isinstance(source, TrainResult) else source
+    if not isinstance(epic, EPIC):
+        raise TypeError(
+            "report needs a result of training with a defense, or an EPIC, got "
+            + ("a result without a defense" if epic is None else type(epic).__name__)
+        )
+    kept = source.kept
+    n = len(epic.labels)
+    if model is None and isinstance(source, TrainResult):
+        model = source.model
+    seen, inputs = None, None
+    if data is not None and model is not None:
+        seen = look(
+            model,
+            data,
+            layer=layer,
+            output=output,
+            batch=batch,
+            collate=collate,
+            device=device,
+        )
+        if len(seen.labels) != n:
+            raise ValueError(f"data must have the {n} examples of the run, got {len(seen.labels)}")
+        inputs = seen.inputs
+    labels = epic.labels if seen is None else seen.labels.numpy()
+    names = _names(classes, labels)
+    if ids is not None and len(ids) != n:
+        raise ValueError(f"ids must be {n}, one for each example, got {len(ids)}")
+
+    groups = [] if inputs is None else duplicate_groups(inputs, labels)
+    columns = _columns(epic.history, labels, names, ids, kept, seen, groups, inputs is not None)
+    if known is not None:
+        marked = np.isin(np.arange(n), check_indices(known, n, "known"))
+        columns["known"] = marked.tolist()
+    order = _ranking(columns)
+    ranked = {"rank": list(range(1, n + 1))}
+    ranked |= {name: [values[i] for i in order] for name, values in columns.items()}
+    images = None
+    if inputs is not None and inputs.ndim == 4 and inputs.shape[1] in (1, 3):
+        images = inputs
+    top = np.array([i for i in order[:shown] if columns["round"][i] is not None], dtype=np.int64)
+    beside = {} if seen is None else _beside(seen, top, kept, labels)
+    return Report(ranked, list(epic.history), names, groups, images, beside)
+
+
+def _names(classes: Sequence[str] | None, labels: np.ndarray) -> list[str]:
+    wanted = int(labels.max()) + 1 if len(labels) else 0
+    if classes is None:
+        return [str(label) for label in range(wanted)]
+    if len(classes) < wanted:
+        raise ValueError(f"classes must name the {wanted} classes of the data, got {len(classes)}")
+    return [str(name) for name in classes]
+
+
+def _columns(
+    rounds: list[Round],
+    labels: np.ndarray,
+    names: list[str],
+    ids: Sequence[Any] | None,
+    kept: np.ndarray,
+    seen: Seen | None,
+    groups: list[np.ndarray],
+    compared: bool,
+) -> dict[str, list[Any]]:
+    """The table's columns in the order of the data."""
+    n = len(labels)
+    columns: dict[str, list[Any]] = {
+        "index": list(range(n)),
+        "id": list(range(n)) if ids is None else list(ids),
+        "label": labels.tolist(),
+        "class": [names[label] if label >= 0 else None for label in labels],
+        "kept": np.isin(np.arange(n), kept).tolist(),
+        **{name: [None] * n for name in ("round", *FIELDS, "loss")},
+    }
+    for entry in rounds:
+        facts = entry.to_dict()["evidence"]
+        for place, i in enumerate(entry.dropped.tolist()):
+            columns["round"][i] = entry.epoch
+            for name in facts:
+                columns[name][i] = facts[name][place]
+            if (p := columns["probability"][i]) is not None:
+                columns["loss"][i] = float(-np.log(max(p, 1e-30)))
+    if seen is not None:
+        predicted = seen.logits.argmax(dim=1).tolist()
+        columns["predicted"] = [names[c] if c < len(names) else str(c) for c in predicted]
+        columns["probability_now"] = seen.probabilities.tolist()
+        columns["loss_now"] = [x if np.isfinite(x) else None for x in seen.losses.tolist()]
+    if compared:
+        columns["copies"] = [1] * n
+        for group in groups:
+            for i in group.tolist():
+                columns["copies"][i] = len(group)
+    return columns
+
+
+def _ranking(columns: dict[str, list[Any]]) -> list[int]:
+    """Places of the rows: what was dropped by how alone it was, the others by their loss."""
+    alone, losses = columns["neighbour_distance"], columns.get("loss_now")
+
+    def key(i: int) -> tuple[bool, float, int]:
+        dropped = columns["round"][i] is not None
+        value = alone[i] if dropped else losses and losses[i]
+        return not dropped, -(value or 0.0), i
+
+    return sorted(columns["index"], key=key)
+
+
+def _beside(
+    seen: Seen, rows: np.ndarray, kept: np.ndarray, labels: np.ndarray
+) -> dict[int, dict[str, int]]:
+    """Of some examples the nearest kept ones, among the features that the model has of them."""
+    found: dict[int, dict[str, int]] = {int(i): {} for i in rows}
+    any_class, _ = nearest(seen.features, rows, kept)
+    for i, at in zip(rows.tolist(), any_class.tolist(), strict=True):
+        own, _ = nearest(seen.features, np.array([i]), kept[labels[kept] == labels[i]])
+        found[i] = {name: j for name, j in (("any", at), ("own", int(own[0]))) if j >= 0}
+    return found
