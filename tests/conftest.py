@@ -12,7 +12,7 @@ settings.load_profile("subsel")
 def pytest_collection_modifyitems(items):
     """Toys are small: what a defense says of small classes and odd rounds is no error there."""
     for item in items:
-        if {"defense", "poisoning"} & set(item.path.parts):
+        if {"defense", "poisoning", "trust"} & set(item.path.parts):
             item.add_marker(
                 pytest.mark.filterwarnings("ignore::subsel.defense.DefenseWarning"), append=False
             )

@@ -259,8 +259,6 @@ def train(
     bare = unwrapped(model)
     materialize(bare, view, settings)
     ranks.agree(lambda: _description(bare, view, held_out, defense, settings | {"epochs": epochs}))
-    if ranks.rank == 0:
-        _tell(defense, epochs, settings["drops"], preset, progress)
     result = TrainResult(model, np.arange(len(data)), defense=defense)
     seen = EpochLogits(len(data))
     transfer = settings["scenario"] == "transfer"
@@ -290,6 +288,8 @@ def train(
         first = len(result.history)
         ranks.agree(lambda: {"epochs done": first, "kept": parallel.digest(result.kept)})
         trainee.start()
+        if ranks.rank == 0:
+            _tell(defense, epochs, settings["drops"], preset, progress)
         bar = tqdm(disable=not progress or ranks.rank > 0, unit="examples", bar_format=_BAR)
         try:
             file.save(result, parts, seen)

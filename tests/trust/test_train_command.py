@@ -42,14 +42,15 @@ def files_in(folder):
 
 
 def status_and_line(arguments, capsys):
-    """Exit status and the last line of the error, which is all but usage and progress."""
+    """Exit status and the last line of the error, which is all but usage, notices and progress."""
     capsys.readouterr()
     try:
         status = main(arguments)
     except SystemExit as stopped:
         status = stopped.code
     lines = capsys.readouterr().err.splitlines()
-    told = [line for line in lines if "%|" not in line and " training: " not in line and line]
+    beside = ("%|", " training: ", "EPIC: ", "train: warning: ")
+    told = [line for line in lines if line and not any(text in line for text in beside)]
     assert all(line.startswith(("usage:", " ")) for line in told[:-1]), lines
     assert lines[-1].startswith("python -m subsel.defense.train: error: ")
     assert "weights_only" not in lines[-1]
