@@ -4,7 +4,7 @@
     python -m benchmarks.command --rows 100000
 
 Each step is a process of its own. Memory is the most that a process had at once, the interpreter
-and its libraries included. A first run on a small file compiles kernels and is not counted.
+and its libraries included. Kernels are compiled before.
 """
 
 import argparse
@@ -44,9 +44,7 @@ def main() -> None:
             sys.executable, "-m", "subsel", "select", str(file), "--by", "label", "--budget", "1%",
             "--out", f"{folder}/chosen.parquet",
         ]  # fmt: skip
-        small = Path(folder) / "small.parquet"
-        measured([sys.executable, "-c", MAKE, str(small), "40000", str(args.columns), "4"])
-        measured([str(small) if part == str(file) else part for part in command])
+        measured([sys.executable, "-m", "subsel", "warm-up", "--quick"])
         features = args.rows * args.columns * 4
         print(f"{args.rows} x {args.columns} float32: {features / 2**20:.0f} MiB")
         steps = {

@@ -5,6 +5,7 @@ Each subcommand is a module of this package with a docstring, `add_arguments` an
 
 import argparse
 import logging
+import os
 import sys
 from importlib import import_module
 
@@ -38,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     parsers = parser.add_subparsers(dest="command", required=True, metavar="command")
     for name, (module, summary) in COMMANDS.items():
         one = parsers.add_parser(name, help=summary, description=summary)
-        if name == (arguments[0] if arguments else ""):
+        if name == next((a for a in arguments if not a.startswith("-")), ""):
             command = import_module(module)
             command.add_arguments(one)
             usage = one.error
@@ -51,7 +52,8 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except FAILURES as error:
-        logging.getLogger("subsel").debug("traceback:", exc_info=True)
+        if os.environ.get("SUBSEL_TRACEBACK"):
+            raise
         said = str(error) or type(error).__name__
         if isinstance(error, MemoryError):
             said = f"there is not enough memory ({said}); --partitions searches less at a time"

@@ -87,9 +87,8 @@ class Table:
             )
         some = [c for c, kind in self.columns.items() if kind == NUMBER and c not in taken]
         if not vectors and not some:
-            raise InputError(
-                f"{self.path} has no column of numbers or vectors; it has {listed(self.columns)}"
-            )
+            known = ", ".join(f"{c!r} ({self.types[c]})" for c in list(self.columns)[:8])
+            raise InputError(f"{self.path} has no column of numbers or vectors; it has {known}")
         return vectors or some
 
 
@@ -209,9 +208,10 @@ def _ipc(paths: list[Path]) -> Table:
 def _csv(paths: list[Path]) -> Table:
     path = paths[0]
     pa, reader = needed("pyarrow", path), needed("pyarrow.csv", path)
-    with path.open(newline="", errors="replace") as file:
-        delimiter = "\t" if path.suffix == ".tsv" else ","
-        first = next(csv.reader(file, delimiter=delimiter), [])
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+        line = file.readline()
+    delimiter = max(",\t;", key=line.count)
+    first = next(csv.reader([line], delimiter=delimiter), [])
     headless = bool(first) and all(map(_is_number, first))  # as numpy.savetxt writes it
     options = {
         "read_options": reader.ReadOptions(

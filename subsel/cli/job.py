@@ -83,6 +83,12 @@ class Job:
     def _check_places(self) -> None:
         """Refuse before any work what would fail after it."""
         args = self.args
+        written = [p.resolve() for p in (args.out, args.assignments, args.plot) if p is not None]
+        if len(set(written)) < len(written):
+            raise InputError("--out, --assignments and --plot must be different files")
+        source = args.file.resolve()
+        if inside := [path for path in written if source in (path, *path.parents)]:
+            raise InputError(f"{inside[0]} cannot be written: it is, or lies in, what is read")
         writing.check_place(args.out)
         if args.assignments is not None:
             writing.check_place(args.assignments)
@@ -250,6 +256,9 @@ def classes_of(column: Any, name: str) -> np.ndarray:
         column = column.dictionary_encode()
     column = column.unify_dictionaries().combine_chunks()
     names = column.dictionary.to_pylist()
+    if "" in names:
+        row = int(np.argmax(column.indices.to_numpy() == names.index("")))
+        raise InputError(f"column {name!r} has no class in row {row}")
     with suppress(ValueError):  # of a file of text
         names = [int(name) for name in names]
     order = sorted(range(len(names)), key=names.__getitem__)

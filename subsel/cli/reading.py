@@ -88,7 +88,7 @@ class _Whole:
     def append(self, block: np.ndarray) -> None: ...
 
     def array(self) -> np.ndarray:
-        return self._array
+        return self._array if self._array.ndim == 2 else self._array[:, None]
 
 
 class _Filled:

@@ -263,6 +263,8 @@ def test_files_that_cannot_be_used(tmp_path, capsys, monkeypatch):
     (tmp_path / "damaged.parquet").write_bytes(b"PAR1 nothing")
     (tmp_path / "nothing").mkdir()
     (tmp_path / "notes.md").write_text("")
+    (tmp_path / "classes.csv").write_text("a,c\n1,x\n2,\n3,y\n")
+    np.save(tmp_path / "images.npy", np.ones((2, 2, 2)))
     np.save(tmp_path / "few.npy", CLASSES[:5])
     cases = {
         ("no.npy",): "no.npy does not exist",
@@ -276,7 +278,9 @@ def test_files_that_cannot_be_used(tmp_path, capsys, monkeypatch):
         ("wide.parquet", "--by", tmp_path / "few.npy"): "few.npy has 5 rows, but",
         ("wide.parquet", "--given", wide): "must have one column, or one named 'row'; it has 'a'",
         ("two.parquet",): "several columns of vectors, 'v', 'w': name one with --features",
-        ("text.parquet",): "no column of numbers or vectors; it has 't'",
+        ("text.parquet",): "no column of numbers or vectors; it has 't' (string)",
+        ("images.npy",): "it has 'array' (float64 of shape (2, 2, 2))",
+        ("classes.csv", "--by", "c"): "column 'c' has no class in row 1",
         ("holes.npy",): "column 'array' is nan in row 17, entry 1; it must be finite",
         ("null.parquet",): "null.parquet: column 'v' has a missing value in row 1",
         ("ragged.parquet",): "column 'v': the vector of row 1 has 1 numbers, not 2",
@@ -296,6 +300,10 @@ def test_files_that_cannot_be_used(tmp_path, capsys, monkeypatch):
     for place, message in {"no/c.csv": "does not exist", "c.xlsx": "must end in"}.items():
         said = refused(capsys, wide, "--budget", 2, "--out", tmp_path / place)
         assert message in said
+    said = refused(capsys, wide, "--budget", 2, "--out", wide.with_suffix(".parquet"))
+    assert "it is, or lies in, what is read" in said
+    said = refused(capsys, wide, "--budget", 2, "--out", out, "--assignments", out)
+    assert "must be different files" in said
     said = refused(capsys, wide, "--budget", 99, "--out", out)
     assert "budget must be a count in 1..60" in said
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
@@ -307,6 +315,22 @@ def test_a_csv_file_without_a_header(tmp_path):
     np.savetxt(tmp_path / "rows.csv", X.astype(float), delimiter=",", fmt="%.18g")
     right = subsel.select(X.astype(float), 5).indices.tolist()
     assert chosen(tmp_path, tmp_path / "rows.csv", "--budget", 5) == right
+
+
+def test_one_column_of_numbers_and_other_delimiters(tmp_path):
+    np.save(tmp_path / "one.npy", X[:, 0])
+    right = subsel.select(X[:, :1], 4).indices.tolist()
+    assert chosen(tmp_path, tmp_path / "one.npy", "--budget", 4) == right
+    semicolons = pa.csv.WriteOptions(delimiter=";")
+    pa.csv.write_csv(DOUBLE.select(["a", "b"]), tmp_path / "two.txt", semicolons)
+    right = subsel.select(X[:, :2].astype(float), 4).indices.tolist()
+    assert chosen(tmp_path, tmp_path / "two.txt", "--budget", 4) == right
+
+
+def test_a_traceback_on_demand(tmp_path, monkeypatch):
+    monkeypatch.setenv("SUBSEL_TRACEBACK", "1")
+    with pytest.raises(formats.InputError):
+        run(tmp_path / "no.npy", "--budget", 4, "--out", tmp_path / "c.npy")
 
 
 def test_numbers_that_the_first_lines_of_a_csv_file_do_not_show(tmp_path, monkeypatch):
