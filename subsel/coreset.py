@@ -104,7 +104,8 @@ def select(
     X : array_like or scipy sparse matrix, shape (n, d)
         Features (embeddings, gradients): finite, any real dtype. Sparse ones, such as TF-IDF, are
         for ``"cosine"`` and ``"dot"``, and are not made dense. May lie in a GPU's memory: a torch
-        tensor, or anything with ``__cuda_array_interface__`` or DLPack.
+        tensor, or anything with ``__cuda_array_interface__`` or DLPack. Tables of pandas, polars
+        and pyarrow are read too, and columns of vectors, here and wherever an array is wanted.
     budget : int or float, or mapping with labels, optional
         How many rows: a count in 1..n, or a fraction in (0, 1). With labels also a mapping from
         each label to its count. With `costs`, what the rows may cost together. May be left out if
