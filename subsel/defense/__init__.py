@@ -24,6 +24,7 @@ except ModuleNotFoundError as error:
     ) from None
 
 from subsel.defense.afresh import AfreshResult, readmitted, train_afresh
+from subsel.defense.auditing import audit
 from subsel.defense.duplicates import distinct
 from subsel.defense.epic import EPIC, Round
 from subsel.defense.gradients import EpochLogits, last_layer_gradients
@@ -47,6 +48,7 @@ __all__ = [
     "Round",
     "Rounds",
     "TrainResult",
+    "audit",
     "distinct",
     "last_layer_gradients",
     "read_poisons",

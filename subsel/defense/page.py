@@ -48,15 +48,16 @@ svg { max-width: 100%; height: auto; }
 
 def page(report: "Report") -> str:
     """The whole page."""
+    title = "What the audit found" if report.audited else "What EPIC dropped"
     parts = [
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>What EPIC dropped</title><style>{STYLE}</style></head><body>",
-        "<h1>What EPIC dropped</h1>",
+        f"<title>{title}</title><style>{STYLE}</style></head><body>",
+        f"<h1>{title}</h1>",
         *_summary(report),
-        *_how_to_read(),
-        *_when(report),
+        *_how_to_read(report),
+        *([] if report.audited else _when(report)),
         *_per_class(report),
         *_suspicious(report),
         *_groups(report),
@@ -67,25 +68,39 @@ def page(report: "Report") -> str:
 
 
 def _summary(report: "Report") -> list[str]:
-    n, kept = len(report), sum(report.columns["kept"])
-    ever = sum(entry is not None for entry in report.columns["round"])
-    facts: list[tuple[str, Any]] = [
-        ("examples", n),
-        ("dropped by EPIC", ever),
-        ("rounds", len(report.rounds)),
-    ]
-    facts.append(("kept in the end", kept))
+    flagged = report.flagged()
+    facts: list[tuple[str, Any]] = [("examples", len(report))]
+    if report.audited:
+        facts.append(("that stand alone", sum(flagged)))
+    else:
+        facts += [("dropped by EPIC", sum(flagged)), ("rounds", len(report.rounds))]
+        facts.append(("kept in the end", sum(report.kept())))
     if "copies" in report.columns:
         facts.append(("in groups of near-duplicates", sum(map(len, report.groups))))
     if "known" in report.columns:
         known = report.columns["known"]
-        gone = sum(k and not s for k, s in zip(known, report.columns["kept"], strict=True))
-        facts.append(("known poisons dropped", f"{gone} of {sum(known)}"))
+        found = flagged if report.audited else [not kept for kept in report.kept()]
+        count = sum(k and f for k, f in zip(known, found, strict=True))
+        what = "known poisons that stand alone" if report.audited else "known poisons dropped"
+        facts.append((what, f"{count} of {sum(known)}"))
     shown = "".join(f"<div><b>{_text(value)}</b>{_text(name)}</div>" for name, value in facts)
     return [f'<div class="facts">{shown}</div>']
 
 
-def _how_to_read() -> list[str]:
+def _how_to_read(report: "Report") -> list[str]:
+    if report.audited:
+        return [
+            "<h2>How to read this</h2>",
+            "<p>Nothing was dropped. Each example has a suspicion between 0 and 1: the mean, over "
+            "several scores, of the share of examples that score lower. The scores are its loss, "
+            "how alone its gradient stands in its class, how many of its nearest neighbours have "
+            "another label (Deep k-NN), how far it lies along its class's main direction (Spectral "
+            "Signatures), and whether it is in the smaller of two clusters of its class "
+            "(Activation Clustering).</p>",
+            "<p>Every data set has examples with a high suspicion: rare views, odd images, wrong "
+            "labels. So look at them, and at what they are near to. Several of them beside the "
+            "same example, or beside the same other class, are a sign of an attack.</p>",
+        ]
     return [
         "<h2>How to read this</h2>",
         "<p>EPIC drops the examples whose gradient stands alone in their class. A targeted poison "
@@ -142,16 +157,17 @@ def _when(report: "Report") -> list[str]:
 
 def _per_class(report: "Report") -> list[str]:
     labels = np.array(report.columns["label"])
-    kept = np.array(report.columns["kept"])
-    ever = np.array([entry is not None for entry in report.columns["round"]])
+    kept, flagged = np.array(report.kept()), np.array(report.flagged())
     rows = []
     for label, name in enumerate(report.classes):
         own = labels == label
         if own.any():
             share = 100 * (1 - kept[own].mean())
-            cells = [own.sum(), ever[own].sum(), kept[own].sum(), f"{share:.1f} %"]
-            rows.append([name, *cells])
+            cells = [own.sum(), flagged[own].sum(), kept[own].sum(), f"{share:.1f} %"]
+            rows.append([name, *(cells[:2] if report.audited else cells)])
     names = ["class", "examples", "dropped by EPIC", "kept in the end", "missing"]
+    if report.audited:
+        names = ["class", "examples", "that stand alone"]
     return ["<h2>Per class</h2>", _as_table(names, rows, texts={"class"})]
 
 
@@ -169,14 +185,24 @@ def _suspicious(report: "Report") -> list[str]:
                 pictures.append(_figure(report, j, place, f"{what}: {other}"))
         known = bool(row.get("known"))
         badge = ' <span class="badge">known poison</span>' if known else ""
-        back = " It came back later." if row["kept"] else ""
+        if report.audited:
+            told = (
+                f"Suspicion {_number(row['suspicion'])}, {row['deep_knn']:.0%} of its neighbours "
+                f"have another label, probability of its label {_number(row['probability_now'])}. "
+                f"The model predicts {_text(row['predicted'])}."
+            )
+        else:
+            told = (
+                f"Dropped before epoch {_text(row['round'])}, distance "
+                f"{_number(row['neighbour_distance'])}, probability of its label then "
+                f"{_number(row['probability'])}, now {_number(row['probability_now'])}. "
+                f"The model now predicts {_text(row['predicted'])}."
+                + (" It came back later." if row["kept"] else "")
+            )
         cards.append(
             f'<div class="card{" known" * known}"><b>{row["rank"]}. {_text(row["id"])}</b>{badge}'
             f'<div class="row">{"".join(pictures)}</div>'
-            f"Dropped before epoch {_text(row['round'])}, distance "
-            f"{_number(row['neighbour_distance'])}, probability of its label then "
-            f"{_number(row['probability'])}, now {_number(row['probability_now'])}. "
-            f"The model now predicts {_text(row['predicted'])}.{back}</div>"
+            f"{told}</div>"
         )
     return [
         "<h2>The most suspicious</h2>",
@@ -190,6 +216,7 @@ def _groups(report: "Report") -> list[str]:
     if not report.groups:
         return []
     place = dict(zip(report.columns["index"], range(len(report)), strict=True))
+    kept = report.kept()
     cards = []
     for group in report.groups[:GROUPS]:
         some = group[:OF_GROUP].tolist()
@@ -199,8 +226,7 @@ def _groups(report: "Report") -> list[str]:
                 report,
                 i,
                 place,
-                f"{report.columns['id'][place[i]]}"
-                + ("" if report.columns["kept"][place[i]] else ", dropped"),
+                f"{report.columns['id'][place[i]]}" + ("" if kept[place[i]] else ", dropped"),
             )
             for i in some
         )
@@ -219,7 +245,9 @@ def _groups(report: "Report") -> list[str]:
 
 
 def _table(report: "Report") -> list[str]:
-    rows = [row for row in report.rows() if row["round"] is not None]
+    rows = report.rows()
+    if not report.audited:
+        rows = [row for row in rows if row["round"] is not None]
     names = [name for name in report.columns if name not in ("index", "label")]
     texts = {"id", "class", "predicted"}
     cells = [[_cell(row[name]) for name in names] for row in rows[:LISTED]]
@@ -228,7 +256,8 @@ def _table(report: "Report") -> list[str]:
         if len(rows) > LISTED
         else ""
     )
-    return ["<h2>Everything that was dropped</h2>", more, _as_table(names, cells, texts)]
+    title = "All, the most suspicious first" if report.audited else "Everything that was dropped"
+    return [f"<h2>{title}</h2>", more, _as_table(names, cells, texts)]
 
 
 def _figure(report: "Report", i: int, place: dict[int, int], caption: str) -> str:

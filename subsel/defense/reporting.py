@@ -56,7 +56,24 @@ class Report:
     def __len__(self) -> int:
         return len(self.columns["index"])
 
+    @property
+    def audited(self) -> bool:
+        """Whether it is of `audit`, and nothing was dropped."""
+        return "suspicion" in self.columns
+
+    def flagged(self) -> list[bool]:
+        """Of each row whether EPIC dropped it, or in an audit would drop it."""
+        if self.audited:
+            return self.columns["isolated"]
+        return [when is not None for when in self.columns["round"]]
+
+    def kept(self) -> list[bool]:
+        """Of each row whether it is kept in the end; in an audit all are."""
+        return self.columns.get("kept", [True] * len(self))
+
     def __repr__(self) -> str:
+        if self.audited:
+            return f"Report({len(self)} examples, {sum(self.flagged())} isolated)"
         dropped = len(self) - sum(self.columns["kept"])
         return f"Report({len(self)} examples, {dropped} dropped, {len(self.rounds)} rounds)"
 
@@ -182,7 +199,7 @@ def report(
     n = len(epic.labels)
     if model is None and isinstance(source, TrainResult):
         model = source.model
-    seen, inputs = None, None
+    seen = None
     if data is not None and model is not None:
         seen = look(
             model,
@@ -195,26 +212,48 @@ def report(
         )
         if len(seen.labels) != n:
             raise ValueError(f"data must have the {n} examples of the run, got {len(seen.labels)}")
-        inputs = seen.inputs
     labels = epic.labels if seen is None else seen.labels.numpy()
+    return table(
+        epic.history, labels, kept, seen, classes=classes, ids=ids, known=known, shown=shown
+    )
+
+
+def table(
+    rounds: list[Round],
+    labels: np.ndarray,
+    kept: np.ndarray,
+    seen: Seen | None,
+    *,
+    classes: Sequence[str] | None,
+    ids: Sequence[Any] | None,
+    known: Any,
+    shown: int,
+    scores: dict[str, np.ndarray] | None = None,
+) -> Report:
+    """The report of rounds, or, with `scores`, of an audit, in which nothing is dropped."""
+    n = len(labels)
     names = _names(classes, labels)
     if ids is not None and len(ids) != n:
         raise ValueError(f"ids must be {n}, one for each example, got {len(ids)}")
-
+    inputs = None if seen is None else seen.inputs
     groups = [] if inputs is None else duplicate_groups(inputs, labels)
-    columns = _columns(epic.history, labels, names, ids, kept, seen, groups, inputs is not None)
+    columns = _columns(rounds, labels, names, ids, kept, seen, groups, inputs is not None)
+    if scores is not None:
+        isolated = [when is not None for when in columns["round"]]
+        same_as_now = ("kept", "round", "probability", "loss")
+        columns = {name: values for name, values in columns.items() if name not in same_as_now}
+        columns |= {"isolated": isolated, **{name: x.tolist() for name, x in scores.items()}}
     if known is not None:
-        marked = np.isin(np.arange(n), check_indices(known, n, "known"))
-        columns["known"] = marked.tolist()
+        columns["known"] = np.isin(np.arange(n), check_indices(known, n, "known")).tolist()
     order = _ranking(columns)
     ranked = {"rank": list(range(1, n + 1))}
     ranked |= {name: [values[i] for i in order] for name, values in columns.items()}
     images = None
     if inputs is not None and inputs.ndim == 4 and inputs.shape[1] in (1, 3):
         images = inputs
-    top = np.array([i for i in order[:shown] if columns["round"][i] is not None], dtype=np.int64)
-    beside = {} if seen is None else _beside(seen, top, kept, labels)
-    return Report(ranked, list(epic.history), names, groups, images, beside)
+    top = [i for i in order[:shown] if scores is not None or columns["round"][i] is not None]
+    beside = {} if seen is None else _beside(seen, np.array(top, np.int64), kept, labels)
+    return Report(ranked, list(rounds), names, groups, images, beside)
 
 
 def _names(classes: Sequence[str] | None, labels: np.ndarray) -> list[str]:
@@ -269,6 +308,8 @@ def _columns(
 
 def _ranking(columns: dict[str, list[Any]]) -> list[int]:
     """Places of the rows: what was dropped by how alone it was, the others by their loss."""
+    if "suspicion" in columns:
+        return sorted(columns["index"], key=lambda i: (-columns["suspicion"][i], i))
     alone, losses = columns["neighbour_distance"], columns.get("loss_now")
 
     def key(i: int) -> tuple[bool, float, int]:

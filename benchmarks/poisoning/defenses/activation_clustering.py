@@ -4,6 +4,7 @@ import numpy as np
 
 from benchmarks.poisoning.defenses.registry import defense
 from benchmarks.poisoning.victim import Outcome, Victim
+from subsel.defense import scores
 
 
 @defense("Activation Clustering")
@@ -15,16 +16,5 @@ def activation_clustering(victim: Victim) -> Outcome:
 
 def smaller_clusters(features: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
     """The smaller of each class's two clusters, by 2-means on ten principal components."""
-    from sklearn.cluster import KMeans
-    from sklearn.decomposition import PCA
-
-    dropped = [np.empty(0, np.int64)]
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        if len(members) < 2:
-            continue
-        own = features[members].astype(np.float64)
-        reduced = PCA(min(10, *own.shape), random_state=seed).fit_transform(own)
-        side = KMeans(2, n_init=10, random_state=seed).fit_predict(reduced)
-        dropped.append(members[side == np.bincount(side, minlength=2).argmin()])
-    return np.concatenate(dropped)
+    found = scores.activation_clustering(features, labels, seed=seed) == 1
+    return np.concatenate([np.flatnonzero(found & (labels == c)) for c in np.unique(labels)])

@@ -1,11 +1,11 @@
 """Deep k-NN (Peri et al., ECCV 2020 workshops)."""
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from benchmarks.poisoning.defenses.registry import defense
 from benchmarks.poisoning.victim import Outcome, Victim
+from subsel.defense import scores
 from subsel.defense.afresh import among_its_like
 
 
@@ -23,13 +23,5 @@ def deep_knn_untold(victim: Victim) -> Outcome:
 
 
 def agreeing_with_neighbours(features: Tensor, labels: Tensor, *, neighbours: int) -> np.ndarray:
-    """Those of whom at least half of the nearest in feature space share the label.
-
-    Time O(n^2 d), memory O(1000 n).
-    """
-    shares = []
-    for part, own in zip(features.split(1000), labels.split(1000), strict=True):
-        nearest = torch.cdist(part, features).topk(neighbours + 1, largest=False).indices
-        same = (labels[nearest] == own[:, None]).sum(1) - 1  # itself is among them
-        shares.append(same / neighbours)
-    return np.flatnonzero(torch.cat(shares).numpy() >= 0.5)
+    """Those of whom at least half of the nearest in feature space share the label."""
+    return np.flatnonzero(scores.deep_knn(features, labels, neighbours=neighbours) <= 0.5)

@@ -1,0 +1,115 @@
+"""What is suspicious in a data set, without training: the look of a model that is trained."""
+
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from subsel.defense import scores
+from subsel.defense.epic import EPIC
+from subsel.defense.forms import Pick, Split
+from subsel.defense.gradients import softmax_residual
+from subsel.defense.looking import look
+from subsel.defense.reporting import Report, table
+
+__all__ = ["audit"]
+
+
+def audit(
+    model: nn.Module,
+    data: Any,
+    *,
+    subset_size: float = 0.1,
+    neighbours: int | None = None,
+    classes: Sequence[str] | None = None,
+    ids: Sequence[Any] | None = None,
+    known: Any = None,
+    shown: int = 24,
+    seed: int = 0,
+    layer: str | None = None,
+    output: Pick | None = None,
+    batch: Split | None = None,
+    collate: Callable[[list[Any]], Any] | None = None,
+    device: torch.device | str | None = None,
+) -> Report:
+    """Look for poisons and wrong labels with a model that is trained already.
+
+    Nothing is trained and nothing is dropped.  The model may have seen the data, and then has
+    learned from the poisons among them; one that was trained on other data judges better.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A trained classifier.
+    data
+        Examples without augmentation, in any form that `last_layer_gradients` takes.
+    subset_size : float, default 0.1
+        Medoids as a fraction of each class, as of `EPIC`.
+    neighbours : int, optional
+        Of Deep k-NN; by default a quarter of the smallest class, but at least 1 and at most 100.
+    classes, ids, known, shown
+        As of `report`.
+    seed : int, default 0
+        Of Activation Clustering.
+    layer, output, batch, collate, device
+        As in `train` and `last_layer_gradients`.
+
+    Returns
+    -------
+    Report
+        Its table has, beside the columns of `report` that tell of the trained model,
+        ``isolated`` (whether a round of EPIC would drop it) with ``cluster_size``,
+        ``medoid_distance``, ``neighbour`` and ``neighbour_distance``, and the scores ``deep_knn``
+        (share of its neighbours that have another label), ``spectral`` (Spectral Signatures) and,
+        with scikit-learn, ``clustering`` (Activation Clustering; 1: the smaller cluster).
+        ``suspicion``, in 0..1, by which the table is ordered, is the mean over loss, neighbour
+        distance and scores of the share of examples that have a lower value.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `last_layer_gradients` and `report`.
+
+    Notes
+    -----
+    One forward pass, and time O(n^2 e) for neighbours, memory O(1000 n).
+    """
+    seen = look(
+        model, data, layer=layer, output=output, batch=batch, collate=collate, device=device
+    )
+    labels = seen.labels.numpy()
+    n = len(labels)
+    epic = EPIC(n, subset_size=subset_size, warmup=0, interval=1)
+    epic.prune(softmax_residual(seen.logits, seen.labels).numpy(), labels, 0)
+    if neighbours is None:
+        smallest = int(np.unique(labels, return_counts=True)[1].min())
+        neighbours = min(max(smallest // 4, 1), 100)
+    found = {
+        "deep_knn": scores.deep_knn(seen.features, labels, neighbours=neighbours),
+        "spectral": scores.spectral_signatures(seen.features, labels),
+    }
+    if find_spec("sklearn") is not None:
+        found["clustering"] = scores.activation_clustering(seen.features, labels, seed=seed)
+    alone = np.zeros(n)
+    alone[epic.history[0].dropped] = epic.history[0].evidence["neighbour_distance"]
+    judged = [seen.losses.numpy(), alone, *found.values()]
+    suspicion = np.mean([_share_below(values) for values in judged], axis=0)
+    return table(
+        epic.history,
+        labels,
+        np.arange(n),
+        seen,
+        classes=classes,
+        ids=ids,
+        known=known,
+        shown=shown,
+        scores={**found, "suspicion": suspicion},
+    )
+
+
+def _share_below(values: np.ndarray) -> np.ndarray:
+    """Of each value the share of all that are lower."""
+    return np.searchsorted(np.sort(values), values) / len(values)

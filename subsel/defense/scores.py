@@ -1,0 +1,121 @@
+"""Other defenses as scores: one number for each example, the higher the more suspicious.
+
+All take features (n, e) of a trained model, such as what enters its last layer, and labels (n,).
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from subsel.validation import as_host_array, check_count
+
+__all__ = ["activation_clustering", "deep_knn", "spectral_signatures"]
+
+BLOCK = 1000  # examples at a time, against all
+
+
+def deep_knn(features: Any, labels: Any, *, neighbours: int) -> np.ndarray:
+    """The share of an example's nearest neighbours that have another label, in 0..1.
+
+    Peri et al., Deep k-NN Defense against Clean-label Data Poisoning Attacks (ECCV 2020
+    workshops), drop the examples of which it is more than a half.
+
+    Parameters
+    ----------
+    features : array_like or Tensor (n, e)
+    labels : array_like or Tensor of int (n,)
+    neighbours : int
+        At most n - 1 are there.  The paper takes twice the number of poisons that it expects.
+
+    Returns
+    -------
+    ndarray of float64 (n,)
+
+    Notes
+    -----
+    Time O(n^2 e), memory O(1000 n).
+    """
+    points, labels = _checked(features, labels)
+    k = min(check_count(neighbours, "neighbours", 1), len(points) - 1)
+    if k == 0:
+        return np.zeros(len(points))
+    own = torch.from_numpy(labels)
+    shares = []
+    for part, mine in zip(points.split(BLOCK), own.split(BLOCK), strict=True):
+        nearest = torch.cdist(part, points).topk(k + 1, largest=False).indices
+        same = (own[nearest] == mine[:, None]).sum(1) - 1  # itself is among them
+        shares.append(1 - same.double() / k)
+    return torch.cat(shares).numpy()
+
+
+def spectral_signatures(features: Any, labels: Any) -> np.ndarray:
+    """Squared projection on the first principal direction of an example's class.
+
+    Tran, Li and Madry, Spectral Signatures in Backdoor Attacks (NeurIPS 2018), drop the examples
+    of each class that have the highest.  Parameters are those of `deep_knn`.
+
+    Returns
+    -------
+    ndarray of float64 (n,)
+    """
+    points, labels = _checked(features, labels)
+    scores = np.zeros(len(points))
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        centred = points[members] - points[members].mean(0)
+        first = torch.linalg.svd(centred, full_matrices=False).Vh[0]
+        scores[members] = (centred @ first).square().numpy()
+    return scores
+
+
+def activation_clustering(features: Any, labels: Any, *, seed: int = 0) -> np.ndarray:
+    """1 for the examples in the smaller of the two clusters of their class, else 0.
+
+    Chen et al., Detecting Backdoor Attacks on Deep Neural Networks by Activation Clustering
+    (SafeAI workshop 2019): 2-means on ten principal components.  Of two clusters of one size it
+    is the first.  A class of one example has no clusters.  Parameters are those of `deep_knn`.
+
+    Returns
+    -------
+    ndarray of float64 (n,)
+
+    Raises
+    ------
+    ImportError
+        scikit-learn is not installed.
+    """
+    try:
+        from sklearn.cluster import KMeans
+        from sklearn.decomposition import PCA
+    except ModuleNotFoundError:
+        raise ImportError(
+            'activation_clustering needs scikit-learn: pip install "subsel[sklearn]"'
+        ) from None
+    points, labels = _checked(features, labels)
+    scores = np.zeros(len(points))
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        if len(members) < 2:
+            continue
+        own = points[members].double().numpy()
+        reduced = PCA(min(10, *own.shape), random_state=seed).fit_transform(own)
+        side = KMeans(2, n_init=10, random_state=seed).fit_predict(reduced)
+        scores[members[side == np.bincount(side, minlength=2).argmin()]] = 1
+    return scores
+
+
+def _checked(features: Any, labels: Any) -> tuple[Tensor, np.ndarray]:
+    points = torch.as_tensor(as_host_array(features, "features"))
+    labels = as_host_array(labels, "labels")
+    if points.ndim != 2 or len(points) == 0:
+        raise ValueError(f"features must be (n, e), got {tuple(points.shape)}")
+    if not points.is_floating_point() or not points.isfinite().all():
+        raise ValueError("features must be floats, and finite")
+    if labels.dtype.kind not in "iu" or labels.shape != (len(points),):
+        raise ValueError(
+            f"labels must be integers ({len(points)},) as features, got {labels.dtype} "
+            f"{labels.shape}"
+        )
+    return points, labels.astype(np.int64)
