@@ -36,7 +36,7 @@ print(chosen, "on Python", sys.version.split()[0])
 """
 """What must work in an environment that has nothing but the wheel and its extras."""
 
-TESTS = ["tests/test_select.py", "tests/test_layers.py"]
+TESTS = ["tests/test_layers.py", "tests/test_plots.py"]
 """Tests that are run from the folder of the source distribution."""
 
 
@@ -91,7 +91,7 @@ def try_source(source: Path, folder: Path) -> None:
     unpacked = next(folder.iterdir())
     python = environment(folder / "environment")
     tools = ["pytest", "pytest-benchmark", "hypothesis"]
-    run(python, "-m", "pip", "install", "--quiet", f"{unpacked}[sklearn]", *tools)
+    run(python, "-m", "pip", "install", "--quiet", f"{unpacked}[sklearn,plots]", *tools)
     run(python, "-m", "pytest", "-q", *TESTS, cwd=unpacked)
 
 

@@ -135,7 +135,7 @@ class Settings:
         return [*names, "Deep k-NN, told the budget", "all poisons removed, oracle"]
 
 
-# A stand-in where Fashion-MNIST cannot be had: too small for EPIC to shine (80 images a class),
+# A stand-in where Fashion-MNIST is not available: too small for EPIC to shine (80 images a class),
 # and an attack that succeeds on it is easily seen.
 DIGITS = Settings(
     "digits", pretrain=600, pretrain_epochs=20, victim=790, poisons=32, epsilon=128, steps=600

@@ -163,7 +163,7 @@ class Conditioned:
         return cls(conditioned(features, metric, scale), metric, scale, n_points=n_points)
 
     def fastest(self, memory: int) -> Similarity:
-        """A matrix, if it fits into so many bytes, pays, and can be had; else tiles."""
+        """A matrix, if it pays, fits into so many bytes and can be allocated; else tiles."""
         size = len(self.rows) ** 2 * (self.rows.itemsize + 1)  # 1: see `DenseSimilarity.thinned`
         if matrix_pays(self.metric, self.rows.shape[1]) and size <= memory:
             try:
