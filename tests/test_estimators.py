@@ -61,7 +61,7 @@ def test_a_function_as_metric():
 
 @pytest.mark.parametrize("metric", ["cosine", "dot"])
 def test_sparse_features(metric):
-    X = sparse.random_array((40, 12), density=0.3, rng=np.random.default_rng(0), format="csr")
+    X = sparse.csr_array(sparse.random(40, 12, density=0.3, random_state=0))
     selector = SubsetSelector(5, metric=metric).fit(X)
     dense = SubsetSelector(5, metric=metric).fit(X.toarray())
     np.testing.assert_array_equal(selector.sample_indices_, dense.sample_indices_)

@@ -377,7 +377,8 @@ def _download(base: str, filename: str, md5: str, folder: Path, cure: str) -> Pa
             raise OSError(f"its MD5 sum is {digest.hexdigest()}, not the published {md5}")
         os.replace(part, path)
     except (OSError, http.client.HTTPException) as error:
-        raise FileNotFoundError(f"{base}{filename} could not be downloaded ({error}): {cure}.") from error
+        what = f"{base}{filename} could not be downloaded ({error})"
+        raise FileNotFoundError(f"{what}: {cure}.") from error
     finally:
         part.unlink(missing_ok=True)
     return path

@@ -146,7 +146,7 @@ class Similarity:
         np.minimum(search.settled, 0, out=search.settled)
 
     def thinned(self, search: Search) -> "Similarity":
-        """The source that the search continues with: this one without what cannot count any more."""
+        """The source that the search continues with: this one, less what cannot count any more."""
         return self
 
     def grow(self, search: Search, elements: np.ndarray, gains: np.ndarray) -> int:
