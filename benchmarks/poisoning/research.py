@@ -92,7 +92,7 @@ def pooled(folder: Path) -> tuple[list[dict], list[dict]]:
 
 
 def table(records: list[dict], times: list[dict]) -> str:
-    """For each defense: hits with their interval, what it costs, when targets flipped.
+    """For each defense: hits with their interval, what it costs, when targets flipped; each target.
 
     The difference in accuracy, in points, is from undefended training on the same targets.
     """
@@ -121,7 +121,22 @@ def table(records: list[dict], times: list[dict]) -> str:
     seeds = len({line["seed"] for line in records})
     targets = len({line["target"] for line in records})
     text = f"Targets: {targets}. Seeds, each with its own split and backbone: {seeds}.\n\n"
-    return text + markdown([*head, "poisons left", "time", "flipped from epoch"], rows)
+    pooled_table = markdown([*head, "poisons left", "time", "flipped from epoch"], rows)
+    return (
+        f"{text}{pooled_table}\nEvery target, and what did not stop the attack:\n\n{each(records)}"
+    )
+
+
+def each(records: list[dict]) -> str:
+    """A line for each target: its classes, and the defenses that were in vain."""
+    rows: dict[str, list[str]] = {}
+    for line in records:
+        row = rows.setdefault(
+            line["target"], [line["target"], f"{line['label']} -> {line['base']}", ""]
+        )
+        if line["success"]:
+            row[2] += f"{'; ' * bool(row[2])}{line['defense']}"
+    return markdown(["target", "taken for", "hit with"], list(rows.values()))
 
 
 def filled(page: str, question: str, table: str) -> str:

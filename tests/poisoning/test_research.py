@@ -11,6 +11,8 @@ from benchmarks.poisoning.research import filled
 def record(target, defense, success, accuracy, settled=None):
     return {
         "target": target,
+        "label": "Coat",
+        "base": "Shirt",
         "defense": defense,
         "success": success,
         "accuracy": accuracy,
@@ -50,6 +52,8 @@ def test_pages_pool_the_seeds(tmp_path, capsys):
     row = next(line for line in page.splitlines() if line.startswith("| EPIC"))
     cells = [cell.strip() for cell in row.strip("| ").split("|")]
     assert cells == ["EPIC", "1/2", "0.50 (0.09-0.91)", "0.880", "-2.0", "90", "3", "1.50", "31"]
+    assert "| seed-1 0 | Coat -> Shirt | none; EPIC |" in page
+    assert "| seed-2 0 | Coat -> Shirt | none       |" in page
     row = next(x for x in (tmp_path / "cost.md").read_text().splitlines() if "| EPIC" in x)
     assert [cell.strip() for cell in row.strip("| ").split("|")][2:] == [
         "1.50",
