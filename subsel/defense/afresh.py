@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from subsel.defense import parallel
+from subsel.defense import parallel, scores
 from subsel.defense.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -104,40 +104,8 @@ def readmitted(
         raise ValueError('gradients must be with respect to the logits (wrt="logits"), p - y')
     accepted = probability >= threshold
     if features is not None:
-        accepted &= among_its_like(features, labels)
+        accepted &= scores.deep_knn(features, labels) <= 0.5
     return np.union1d(core, np.flatnonzero(accepted))
-
-
-def among_its_like(features: Any, labels: np.ndarray) -> np.ndarray:
-    """Whether at least half of an example's nearest neighbours share its label, for each example.
-
-    It has a quarter as many neighbours as its class has examples, at least 1.
-
-    Parameters
-    ----------
-    features : Tensor (n, d)
-    labels : ndarray of int (n,)
-
-    Returns
-    -------
-    ndarray of bool (n,)
-    """
-    features, own = torch.as_tensor(features), torch.as_tensor(labels)
-    if features.ndim != 2 or len(features) != len(own):
-        shape = tuple(features.shape)
-        raise ValueError(f"features must be ({len(own)}, d), a row for each label, got {shape}")
-    own = own.to(features.device)
-    agreeing = np.zeros(len(labels), dtype=bool)
-    for label, size in zip(*np.unique(labels, return_counts=True), strict=True):
-        count = min(max(1, int(size) // 4), len(own) - 1)
-        for rows in torch.as_tensor(np.flatnonzero(labels == label)).split(1000):
-            rows = rows.to(features.device)
-            distances = torch.cdist(features[rows], features)
-            distances[torch.arange(len(rows)), rows] = torch.inf
-            nearest = own[distances.topk(count, largest=False).indices]
-            share = (nearest == int(label)).sum(dim=1)
-            agreeing[rows.cpu().numpy()] = (2 * share >= count).cpu().numpy()
-    return agreeing
 
 
 def train_afresh(
@@ -182,7 +150,7 @@ def train_afresh(
         at a quarter of the epochs, about the time of one training.
     witnesses : {1, 2}, default 1
         1: the judge alone decides who comes back.  2: the example's nearest neighbours in what
-        enters the judge's last layer have to agree too (`readmitted`, `features`).
+        enters the judge's last layer have to agree too (`readmitted` says how).
     checkpoint : path, optional
         The checkpoint of the final training; those of the two before it are written beside it,
         with "-core" and "-judge" in their names.

@@ -16,7 +16,7 @@ __all__ = ["activation_clustering", "deep_knn", "spectral_signatures"]
 BLOCK = 1000  # examples at a time, against all
 
 
-def deep_knn(features: Any, labels: Any, *, neighbours: int) -> np.ndarray:
+def deep_knn(features: Any, labels: Any, *, neighbours: int | None = None) -> np.ndarray:
     """The share of an example's nearest neighbours that have another label, in 0..1.
 
     Peri et al., Deep k-NN Defense against Clean-label Data Poisoning Attacks (ECCV 2020
@@ -26,8 +26,9 @@ def deep_knn(features: Any, labels: Any, *, neighbours: int) -> np.ndarray:
     ----------
     features : array_like or Tensor (n, e)
     labels : array_like or Tensor of int (n,)
-    neighbours : int
-        At most n - 1 are there.  The paper takes twice the number of poisons that it expects.
+    neighbours : int, optional
+        At most n - 1 are there.  The paper takes twice the number of poisons that it expects.  By
+        default, for who expects no number, a quarter as many as there are examples of the class.
 
     Returns
     -------
@@ -38,15 +39,22 @@ def deep_knn(features: Any, labels: Any, *, neighbours: int) -> np.ndarray:
     Time O(n^2 e), memory O(1000 n).
     """
     points, labels = _checked(features, labels)
-    k = min(check_count(neighbours, "neighbours", 1), len(points) - 1)
-    if k == 0:
+    if neighbours is None:
+        _, place, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+        wanted = np.maximum(1, sizes // 4)[place]
+    else:
+        wanted = np.full(len(points), check_count(neighbours, "neighbours", 1))
+    counts = torch.from_numpy(np.minimum(wanted, len(points) - 1))
+    if len(points) < 2:
         return np.zeros(len(points))
-    own = torch.from_numpy(labels)
+    own, most = torch.from_numpy(labels), int(counts.max())
     shares = []
-    for part, mine in zip(points.split(BLOCK), own.split(BLOCK), strict=True):
-        nearest = torch.cdist(part, points).topk(k + 1, largest=False).indices
-        same = (own[nearest] == mine[:, None]).sum(1) - 1  # itself is among them
-        shares.append(1 - same.double() / k)
+    for part, mine, k in zip(
+        points.split(BLOCK), own.split(BLOCK), counts.split(BLOCK), strict=True
+    ):
+        nearest = torch.cdist(part, points).topk(most + 1, largest=False).indices
+        same = (own[nearest] == mine[:, None]).cumsum(1).gather(1, k[:, None])[:, 0]
+        shares.append(1 - (same - 1).double() / k)  # itself is among them
     return torch.cat(shares).numpy()
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from subsel.defense import EPIC, last_layer_gradients, readmitted, train, train_afresh
-from subsel.defense.afresh import among_its_like
+from subsel.defense.scores import deep_knn
 
 N, WRONG = 200, np.arange(0, 200, 20)  # ten examples bear the label of another class
 
@@ -228,20 +228,6 @@ def test_refuses(changes, message):
         train_afresh(make_net(), make_data(), **arguments)
 
 
-def test_the_second_witness_counts_neighbours():
-    x, y = make_data()
-    got = among_its_like(x, y.numpy())
-    distances = np.linalg.norm(x.numpy()[:, None].astype(float) - x.numpy(), axis=2)
-    np.fill_diagonal(distances, np.inf)
-    for i in range(N):
-        count = (y == y[i]).sum().item() // 4
-        nearest = np.argsort(distances[i])[:count]
-        assert got[i] == (2 * (y[nearest] == y[i]).sum() >= count)
-    assert not got[WRONG].any()
-    with pytest.raises(ValueError, match=r"features must be \(200, d\)"):
-        among_its_like(x[:9], y.numpy())
-
-
 def test_with_two_witnesses_both_have_to_agree():
     x, y = make_data()
     settings = {**SETTINGS, "scenario": "scratch"}
@@ -251,7 +237,7 @@ def test_with_two_witnesses_both_have_to_agree():
     )
     np.testing.assert_array_equal(one.core, two.core)
     judge = train(make_net(), (x[one.core], y[one.core]), **settings).model
-    like = among_its_like(judge[:-1](x).detach(), y.numpy())
+    like = deep_knn(judge[:-1](x).detach(), y) <= 0.5
     expected = np.union1d(one.core, one.kept[like[one.kept]])
     np.testing.assert_array_equal(two.kept, expected)
     assert len(two.kept) < len(one.kept)

@@ -52,6 +52,16 @@ class TestScores:
         ]
         assert scores.deep_knn(x[:1], y[:1], neighbours=3).tolist() == [0]
 
+    def test_deep_knn_without_a_number_takes_a_quarter_of_the_class(self):
+        rng = np.random.default_rng(3)
+        y = np.repeat([0, 1, 2], [40, 20, 3])
+        x = rng.normal(size=(63, 4)) + y[:, None]
+        distances = np.linalg.norm(x[:, None] - x, axis=2)
+        np.fill_diagonal(distances, np.inf)
+        for found, label, own in zip(scores.deep_knn(x, y), y, distances, strict=True):
+            nearest = np.argsort(own)[: {0: 10, 1: 5, 2: 1}[label]]
+            assert found == pytest.approx((y[nearest] != label).mean())
+
     def test_spectral_signatures(self):
         rng = np.random.default_rng(0)
         x, y = rng.normal(size=(40, 3)), np.arange(40) % 2

@@ -6,7 +6,6 @@ from torch import Tensor
 from benchmarks.poisoning.defenses.registry import defense
 from benchmarks.poisoning.victim import Outcome, Victim
 from subsel.defense import scores
-from subsel.defense.afresh import among_its_like
 
 
 @defense("Deep k-NN, told the budget", told=("budget",))
@@ -18,10 +17,12 @@ def deep_knn(victim: Victim, budget: int) -> Outcome:
 @defense("Deep k-NN")
 def deep_knn_untold(victim: Victim) -> Outcome:
     """The same without the budget: a quarter as many neighbours as the class has examples."""
-    kept = np.flatnonzero(among_its_like(victim.features(), victim.labels.numpy()))
+    kept = agreeing_with_neighbours(victim.features(), victim.labels, neighbours=None)
     return Outcome(victim.train(kept), kept)
 
 
-def agreeing_with_neighbours(features: Tensor, labels: Tensor, *, neighbours: int) -> np.ndarray:
+def agreeing_with_neighbours(
+    features: Tensor, labels: Tensor, *, neighbours: int | None
+) -> np.ndarray:
     """Those of whom at least half of the nearest in feature space share the label."""
     return np.flatnonzero(scores.deep_knn(features, labels, neighbours=neighbours) <= 0.5)
