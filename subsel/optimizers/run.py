@@ -306,8 +306,10 @@ class Run:
 
     def note(self, candidates: np.ndarray, gains: np.ndarray) -> None:
         """Gains, or upper bounds of them: F can gain no more, if they are of all that is left."""
+        if not self._certified or len(candidates) < len(self.closed) - self.closed.sum():
+            return  # as mostly, without a look at all that was picked
         picked = self.picked()
-        if not self._certified or len(candidates) < np.count_nonzero(self._possible) - len(picked):
+        if len(candidates) < np.count_nonzero(self._possible) - len(picked):
             return
         self._noted = len(picked)
         by_element = np.zeros(self.f.n)
