@@ -147,7 +147,7 @@ class Job:
                 options[name] = rows_of(path)
         budget = args.budget.argument(n) if isinstance(args.budget, Percentage) else args.budget
         began = time.perf_counter()
-        self.tell(f"selecting from {n} rows of {d} numbers{_first_time()}")
+        self.tell(f"selecting from {n} rows of {d} numbers")
         if self._in_parts(largest):
             chosen = self._in_partitions(X, budget, options)
         else:
@@ -225,15 +225,6 @@ def _too_large(path: Path) -> bool:
         return False
     files = path.rglob("*") if path.is_dir() else [path]
     return 2 * sum(file.stat().st_size for file in files if file.is_file()) > available_memory()
-
-
-def _first_time() -> str:
-    from subsel.kernels.disk_cache import cache_folder
-
-    folder = cache_folder()
-    if folder is not None and next(folder.rglob("*.nbc"), None) is not None:
-        return ""
-    return "; the first time on a machine, half a minute goes into compiling"
 
 
 def classes_of(column: Any, name: str) -> np.ndarray:
