@@ -36,7 +36,7 @@ from benchmarks.poisoning.tables import (
     title_of,
 )
 from subsel.defense import PRESETS, datasets
-from subsel.defense.train import MODELS
+from subsel.defense.models import MODELS
 from subsel.files import write_whole
 
 PACKAGE = "dataset-fashion-mnist"

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from subsel.defense.datasets import ImageData
 from subsel.defense.gradients import device_of
-from subsel.defense.train import MODELS
+from subsel.defense.models import MODELS
 from subsel.files import written_whole
 
 CPU = torch.device("cpu")

@@ -6,8 +6,8 @@ from itertools import product
 from benchmarks.poisoning.attacks import ATTACKS
 from benchmarks.poisoning.training import Recipe
 from subsel.defense import EPIC, PRESETS
+from subsel.defense.models import MODELS
 from subsel.defense.presets import Preset
-from subsel.defense.train import MODELS
 
 # Settings that came after results had been recorded. Where they are as they were then they are
 # not told, so that what was kept and published goes on.

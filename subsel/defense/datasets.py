@@ -24,7 +24,7 @@ from subsel.defense.allowance import Allowance, TooLargeError
 from subsel.defense.fields import check_one_size, whole_numbers
 from subsel.defense.unpickling import restricted_load
 
-__all__ = ["ImageData", "load"]
+__all__ = ["ImageData", "image_data", "load"]
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
 
@@ -171,7 +171,7 @@ def _load_fashion_mnist(data_dir: Path | None, download: bool) -> ImageData:
         if images.ndim != 3 or labels.shape != images.shape[:1]:
             raise ValueError(f"{path}: {labels.shape} labels do not fit {images.shape} images")
         _check_labels(labels, len(FASHION_CLASSES), path)
-    return _image_data(
+    return image_data(
         "fashion-mnist",
         train_images[:, None],
         train_labels,
@@ -191,7 +191,7 @@ def _load_cifar10(data_dir: Path | None, download: bool) -> ImageData:
     batches = [_read_cifar_batch(name, raw) for name, raw in _cifar_files(found)]
     images, labels = (np.concatenate(part) for part in zip(*batches, strict=True))
     n_train = 5 * CIFAR_BATCH_SIZE
-    return _image_data(
+    return image_data(
         "cifar10",
         images[:n_train],
         labels[:n_train],
@@ -229,7 +229,7 @@ def _load_tiny_imagenet(data_dir: Path | None, download: bool) -> ImageData:
     if absent := [number for number in numbers if number not in words]:
         raise ValueError(f"{root / 'words.txt'} lacks {', '.join(absent[:5])}")
     names = tuple(words[number].split(",")[0] for number in numbers)
-    return _image_data("tiny-imagenet", *_decoded(train), *_decoded(list(test.values())), names)
+    return image_data("tiny-imagenet", *_decoded(train), *_decoded(list(test.values())), names)
 
 
 def _read_text(path: Path) -> str:
@@ -285,7 +285,7 @@ def _load_digits(data_dir: Path | None, download: bool) -> ImageData:
     images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[:, None]
     order = np.random.default_rng(0).permutation(len(images))
     test, train = order[:400], order[400:]
-    return _image_data(
+    return image_data(
         "digits",
         images[train],
         bunch.target[train],
@@ -303,7 +303,7 @@ _READERS: dict[str, Callable[[Path | None, bool], ImageData]] = {
 }
 
 
-def _image_data(
+def image_data(
     name: str,
     train_images: np.ndarray,
     train_labels: np.ndarray,
@@ -311,6 +311,7 @@ def _image_data(
     test_labels: np.ndarray,
     classes: tuple[str, ...],
 ) -> ImageData:
+    """An image set of these arrays, with mean and standard deviation of its channels."""
     check_one_size(train_images, test_images, "training images", "test images")
     # Moments from counts of the 256 levels: exact, and no float copy of the set.
     levels = np.arange(256) / 255

@@ -1,12 +1,13 @@
 """Image classifiers for the command line.  All take pixels as they are stored."""
 
 from collections.abc import Sequence
+from importlib import import_module
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["Normalize", "resnet18", "small_cnn", "tiny_cnn", "vgg16"]
+__all__ = ["MODELS", "Normalize", "build", "resnet18", "small_cnn", "tiny_cnn", "vgg16"]
 
 
 class Normalize(nn.Module):
@@ -129,3 +130,60 @@ class _Block(nn.Module):
 def _convolution(inner: int, outer: int, *, kernel: int = 3, stride: int = 1) -> list[nn.Module]:
     convolution = nn.Conv2d(inner, outer, kernel, stride, padding=kernel // 2, bias=False)
     return [convolution, nn.BatchNorm2d(outer)]
+
+
+MODELS = {"tiny-cnn": tiny_cnn, "small-cnn": small_cnn, "resnet18": resnet18, "vgg16": vgg16}
+
+
+def build(
+    name: str,
+    n_classes: int,
+    size: tuple[int, int, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> nn.Module:
+    """A model by its name.
+
+    Parameters
+    ----------
+    name : str
+        One of `MODELS`; ``timm:NAME`` or ``torchvision:NAME``, where these are installed, with
+        fresh weights and behind a `Normalize`; or ``module:function`` for a function of your own
+        with the other parameters.
+    n_classes, size, mean, std
+        As of `small_cnn`.
+
+    Raises
+    ------
+    ValueError
+        There is no such model, or what the function returns is none.
+    ImportError
+        The library or the module is not installed.
+    """
+    if name in MODELS:
+        return MODELS[name](n_classes, size, mean, std)
+    source, _, which = name.partition(":")
+    if not source or not which:
+        raise ValueError(
+            f"the model must be one of {', '.join(MODELS)}, timm:NAME, torchvision:NAME or "
+            f"module:function, not {name!r}"
+        )
+    try:
+        module = import_module("torchvision.models" if source == "torchvision" else source)
+    except ModuleNotFoundError as error:
+        raise ImportError(f"model {name}: {error.name} is not installed") from None
+    if source in ("timm", "torchvision"):
+        if which not in module.list_models():
+            raise ValueError(f"{source} has no model {which!r}")
+        if source == "timm":
+            net = module.create_model(which, num_classes=n_classes, in_chans=size[0])
+        else:
+            net = module.get_model(which, num_classes=n_classes)
+        return nn.Sequential(Normalize(mean, std), net)
+    function = getattr(module, which, None)
+    if not callable(function):
+        raise ValueError(f"model {name}: {source} has no function {which!r}")
+    made = function(n_classes, size, mean, std)
+    if not isinstance(made, nn.Module):
+        raise ValueError(f"model {name} must return an nn.Module, got {type(made).__name__}")
+    return made

@@ -16,12 +16,14 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from subsel.defense import models, parallel
+from subsel.defense import parallel
 from subsel.defense.afresh import AfreshResult, train_afresh
 from subsel.defense.checkpoint import Checkpoint, CheckpointError, check_fit, read_weights
 from subsel.defense.datasets import ImageData, load
 from subsel.defense.epic import EPIC
+from subsel.defense.folders import load_folder
 from subsel.defense.gradients import WRT, check_device
+from subsel.defense.models import MODELS, build
 from subsel.defense.notices import DefenseWarning
 from subsel.defense.poisons import PoisonedSet, read_poisons
 from subsel.defense.presets import PRESETS, Preset
@@ -34,12 +36,6 @@ from subsel.progress import say
 from subsel.sources import METRICS
 from subsel.validation import check_count
 
-MODELS = {
-    "tiny-cnn": models.tiny_cnn,
-    "small-cnn": models.small_cnn,
-    "resnet18": models.resnet18,
-    "vgg16": models.vgg16,
-}
 CHECKPOINT = "checkpoint.pt"
 CHECKPOINTS = (CHECKPOINT, "checkpoint-core.pt", "checkpoint-judge.pt")
 WRITTEN = ("metrics.jsonl", "kept.npy", "dropped.png", "result.json")
@@ -113,6 +109,10 @@ def _check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
     if args.no_defense and (unused := [name for name in EPIC_OPTIONS if _given(args, name)]):
         names = ", ".join("--" + name.replace("_", "-") for name in unused)
         parser.error(f"EPIC's options have no effect with --no-defense: leave out {names}")
+    if args.data is not None and (args.data_dir is not None or args.download):
+        parser.error("--data-dir and --download are for --dataset")
+    if args.data is None and args.size is not None:
+        parser.error("--size is for --data: the data sets have theirs")
     if args.dataset == "digits" and args.data_dir is not None:
         parser.error("--data-dir has no effect on digits, which come with scikit-learn")
     if PRESETS[args.preset].training.get("scenario", "scratch") != "scratch" and not args.weights:
@@ -140,7 +140,10 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace, ranks: paral
         preset = PRESETS[args.preset]
         defense = None if args.no_defense else preset.epic(args.subset_size, **changes)
         weights = args.weights and read_weights(args.weights, f"--weights {args.weights}")
-        data = load(args.dataset, args.data_dir, download=args.download)
+        if args.data is None:
+            data = load(args.dataset, args.data_dir, download=args.download)
+        else:
+            data = load_folder(args.data, size=args.size or 32)
         poisoned = None if args.poisons is None else read_poisons(args.poisons)
         images, labels = data.train_images, data.train_labels
         if poisoned is not None:
@@ -315,9 +318,8 @@ def _model(
     args: argparse.Namespace, data: ImageData, weights: dict[str, torch.Tensor] | None
 ) -> nn.Module:
     with seeded(args.seed, None, torch.device("cpu")):
-        model = MODELS[args.model](
-            len(data.classes), data.train_images.shape[1:], data.mean.tolist(), data.std.tolist()
-        )
+        size = data.train_images.shape[1:]
+        model = build(args.model, len(data.classes), size, data.mean.tolist(), data.std.tolist())
     if weights is not None:
         check_fit(model, weights, f"--weights {args.weights} does not fit {args.model}")
         model.load_state_dict(weights)
@@ -336,8 +338,17 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     data = parser.add_argument_group("data")
+    which = data.add_mutually_exclusive_group(required=True)
+    which.add_argument("--dataset", choices=("fashion-mnist", "cifar10", "tiny-imagenet", "digits"))
+    which.add_argument(
+        "--data",
+        type=Path,
+        metavar="PATH",
+        help="your own images: a folder with a folder for each class (or such folders train and "
+        "val), or a CSV file with the columns path and label",
+    )
     data.add_argument(
-        "--dataset", choices=("fashion-mnist", "cifar10", "tiny-imagenet", "digits"), required=True
+        "--size", type=int, metavar="N", help="with --data: pixels of a side, cropped (32)"
     )
     data.add_argument("--data-dir", type=Path, help="folder with the data set's files")
     data.add_argument("--download", action="store_true", help="fetch the data set if need be")
@@ -349,7 +360,12 @@ def _parser() -> argparse.ArgumentParser:
     training.add_argument(
         "--preset", choices=PRESETS, default="paper-40", help="settings to start from (paper-40)"
     )
-    training.add_argument("--model", choices=MODELS, default="small-cnn", help="(small-cnn)")
+    training.add_argument(
+        "--model",
+        default="small-cnn",
+        metavar="NAME",
+        help=f"{', '.join(MODELS)}, timm:NAME, torchvision:NAME or module:function (small-cnn)",
+    )
     training.add_argument(
         "--weights", type=Path, help="a checkpoint.pt or state dict that the model starts from"
     )
