@@ -16,6 +16,7 @@ COMMANDS = {
     "warm-up": ("subsel.cli.warm_up", "compile all kernels ahead, for instance for a container"),
     "info": ("subsel.cli.info", "print versions, threads, the GPU, and where kernels are kept"),
     "train": ("subsel.defense.train", "train with EPIC, a defense against data poisoning"),
+    "audit": ("subsel.cli.audit", "look for poisons and wrong labels with a trained model"),
 }
 
 

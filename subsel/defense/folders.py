@@ -12,7 +12,7 @@ import numpy as np
 from subsel.defense.datasets import ImageData, image_data
 from subsel.validation import check_count
 
-__all__ = ["ImageFiles", "find_images", "load_folder"]
+__all__ = ["ImageFiles", "find_images", "load_folder", "split_folder"]
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp"}
 HELD_OUT = ("val", "valid", "validation", "test")
@@ -110,6 +110,17 @@ def load_folder(source: str | os.PathLike[str], *, size: int = 32) -> ImageData:
     Memory: 3 * size * size bytes for each image.
     """
     size = check_count(size, "size", 8)
+    training, test = split_folder(source)
+    return image_data(
+        Path(source).name,
+        *(_pixels(training.paths, size), training.labels),
+        *(_pixels(test.paths, size), test.labels),
+        training.classes,
+    )
+
+
+def split_folder(source: str | os.PathLike[str]) -> tuple[ImageFiles, ImageFiles]:
+    """The training and the test images, as `load_folder` takes them."""
     source = Path(source)
     held_out = next((source / name for name in HELD_OUT if (source / name).is_dir()), None)
     if held_out is not None and (source / "train").is_dir():
@@ -128,12 +139,7 @@ def load_folder(source: str | os.PathLike[str], *, size: int = 32) -> ImageData:
             )
         training = everything.only(np.flatnonzero(~last))
         test = everything.only(np.flatnonzero(last))
-    return image_data(
-        source.name,
-        *(_pixels(training.paths, size), training.labels),
-        *(_pixels(test.paths, size), test.labels),
-        training.classes,
-    )
+    return training, test
 
 
 def _rows(table: Path) -> list[tuple[Path, str]]:

@@ -21,7 +21,7 @@ from subsel.defense.afresh import AfreshResult, train_afresh
 from subsel.defense.checkpoint import Checkpoint, CheckpointError, check_fit, read_weights
 from subsel.defense.datasets import ImageData, load
 from subsel.defense.epic import EPIC
-from subsel.defense.folders import load_folder
+from subsel.defense.folders import load_folder, split_folder
 from subsel.defense.gradients import WRT, check_device
 from subsel.defense.models import MODELS, build
 from subsel.defense.notices import DefenseWarning
@@ -168,6 +168,7 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace, ranks: paral
                     result,
                     (images, labels),
                     classes=data.classes,
+                    ids=args.data and [str(path) for path in split_folder(args.data)[0].paths],
                     known=None if poisoned is None else poisoned.indices,
                 )
                 found.to_html(args.report)

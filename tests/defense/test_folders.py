@@ -2,6 +2,7 @@
 
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from subsel.cli import main as command
 from subsel.defense import EPIC, train
 from subsel.defense.folders import find_images, load_folder
 from subsel.defense.models import Normalize, build
@@ -174,9 +176,30 @@ def test_from_the_shell(tmp_path, capsys):
             Image.fromarray(pixels.astype(np.uint8)).save(path)
     arguments = ["--data", str(tmp_path / "images"), "--size", "8", "--model", "tiny-cnn"]
     arguments += ["--epochs", "2", "--warmup", "0", "--interval", "1", "--device", "cpu"]
-    assert main([*arguments, "--out", str(tmp_path / "run")]) == 0
+    arguments += ["--subset-size", "0.4"]
+    page = tmp_path / "report.html"
+    assert main([*arguments, "--out", str(tmp_path / "run"), "--report", str(page)]) == 0
+    assert str(tmp_path / "images" / "cat") in page.read_text()
     assert len(np.load(tmp_path / "run" / "kept.npy")) <= 36
     assert "dropped: " in capsys.readouterr().out
+    audit = ["audit", *arguments[:6], "--weights", str(tmp_path / "run" / "checkpoint.pt")]
+    assert (
+        command([*audit, "--html", str(tmp_path / "a.html"), "--csv", str(tmp_path / "a.csv")]) == 0
+    )
+    told = capsys.readouterr().out.splitlines()
+    assert told[:3] == [
+        f"written: {tmp_path / 'a.html'}",
+        f"written: {tmp_path / 'a.csv'}",
+        "the most suspicious:",
+    ]
+    assert len(told) == 13
+    assert all(Path(line.split()[1]).is_file() for line in told[3:])
+    assert "What the audit found" in (tmp_path / "a.html").read_text()
+    with pytest.raises(SystemExit):
+        command([*audit, "--html", str(tmp_path / "none" / "a.html")])
+    with pytest.raises(SystemExit):
+        command([*audit, "--weights", str(tmp_path / "none.pt")])
+    capsys.readouterr()
     assert main([*arguments, "--model", "none", "--out", str(tmp_path / "other")]) == 1
     assert "the model must be one of tiny-cnn" in capsys.readouterr().err
     for wrong in (["--dataset", "digits"], ["--download"]):
