@@ -48,9 +48,7 @@ def test_a_search_is_interrupted_in_any_of_its_passes(kernel, call, threads, mon
     X = np.random.default_rng(0).normal(size=(500, 40))
     memory = 2**30 if kernel == "tile_matrix" else 0
     wanted = subsel.select(X, 20, memory=memory).indices
-    name = {"settle": ("settle_serial", "settle_parallel")}.get(
-        kernel, (kernel, f"{kernel}_parallel")
-    )
+    name = {"settle": ("advance", "settle_parallel")}.get(kernel, (kernel, f"{kernel}_parallel"))
     name = name[threads > 1]
     with monkeypatch.context() as patch:
         patch.setattr(cpu, name, pressed_at(call, getattr(cpu, name)))

@@ -43,15 +43,53 @@ except ImportError:  # a version of Numba that is made otherwise inside
 _COMPILES = not config.DISABLE_JIT
 
 
+def _load_without_blas() -> None:
+    """Load Numba's arrays without SciPy's linear algebra, a third of what a first call takes.
+
+    Numba imports that to learn whether it is there, which it is, as subsel needs SciPy; and again
+    where a function multiplies matrices, which no kernel does.
+    """
+    from numba.np import linalg
+
+    asks = linalg.ensure_blas
+    linalg.ensure_blas = lambda: None
+    try:
+        import numba.np.arraymath  # noqa: F401
+    finally:
+        linalg.ensure_blas = asks
+
+
+if _COMPILES:
+    with contextlib.suppress(ImportError, AttributeError):  # made otherwise inside
+        _load_without_blas()
+
+_AS_A_PART: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+with contextlib.suppress(ImportError):  # a version of Numba that is made otherwise inside
+    from subsel.kernels.parts import PartCompiler
+
+    _AS_A_PART["pipeline_class"] = PartCompiler
+
+
 def kernel(function: Any = None, **options: Any) -> Any:
     """Compile a function of arrays; keep what was compiled on disk; run without Python's lock."""
     if function is None:
         return functools.partial(kernel, **options)
     if not _COMPILES:
         return function
-    compiled = numba.njit(nogil=True, **options)(function)
+    compiled = numba.njit(nogil=True, no_cfunc_wrapper=True, **options)(function)
     keep_on_disk(compiled)
     return compiled
+
+
+def inner(function: Any) -> Any:
+    """Compile a function that kernels alone call: no way in from Python, nothing kept on disk.
+
+    What kernels call becomes part of them. A way in unpacks the arrays of a store and of a search,
+    some hundred numbers, and takes as long to compile as a short kernel itself.
+    """
+    if not _COMPILES:
+        return function
+    return numba.njit(nogil=True, **_AS_A_PART)(function)
 
 
 def uncached(compiled: Any) -> Any:
@@ -68,8 +106,13 @@ def _uncached(compiled: Any) -> Any:
 
 
 def inlined(function: Any) -> Any:
-    """Compile a function into each place where it is called."""
-    return numba.njit(inline="always")(function)
+    """An inner function that LLVM puts into each place where it is called.
+
+    Numba can do so as well (``inline="always"``), and types and lowers each copy anew then.
+    """
+    if not _COMPILES:
+        return function
+    return numba.njit(nogil=True, forceinline=True, **_AS_A_PART)(function)
 
 
 def intrinsic(in_python: Callable) -> Callable:
@@ -108,7 +151,7 @@ def by_type(stub: Any = None, *, inline: bool = False) -> Any:
     choose.__signature__ = inspect.signature(stub)  # type: ignore[attr-defined]
     # A division by zero gives inf or nan: a branch that raises would keep loops out of vectors.
     how = "always" if inline else "never"
-    overload(chosen, jit_options={"error_model": "numpy"}, inline=how)(choose)
+    overload(chosen, jit_options={"error_model": "numpy", **_AS_A_PART}, inline=how)(choose)
     return chosen
 
 

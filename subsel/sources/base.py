@@ -18,6 +18,9 @@ from subsel.sources.scale import grid
 _LOG = 3
 """Changes logged for each point before all blocks are settled and the log starts anew."""
 
+_NO_ELEMENTS, _NO_GAINS = np.empty(0, np.int64), np.empty(0)
+"""What `advance` is given where it shall settle blocks and add nothing."""
+
 PARALLEL_WORK = 2**22
 """Similarities to look at from which on starting threads costs less than it saves."""
 
@@ -124,10 +127,21 @@ class Similarity:
     def settle(self, search: Search, blocks: np.ndarray) -> None:
         """Bring the gains of blocks of candidates up to date, on all threads if it pays."""
         blocks = blocks[search.settled[blocks] != search.counts[cpu.RUNS]]
-        work = cpu.pending(search, blocks)
-        run = cpu.settle_serial if work < self._too_much or threads() == 1 else cpu.settle_parallel
+        search.counts[cpu.TODO] = 0
+        if not len(blocks):
+            return
+        since = search.run_start[np.maximum(search.settled[blocks], 0)]
+        logged = search.counts[cpu.LOGGED] - since
+        entries = np.where(search.settled[blocks] < 0, len(search.best), logged)
+        work = int(entries.sum()) * search.width
+        alone = threads() == 1 or work < self._too_much
         for part in pacing.portions(len(blocks), pacing.portion(work, len(blocks))):
-            run(self.store, search, blocks[part])
+            if alone:
+                count = search.counts[cpu.TODO] = len(blocks[part])
+                search.todo[:count] = blocks[part]
+                cpu.advance(self.store, search, _NO_ELEMENTS, _NO_GAINS, 0, 0)
+            else:
+                cpu.settle_parallel(self.store, search, blocks[part])
 
     @property
     def _too_much(self) -> int:
@@ -151,8 +165,7 @@ class Similarity:
 
     def grow(self, search: Search, elements: np.ndarray, gains: np.ndarray) -> int:
         """Fill `elements` and `gains` greedily, up to where `thinned` is to be asked: how many."""
-        cpu.find_leads(search)
-        at = 0
+        search.counts[cpu.TODO] = at = 0
         while True:
             self.make_room(search)
             at = cpu.advance(self.store, search, elements, gains, at, self._too_much)

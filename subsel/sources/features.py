@@ -261,7 +261,9 @@ class FeatureSimilarity(Similarity):
                 cpu.sum_pairs(self.store, low, part.start, part.stop, 1, sums[0])
             else:
                 cpu.sum_pairs_parallel(self.store, low, part.start, part.stop, sums)
-        cpu.take_sums(search, sums.sum(axis=0), low)
+        np.subtract(sums.sum(axis=0)[: self.n], self.n * low, out=search.gains[: self.n])
+        search.settled[:] = search.counts[cpu.RUNS]
+        search.counts[cpu.SEEN] += self.n * (self.n + 1) // 2
 
     @property
     def order(self) -> np.ndarray:

@@ -3,7 +3,7 @@
 import numpy as np
 from numba import prange
 
-from subsel.kernels.compiling import intrinsic, kernel
+from subsel.kernels.compiling import inner, intrinsic, kernel
 
 _CHUNK = 1024
 """Rows that one thread goes through together."""
@@ -33,7 +33,7 @@ def counts(words):
     return out
 
 
-@kernel
+@inner
 def _jaccard_of_chunk(words, sizes, row, size, apart, c, out):
     for i in range(c * _CHUNK, min((c + 1) * _CHUNK, len(words))):
         common = np.int64(0)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import prange
 
-from subsel.kernels.compiling import kernel
+from subsel.kernels.compiling import inner, kernel
 from subsel.kernels.cpu.lanes import LANES
 
 PRODUCT, EUCLIDEAN, HALF_SQUARE, RBF, MANHATTAN, UNEQUAL, EQUAL = range(7)
@@ -44,7 +44,7 @@ class Rows(NamedTuple):
     gamma: float
 
 
-@kernel
+@inner
 def _products(rows, b, v, out):
     tiles, d = rows.tiles, v.size
     for j in range(LANES):
@@ -67,7 +67,7 @@ def _products(rows, b, v, out):
         out[j] *= rows.factor[b * LANES + j]
 
 
-@kernel
+@inner
 def _squared_distances(rows, b, v, out):
     tiles, factor = rows.tiles, rows.factor
     for j in range(LANES):
@@ -78,7 +78,7 @@ def _squared_distances(rows, b, v, out):
             out[j] += t * t
 
 
-@kernel
+@inner
 def _differences(rows, b, v, out):
     """Sums of absolute differences for MANHATTAN, else the share of what differs, or is equal."""
     tiles, d = rows.tiles, v.size
@@ -96,7 +96,7 @@ def _differences(rows, b, v, out):
         out[j] = (out[j] if rows.kind == UNEQUAL else d - out[j]) / d
 
 
-@kernel
+@inner
 def _numbers(rows, b, v, out):
     """What is computed of the rows of tile `b` and of a row `v`."""
     if rows.kind == PRODUCT:
@@ -117,7 +117,7 @@ def _numbers(rows, b, v, out):
             out[j] = math.exp(-rows.gamma * out[j])
 
 
-@kernel
+@inner
 def _column_of_chunk(rows, c, v, out, use, factor):
     line = np.empty(LANES)
     for b in range(c * _CHUNK, min((c + 1) * _CHUNK, rows.tiles.shape[0])):
@@ -152,7 +152,7 @@ def column_parallel(rows, v, out, use, factor):
         _column_of_chunk(rows, c, v, out, use, factor)
 
 
-@kernel
+@inner
 def _sums_of_tile(rows, others, n_others, b, out):
     line, sums = np.empty(LANES), np.zeros(LANES)
     v = np.empty(rows.tiles.shape[1])
@@ -244,7 +244,7 @@ def leaders(values, taken, share):
     return out[:at]
 
 
-@kernel
+@inner
 def _subtract_from_line(rows, weights, c, out):
     first = c * _LINE
     length = min(_LINE, out.size - first)

@@ -12,7 +12,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from subsel.kernels.compiling import fma, inlined, intrinsic, kernel
+from subsel.kernels.compiling import fma, inlined, inner, intrinsic
 
 LANES = 64
 """Rows in a tile: a few vector registers wide on every current CPU."""
@@ -174,7 +174,16 @@ def squared_reach(s, metric, gamma):
     return -np.inf
 
 
-@kernel
+@inner
+def room(size, like):
+    """An array for `size` numbers of the type of those in another.
+
+    Numba compiles ``np.empty`` anew for each literal size; this once for each type.
+    """
+    return np.empty(size, like.dtype)
+
+
+@inner
 def squared_gaps(least, largest, lows, highs, shrink, out):
     """Squared distances, a little less, from a box to boxes given dimension by dimension."""
     width = out.size

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from subsel.kernels.compiling import by_type, kernel
+from subsel.kernels.compiling import by_type, inner
 from subsel.kernels.cpu.lanes import quantize
 
 LOGGED, RUNS, ADDED, SEEN, TODO = range(5)
@@ -140,7 +140,7 @@ def _ratio(search, slot, gain):
     return gain / search.costs[slot] if search.costs.size else gain
 
 
-@kernel
+@inner
 def improve(search, i, s):
     """A point gets a representative that is more similar."""
     at = search.counts[LOGGED]
@@ -153,7 +153,7 @@ def improve(search, i, s):
     search.counts[LOGGED] = at + 1
 
 
-@kernel
+@inner
 def end_run(search, group, reach):
     """What was logged since the last run is one of this group, of what reach before."""
     run = search.counts[RUNS]
@@ -164,7 +164,7 @@ def end_run(search, group, reach):
         search.counts[RUNS] = run + 1
 
 
-@kernel
+@inner
 def clear_log(search):
     search.counts[LOGGED] = 0
     search.counts[RUNS] = 0

@@ -4,11 +4,11 @@ import math
 
 import numpy as np
 
-from subsel.kernels.compiling import kernel
-from subsel.kernels.cpu.lanes import LANES
+from subsel.kernels.compiling import inner, kernel
+from subsel.kernels.cpu.lanes import LANES, room
 
 
-@kernel
+@inner
 def _select(keys, order, start, stop, middle):
     """Hoare's selection: what is before `middle` in start..stop has no larger key than the rest."""
     left, right = start, stop - 1
@@ -41,16 +41,17 @@ def spatial_order(features):
     O(n (d + 1) log n) time.
     """
     n, d = features.shape
-    order = np.arange(n)
-    keys = np.empty(n, features.dtype)
-    low = np.empty(d, features.dtype)
-    high = np.empty(d, features.dtype)
-    pending = np.empty((128, 2), np.int64)  # deeper than halves of any n go
-    pending[0, 0], pending[0, 1] = 0, n
+    order = np.empty(n, np.int64)
+    for a in range(n):
+        order[a] = a
+    keys = room(n, features)
+    low, high = room(d, features), room(d, features)
+    starts, stops = room(128, order), room(128, order)  # deeper than halves of any n go
+    starts[0], stops[0] = 0, n
     depth = 1
     while depth:
         depth -= 1
-        start, stop = pending[depth, 0], pending[depth, 1]
+        start, stop = starts[depth], stops[depth]
         if stop - start <= LANES:
             continue
         for k in range(d):
@@ -58,8 +59,8 @@ def spatial_order(features):
         for a in range(start, stop):
             for k in range(d):
                 x = features[order[a], k]
-                low[k] = min(low[k], x)
-                high[k] = max(high[k], x)
+                low[k] = x if x < low[k] else low[k]
+                high[k] = x if x > high[k] else high[k]
         axis = 0
         for k in range(1, d):
             if high[k] - low[k] > high[axis] - low[axis]:
@@ -68,13 +69,13 @@ def spatial_order(features):
             keys[a] = features[order[a], axis]
         middle = start + max(1, (stop - start) // (2 * LANES)) * LANES
         _select(keys, order, start, stop, middle)
-        pending[depth, 0], pending[depth, 1] = start, middle
-        pending[depth + 1, 0], pending[depth + 1, 1] = middle, stop
+        starts[depth], stops[depth] = start, middle
+        starts[depth + 1], stops[depth + 1] = middle, stop
         depth += 2
     return order
 
 
-@kernel
+@inner
 def _length(row, middle, extent):
     """Length of (row - middle) / extent: squares summed in order, as on any backend."""
     total = 0.0

@@ -11,8 +11,8 @@ any skipped zero and any subtraction of an old term leave the same bits.
 import numpy as np
 from numba import prange
 
-from subsel.kernels.compiling import by_type, kernel
-from subsel.kernels.cpu.lanes import LANES, quantize
+from subsel.kernels.compiling import by_type, inner, kernel
+from subsel.kernels.cpu.lanes import LANES, quantize, room
 from subsel.kernels.cpu.log import (
     ADDED,
     LOGGED,
@@ -59,8 +59,8 @@ def represent(store, slots, search):
     return gains
 
 
-@kernel
-def add(store, slot, search):
+@inner
+def _add(store, slot, search):
     """Add a candidate."""
     cover(store, slot, search)
     if search.counts[ADDED] == 1 and 2 * search.counts[LOGGED] > search.best.size:
@@ -72,6 +72,12 @@ def add(store, slot, search):
 
 
 @kernel
+def add(store, slot, search):
+    """Add a candidate."""
+    _add(store, slot, search)
+
+
+@inner
 def _find_lead(search, block):
     """The best candidate of a block that is not taken, the lowest of equals."""
     gains, order = search.gains, search.order
@@ -87,8 +93,8 @@ def _find_lead(search, block):
     search.lead[block] = lead
 
 
-@kernel
-def find_leads(search):
+@inner
+def _find_leads(search):
     """The best candidate of each block; of one never settled, any could be."""
     for block in range(search.top.size):
         if search.settled[block] < 0:
@@ -119,9 +125,14 @@ def _limited_sweep(search, store, block, points, low, high, m, sign):
     return weighted_sweep(store, block, points, weights, low, high, m, sign, grid, search.gains)
 
 
-@kernel
+@by_type
+def settle(store, search, block):
+    """Bring the gains of a block, or more, up to date; returns similarities seen."""
+
+
+@settle.of(Dense)
+@settle.of(Tiled)
 def _settle_block(store, search, block):
-    """Bring the gains of a block up to date; returns similarities seen."""
     best = search.best
     afresh = search.settled[block] < 0
     start = block * search.width
@@ -132,13 +143,14 @@ def _settle_block(store, search, block):
     last_run = search.reach.size if afresh else search.counts[RUNS]
     first_entry = search.run_start[first_run]
     sign = 1.0 if afresh else -1.0
-    points = np.empty(_CHUNK + 4, np.int64)
-    low = np.empty(_CHUNK + 4)
-    high = np.empty(_CHUNK + 4)
-    gaps = np.empty(search.reach.size, search.reach.dtype)
+    points = room(_CHUNK + 4, search.order)
+    low = room(_CHUNK + 4, search.gains)
+    high = room(_CHUNK + 4, search.gains)
+    gaps = room(search.reach.size, search.reach)
     group_gaps(store, block, gaps)
-    near = np.zeros(LANES, search.reach.dtype)
-    m = 0
+    near = room(LANES, search.reach)
+    near[:] = 0
+    m = np.int64(0)  # no literal, for which Numba would compile a sweep of its own
     seen = 0
     for run in range(first_run, last_run):
         group = run if afresh else search.run_group[run]
@@ -154,7 +166,7 @@ def _settle_block(store, search, block):
         for left in range(begin, end, LANES):
             if m + LANES > _CHUNK:
                 seen += sweep_within(search, store, (start, stop), points, low, high, m, sign)
-                m = 0
+                m = np.int64(0)
             for entry in range(left, min(left + LANES, end)):
                 if afresh:
                     i = entry
@@ -176,9 +188,9 @@ def _settle_block(store, search, block):
     return seen
 
 
-@kernel
-def _settle_all(store, search):
-    """For a sparse matrix, whose rows do not know of blocks: bring all gains up to date."""
+@settle.of(Sparse)
+def _settle_all(store, search, block):
+    """Rows of a sparse matrix do not know of blocks: bring all gains up to date."""
     best, gains = search.best, search.gains
     afresh = search.settled[0] < 0
     touched = np.full(search.top.size, afresh)
@@ -211,22 +223,6 @@ def _settle_all(store, search):
     return seen
 
 
-@by_type
-def settle(store, search, block):
-    """Bring the gains of a block, or more, up to date; returns similarities seen."""
-
-
-@settle.of(Dense)
-@settle.of(Tiled)
-def _settle_one(store, search, block):
-    return _settle_block(store, search, block)
-
-
-@settle.of(Sparse)
-def _settle_every(store, search, block):
-    return _settle_all(store, search)
-
-
 @kernel(parallel=True)
 def settle_parallel(store, search, blocks):
     """Bring the gains of some blocks up to date."""
@@ -236,15 +232,8 @@ def settle_parallel(store, search, blocks):
     search.counts[SEEN] += seen
 
 
-@kernel
-def settle_serial(store, search, blocks):
-    """Bring the gains of some blocks up to date."""
-    for block in blocks:
-        search.counts[SEEN] += settle(store, search, block)
-
-
-@kernel
-def pending(search, blocks):
+@inner
+def _pending(search, blocks):
     """How many similarities at most have to be looked at to settle some blocks."""
     entries = 0
     for block in blocks:
@@ -255,43 +244,65 @@ def pending(search, blocks):
     return entries * search.width
 
 
-@kernel
-def _ahead(search, a, b):
+@inner
+def _ahead(top, lead, order, a, b):
     """Whether block `a` has the better candidate, as far as is known."""
-    if search.top[a] != search.top[b]:
-        return search.top[a] > search.top[b]
-    return search.order[search.lead[a]] < search.order[search.lead[b]]
+    if top[a] != top[b]:
+        return top[a] > top[b]
+    return order[lead[a]] < order[lead[b]]
+
+
+@inner
+def _leading(top, lead, order):
+    """The block that has the best candidate, as far as is known."""
+    block = top.size - 1
+    for b in range(top.size - 1):
+        if _ahead(top, lead, order, b, block):
+            block = b
+    return block
+
+
+@inner
+def _settle_todo(store, search):
+    """Settle the blocks in `todo` that still need it."""
+    for b in range(search.counts[TODO]):
+        if search.settled[search.todo[b]] != search.counts[RUNS]:
+            search.counts[SEEN] += settle(store, search, search.todo[b])
+    search.counts[TODO] = 0
 
 
 @kernel
 def advance(store, search, elements, gains, at, too_much):
     """Greedy: fill `elements` and `gains` from position `at` on; returns the next position.
 
-    Stops early if the log has no room for another element, or if blocks that have to be settled
-    (`todo`) make more work than `too_much`, counted in similarities.
+    First settles the blocks that are in `todo`; without `elements`, nothing more. Stops early if
+    the log has no room for another element, or if blocks that have to be settled (they are in
+    `todo` then) make more work than `too_much`, counted in similarities.
     """
     counts, settled = search.counts, search.settled
+    _settle_todo(store, search)
+    if at == 0 and elements.size:
+        _find_leads(search)
     while at < elements.size:
         if counts[LOGGED] + search.best.size > search.changed.size:
             return at
-        block = 0
-        for b in range(1, settled.size):
-            if _ahead(search, b, block):
-                block = b
+        block = _leading(search.top, search.lead, search.order)
         if settled[block] != counts[RUNS]:
             search.todo[0] = block
-            together = pending(search, search.todo[:1]) > too_much
+            counts[TODO] = 1
+            together = _pending(search, search.todo[:1]) > too_much
             if not together:
-                counts[SEEN] += settle(store, search, block)
+                _settle_todo(store, search)
             counts[TODO] = 0
             for b in range(settled.size):
-                if settled[b] != counts[RUNS] and (together or _ahead(search, b, block)):
+                if settled[b] == counts[RUNS]:
+                    continue
+                if together or _ahead(search.top, search.lead, search.order, b, block):
                     search.todo[counts[TODO]] = b
                     counts[TODO] += 1
-            if pending(search, search.todo[: counts[TODO]]) > too_much:
+            if _pending(search, search.todo[: counts[TODO]]) > too_much:
                 return at
-            for b in range(counts[TODO]):
-                counts[SEEN] += settle(store, search, search.todo[b])
+            _settle_todo(store, search)
             continue
         slot = search.lead[block]
         elements[at] = search.order[slot]
@@ -299,5 +310,5 @@ def advance(store, search, elements, gains, at, too_much):
         at += 1
         search.taken[slot] = True
         _find_lead(search, block)
-        add(store, slot, search)
+        _add(store, slot, search)
     return at

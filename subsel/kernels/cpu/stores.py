@@ -22,6 +22,7 @@ from subsel.kernels.cpu.lanes import (
     LANES,
     clamp,
     quantize,
+    room,
     similarities,
     squared_gaps,
     squared_reach,
@@ -150,9 +151,9 @@ def _sparse_cover(store, slot, search):
 def _tiled_cover(store, slot, search):
     tiles, metric, gamma = store.point_tiles, store.metric, store.gamma
     row = store.rows[slot]
-    gaps = np.empty(tiles.shape[0], tiles.dtype)
+    gaps = room(tiles.shape[0], tiles)
     squared_gaps(row, row, store.point_least, store.point_largest, store.shrink, gaps)
-    line = np.empty(LANES, tiles.dtype)
+    line = room(LANES, tiles)
     for b in range(tiles.shape[0]):
         if gaps[b] >= search.reach[b]:
             continue
@@ -211,8 +212,9 @@ def _tiled_sweep(store, block, points, low, high, m, sign, gains):
     b = block[0] // LANES
     tile = store.tiles[b]
     number = tile.dtype.type
-    quad = np.empty(4 * LANES, tile.dtype)
-    total = np.zeros(LANES)
+    quad = room(4 * LANES, tile)
+    total = room(LANES, gains)
+    total[:] = 0.0
     base = 0.0
     # What fills up the last four adds nothing: not to a partial sum either, which might then need
     # a digit more than a float64 has.
@@ -259,8 +261,9 @@ def _tiled_weighted_sweep(store, block, points, weights, low, high, m, sign, gri
     b = block[0] // LANES
     tile = store.tiles[b]
     number = tile.dtype.type
-    quad = np.empty(4 * LANES, tile.dtype)
-    total = np.zeros(LANES)
+    quad = room(4 * LANES, tile)
+    total = room(LANES, gains)
+    total[:] = 0.0
     points[m : m + 3] = points[0]
     for a in range(0, m, 4):
         picked = (points[a], points[a + 1], points[a + 2], points[a + 3])

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import prange
 
-from subsel.kernels.compiling import by_type, kernel
+from subsel.kernels.compiling import by_type, inner, kernel
 from subsel.kernels.cpu.lanes import LANES, quantize, similarities, squared_gaps
 from subsel.kernels.cpu.log import weighed
 from subsel.kernels.cpu.stores import Dense, Sparse, Tiled, store_reach
@@ -135,7 +135,7 @@ def _tiled_near(store, slot, swaps, points, similar):
     return m, seen
 
 
-@kernel
+@inner
 def _offer(swaps, i, s, place):
     """An element is as similar as this to a point: it may be its first or second one."""
     if swaps.capped:
@@ -186,7 +186,7 @@ def _seat_row(store, swaps, place, slot):
         swaps.tiles[place // LANES, at] = store.rows[slot, dimension]
 
 
-@kernel
+@inner
 def _offer_again(store, swaps, i, line):
     """The first and second element of a point, from all of them."""
     swaps.first[i] = swaps.second[i] = swaps.base[i]
@@ -194,7 +194,7 @@ def _offer_again(store, swaps, i, line):
     offer_all(store, swaps, i, line)
 
 
-@kernel
+@inner
 def _note(store, swaps):
     """What follows from the first and second elements."""
     swaps.loss[:] = 0.0
@@ -223,7 +223,7 @@ def begin_swaps(store, swaps):
     _note(store, swaps)
 
 
-@kernel
+@inner
 def _judge(part, slot, row, swaps, points, similar, change):
     """The place in which a candidate, `row` of the part, gains most, what it gains, and seen."""
     m, seen = near(part, row, swaps, points, similar)
@@ -249,7 +249,7 @@ def _judge(part, slot, row, swaps, points, similar, change):
     return best, alone + change[best], seen
 
 
-@kernel
+@inner
 def _exchange(store, part, slot, row, swaps, place, points, similar):
     """Put a candidate into a place."""
     m, _ = near(part, row, swaps, points, similar)

@@ -4,8 +4,7 @@ import numpy as np
 from numba import prange
 
 from subsel.kernels.compiling import kernel
-from subsel.kernels.cpu.lanes import LANES, similarities
-from subsel.kernels.cpu.log import RUNS, SEEN
+from subsel.kernels.cpu.lanes import LANES, room, similarities
 
 
 @kernel
@@ -69,8 +68,8 @@ def sum_pairs(store, low, first, stop, step, sums):
     """
     rows, tiles, metric, gamma = store.rows, store.tiles, store.metric, store.gamma
     low_ = tiles.dtype.type(low)
-    quad = np.empty(4 * LANES, tiles.dtype)
-    total = np.empty(LANES)
+    quad = room(4 * LANES, tiles)
+    total = room(LANES, sums)
     for a in range(first, stop, step):
         for b in range(a, tiles.shape[0]):
             tile, width = tiles[b], store.members[b]
@@ -99,16 +98,6 @@ def sum_pairs_parallel(store, low, first, stop, sums):
     """The same of ``range(first, stop)``, on as many threads as there are rows in `sums`."""
     for p in prange(sums.shape[0]):
         sum_pairs(store, low, first + p, stop, sums.shape[0], sums[p])
-
-
-@kernel
-def take_sums(search, sums, low):
-    """Gains of all candidates, which are the points, while none is selected."""
-    n = search.order.size
-    for slot in range(n):
-        search.gains[slot] = sums[slot] - n * low
-    search.settled[:] = search.counts[RUNS]
-    search.counts[SEEN] += n * (n + 1) // 2
 
 
 @kernel

@@ -1,0 +1,50 @@
+"""Functions that kernels alone call are optimized once, as a part of each kernel.
+
+Numba optimizes every function by itself and makes machine code of it, and then does so again in
+every function that calls it, for which it is linked in. Of a search in eight layers the lowest is
+optimized eight times, and only the last result runs. Here a part is typed and lowered once, and
+nothing more.
+
+It builds on classes of Numba that are not public. Where a version of Numba lacks them, this module
+cannot be imported, and `subsel.kernels.compiling` leaves parts to Numba.
+"""
+
+from typing import Any
+
+from numba.core.codegen import CPUCodeLibrary
+from numba.core.compiler import Compiler
+
+
+class _Part(CPUCodeLibrary):
+    """The code of a function, for linking alone."""
+
+    def _optimize_final_module(self) -> None:
+        """Nothing: it is optimized where it is linked in."""
+
+    def _optimize_functions(self, module: Any) -> None:
+        """Nothing either."""
+        module.data_layout = self._codegen._data_layout
+
+    def _finalize_final_module(self) -> None:
+        """No machine code."""
+        self._finalize_dynamic_globals()
+        self._finalized = True
+
+    def get_pointer_to_function(self, name: str) -> int:
+        """None: it cannot be called from Python."""
+        return 0
+
+    @property
+    def codegen(self) -> Any:
+        """What would be told of the globals of its machine code."""
+        return self
+
+    def set_env(self, name: str, env: Any) -> None:
+        """Nothing: see `codegen`."""
+
+
+class PartCompiler(Compiler):
+    """Numba's compiler, for a function that no one calls from Python."""
+
+    def __init__(self, typing: Any, target: Any, library: Any, *rest: Any) -> None:
+        super().__init__(typing, target, _Part(target.codegen(), "part"), *rest)
