@@ -464,6 +464,8 @@ def checked_arrays(gradients: Any, labels: Any) -> tuple[Any, np.ndarray]:
     else:
         gradients = as_host_array(gradients, "gradients")
         number = number if number.startswith("torch.") else gradients.dtype.name
+        # What torch reads in place, without a word: no foreign byte order, no negative stride.
+        gradients = np.require(gradients, gradients.dtype.newbyteorder("="), ["C", "W"])
     labels = as_host_array(labels, "labels")
     if gradients.ndim != 2 or gradients.shape[1] == 0:
         raise ValueError(f"gradients must be (n, d), got {gradients.shape}")

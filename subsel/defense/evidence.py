@@ -25,7 +25,7 @@ def evidence_of(
     Time O(rows x largest class x d).
     """
     if isinstance(gradients, np.ndarray):
-        gradients = torch.from_numpy(np.ascontiguousarray(gradients))
+        gradients = torch.from_numpy(gradients)
     own = medoids[owner[rows]]
     neighbour = np.full(len(rows), -1)
     distance = np.full(len(rows), np.nan)

@@ -71,7 +71,7 @@ def assert_same(a, b, *, exact):
     elif isinstance(a, torch.Tensor | np.ndarray):
         a, b = torch.as_tensor(a), torch.as_tensor(b)
         tolerance = {"rtol": 0, "atol": 0} if exact else {"rtol": 1e-9, "atol": 1e-12}
-        torch.testing.assert_close(a, b, **tolerance)
+        torch.testing.assert_close(a, b, equal_nan=True, **tolerance)
     else:
         assert a == (b if exact or a is None else pytest.approx(b, rel=1e-9))
 
