@@ -106,13 +106,11 @@ def _uncached(compiled: Any) -> Any:
 
 
 def inlined(function: Any) -> Any:
-    """An inner function that LLVM puts into each place where it is called.
+    """Compile a function into each place where it is called.
 
-    Numba can do so as well (``inline="always"``), and types and lowers each copy anew then.
+    LLVM could do so as well (``forceinline``), which compiles as fast and runs a little slower.
     """
-    if not _COMPILES:
-        return function
-    return numba.njit(nogil=True, forceinline=True, **_AS_A_PART)(function)
+    return numba.njit(inline="always")(function)
 
 
 def intrinsic(in_python: Callable) -> Callable:
