@@ -12,7 +12,6 @@ try:
         TransformerMixin,
     )
     from sklearn.metrics import pairwise_distances
-    from sklearn.preprocessing import normalize
     from sklearn.utils import _safe_indexing, check_random_state, gen_batches
     from sklearn.utils.validation import (
         _check_sample_weight,
@@ -29,7 +28,8 @@ except ImportError as error:
 
 from subsel.assignment import assign
 from subsel.coreset import _OF_FEATURES, select
-from subsel.sources.scale import centred
+from subsel.sources.scale import centred, directions
+from subsel.sources.sparse_features import unit_rows
 from subsel.types import ArrayLike, Backend, Method, Metric, ObjectiveName
 from subsel.validation import check_budget
 
@@ -317,6 +317,7 @@ def _to_each(X: Any, centers: Any, metric: Any) -> np.ndarray:
     if metric == "correlation":
         X, centers = centred(X), centred(centers)
     if metric != "dot":
-        X, centers = normalize(X), normalize(centers)
+        unit = unit_rows if hasattr(X, "tocsr") else directions
+        X, centers = unit(X), unit(centers)
     products = X @ centers.T
     return products.toarray() if hasattr(products, "toarray") else products

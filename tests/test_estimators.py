@@ -59,6 +59,20 @@ def test_a_function_as_metric():
     np.testing.assert_array_equal(selector.transform(BLOBS), near(BLOBS, selector.cluster_centers_))
 
 
+@pytest.mark.parametrize("metric", ["cosine", "correlation"])
+def test_rows_without_a_direction_are_alike(metric):
+    X = np.array([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 0], [1, 1, 1], [3, 2, 5]])
+    selector = SubsetSelector(3, metric=metric).fit(X)
+    np.testing.assert_array_equal(selector.predict(X), selector.labels_)
+    for at, center in enumerate(selector.cluster_centers_):
+        nearness = subsel.assign(X, [center], metric)[1]
+        np.testing.assert_allclose(selector.transform(X)[:, at], nearness, atol=1e-12)
+    if metric == "cosine":
+        thin = SubsetSelector(3, metric=metric).fit(sparse.csr_array(X))
+        np.testing.assert_array_equal(thin.labels_, selector.labels_)
+        np.testing.assert_array_equal(thin.predict(sparse.csr_array(X)), thin.labels_)
+
+
 @pytest.mark.parametrize("metric", ["cosine", "dot"])
 def test_sparse_features(metric):
     X = sparse.csr_array(sparse.random(40, 12, density=0.3, random_state=0))

@@ -16,6 +16,7 @@ from subsel.cli import formats, reading, writing
 from subsel.cli.formats import InputError
 from subsel.files import written_whole
 from subsel.memory import available_memory
+from subsel.sources.scale import centred, directions
 from subsel.tables import numbers
 
 METRICS = ("euclidean", "cosine", "dot", "rbf", "correlation", "manhattan", "hamming", "jaccard")
@@ -324,9 +325,9 @@ def similarities(A: np.ndarray, B: np.ndarray, metric: str) -> np.ndarray:
         both, either = ((A != 0) & (B != 0)).sum(1), ((A != 0) | (B != 0)).sum(1)
         return np.where(either, both / np.maximum(either, 1), 1.0)
     if metric == "correlation":
-        A, B = A - A.mean(1, keepdims=True), B - B.mean(1, keepdims=True)
+        A, B = centred(A), centred(B)
     if metric in ("cosine", "correlation"):
-        A, B = _unit(A), _unit(B)
+        A, B = directions(A), directions(B)
     if metric in ("cosine", "correlation", "dot"):
         return np.einsum("ij,ij->i", A, B)
     if metric == "hamming":
@@ -335,8 +336,3 @@ def similarities(A: np.ndarray, B: np.ndarray, metric: str) -> np.ndarray:
         return -np.abs(A - B).sum(1)
     squares = np.square(A - B).sum(1)
     return np.exp(-squares / A.shape[1]) if metric == "rbf" else -np.sqrt(squares)
-
-
-def _unit(A: np.ndarray) -> np.ndarray:
-    lengths = np.linalg.norm(A, axis=1, keepdims=True)
-    return A / np.where(lengths > 0, lengths, 1)

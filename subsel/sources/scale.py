@@ -139,6 +139,13 @@ def centred(features: np.ndarray) -> np.ndarray:
     return out
 
 
+def directions(rows: np.ndarray) -> np.ndarray:
+    """Rows of length 1, whose products are cosines, with a direction more for rows of zeros."""
+    lengths = np.linalg.norm(rows, axis=1)
+    zero = lengths == 0
+    return np.column_stack([rows / (lengths + zero)[:, None], zero])
+
+
 def check_metric(metric: Any, gamma: float | None = None) -> float | None:
     """A metric by name, or a function; gamma, which is positive and goes with "rbf" alone."""
     if not callable(metric):
