@@ -67,8 +67,8 @@ class Scenario(Protocol):
 
 
 @dataclass(frozen=True)
-class Transfer:
-    """A linear head on the features of a fixed extractor, of `width` features."""
+class OnFeatures:
+    """What scenarios have in common that train on the `width` features of a fixed extractor."""
 
     extractor: nn.Module
     width: int
@@ -79,11 +79,16 @@ class Transfer:
     def inputs(self, images: np.ndarray) -> Tensor:
         return extract(self.extractor, images)
 
-    def new_model(self, generator: torch.Generator) -> nn.Linear:
-        return new_head(self.width, self.classes, generator)
-
     def whole(self, model: nn.Module) -> nn.Sequential:
         return nn.Sequential(self.extractor, model)
+
+
+@dataclass(frozen=True)
+class Transfer(OnFeatures):
+    """A linear head."""
+
+    def new_model(self, generator: torch.Generator) -> nn.Linear:
+        return new_head(self.width, self.classes, generator)
 
 
 class OnPixels:
@@ -126,21 +131,12 @@ class FromScratch(OnPixels):
 
 
 @dataclass(frozen=True)
-class Block:
-    """A block of two fully connected layers on the outputs of fixed convolutions.
+class Block(OnFeatures):
+    """A block of two fully connected layers; the extractor is fixed convolutions.
 
     Trained at a high learning rate and with strong weight decay, it fits what is rare only after
     the learning rate has dropped.  So poisons act late here, and a training takes seconds.
     """
-
-    front: nn.Module
-    width: int
-    classes: int
-    recipe: Recipe
-    device: torch.device = CPU
-
-    def inputs(self, images: np.ndarray) -> Tensor:
-        return extract(self.front, images)
 
     def new_model(self, generator: torch.Generator) -> nn.Sequential:
         with torch.random.fork_rng(devices=[]):
@@ -151,9 +147,6 @@ class Block:
                 nn.ReLU(),
                 nn.Linear(128, self.classes),
             )
-
-    def whole(self, model: nn.Module) -> nn.Sequential:
-        return nn.Sequential(self.front, model)
 
 
 class Watch:

@@ -362,6 +362,7 @@ class Recomputed(subsel.Objective):
 
     def __init__(self, S):
         self.S, self.n = S, S.shape[1]
+        self.reset()
 
     def reset(self):
         self.chosen = []

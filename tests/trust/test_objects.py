@@ -20,6 +20,7 @@ import subsel
 from subsel.kernels import reference
 from tests.trust.drawing import clean
 from tests.trust.objectives import KINDS, mixture, near
+from tests.trust.selections import Recomputed
 
 
 class Model:
@@ -230,26 +231,6 @@ class OfEveryKind(Machine):
             assume("rescale" not in str(error))
             raise
         return Model(f, drawn.value, 4 * drawn.slack)
-
-
-class Recomputed(subsel.Objective):
-    """Facility location as a user would write it; `extend` is that of the base class."""
-
-    def __init__(self, S):
-        self.S, self.n = S, S.shape[1]
-        self.reset()
-
-    def reset(self):
-        self.chosen = []
-
-    def gains(self, candidates):
-        return reference.gains(self.S, self.chosen)[candidates]
-
-    def add(self, element):
-        self.chosen.append(element)
-
-    def value(self, indices):
-        return reference.value(self.S, indices)
 
 
 def sparse(S):
