@@ -49,12 +49,12 @@ def deep_knn(features: Any, labels: Any, *, neighbours: int | None = None) -> np
         return np.zeros(len(points))
     own, most = torch.from_numpy(labels), int(counts.max())
     shares = []
-    for part, mine, k in zip(
-        points.split(BLOCK), own.split(BLOCK), counts.split(BLOCK), strict=True
-    ):
-        nearest = torch.cdist(part, points).topk(most + 1, largest=False).indices
-        same = (own[nearest] == mine[:, None]).cumsum(1).gather(1, k[:, None])[:, 0]
-        shares.append(1 - (same - 1).double() / k)  # itself is among them
+    for rows in torch.arange(len(points)).split(BLOCK):
+        distances = torch.cdist(points[rows], points)
+        distances[torch.arange(len(rows)), rows] = torch.inf
+        nearest, k = distances.topk(most, largest=False).indices, counts[rows]
+        same = (own[nearest] == own[rows, None]).cumsum(1).gather(1, k[:, None] - 1)[:, 0]
+        shares.append(1 - same.double() / k)
     return torch.cat(shares).numpy()
 
 

@@ -52,6 +52,12 @@ class TestScores:
         ]
         assert scores.deep_knn(x[:1], y[:1], neighbours=3).tolist() == [0]
 
+    def test_deep_knn_of_copies(self):
+        """An example is not its own neighbour, also where copies of it are as near as itself."""
+        copies = np.zeros((40, 3))
+        assert (scores.deep_knn(copies, np.arange(40), neighbours=3) == 1).all()
+        assert (scores.deep_knn(copies, np.zeros(40, int), neighbours=3) == 0).all()
+
     def test_deep_knn_without_a_number_takes_a_quarter_of_the_class(self):
         rng = np.random.default_rng(3)
         y = np.repeat([0, 1, 2], [40, 20, 3])
