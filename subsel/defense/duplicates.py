@@ -36,7 +36,7 @@ def distinct(inputs: Any, labels: Any, *, near: float = NEAR) -> np.ndarray:
     Raises
     ------
     TypeError, ValueError
-        Inputs and labels that do not fit.
+        Inputs and labels that do not fit; inputs that are not at least 2-D, or not finite.
 
     Notes
     -----
@@ -50,7 +50,10 @@ def distinct(inputs: Any, labels: Any, *, near: float = NEAR) -> np.ndarray:
     >>> distinct(np.array([[0.0], [4.0], [0.1], [8.0]]), np.zeros(4, int)).tolist()
     [0, 1, 3]
     """
-    return np.flatnonzero(_first_like_it(inputs, labels, near) == -1)
+    points = torch.as_tensor(as_host_array(inputs, "inputs"))
+    if not points.isfinite().all():
+        raise ValueError("inputs have NaN or inf, of which no distance is known")
+    return np.flatnonzero(_first_like_it(points, labels, near) == -1)
 
 
 def duplicate_groups(inputs: Any, labels: Any, *, near: float = NEAR) -> list[np.ndarray]:
@@ -71,7 +74,10 @@ def _first_like_it(inputs: Any, labels: Any, near: float) -> np.ndarray:
     if not isinstance(near, int | float | np.number) or isinstance(near, bool) or not near > 0:
         raise ValueError(f"near must be greater than 0, got {near!r}")
     labels = as_host_array(labels, "labels")
-    points = torch.as_tensor(as_host_array(inputs, "inputs")).flatten(1).float()
+    points = torch.as_tensor(as_host_array(inputs, "inputs"))
+    if points.ndim < 2:
+        raise ValueError(f"inputs must be (n, ...), at least 2-D, got {tuple(points.shape)}")
+    points = points.flatten(1).float()
     if labels.shape != (len(points),):
         raise ValueError(f"labels must be ({len(points)},) as inputs, got {labels.shape}")
     first = np.full(len(labels), -1)

@@ -104,6 +104,10 @@ class TestDuplicates:
             distinct(np.zeros((3, 1)), np.zeros(3, int), near=0)
         with pytest.raises(ValueError, match=r"labels must be \(3,\) as inputs"):
             distinct(np.zeros((3, 1)), np.zeros(2, int))
+        with pytest.raises(ValueError, match=r"at least 2-D, got \(3,\)"):
+            distinct(np.zeros(3), np.zeros(3, int))
+        with pytest.raises(ValueError, match="inputs have NaN"):
+            distinct(np.full((3, 1), np.nan), np.zeros(3, int))
         assert distinct(np.zeros((3, 1)), np.arange(3)).tolist() == [0, 1, 2]
 
 
