@@ -21,7 +21,7 @@ from benchmarks.poisoning.lab import Lab
 from benchmarks.poisoning.measure import study
 from benchmarks.poisoning.plots import draw_all, save
 from benchmarks.poisoning.published import PublishedLab
-from benchmarks.poisoning.records import claim, read_records
+from benchmarks.poisoning.records import claim, present_name, read_records
 from benchmarks.poisoning.report import by_defense, markdown, results_table, targets_table
 from benchmarks.poisoning.research import FOLDER, write_pages
 from benchmarks.poisoning.settings import BACKBONES, BASE_CLASSES, BLOCK, DIGITS, Settings
@@ -155,7 +155,13 @@ def parser() -> argparse.ArgumentParser:
         text = f"folder for results (default: {out}, with digits {out}-digits)"
         command.add_argument("--out", type=Path, help=text)
         command.set_defaults(usual_out=out)
-    full.add_argument("--defenses", nargs="+", metavar="NAME", help="in place of the usual ones")
+    full.add_argument(
+        "--defenses",
+        nargs="+",
+        type=present_name,
+        metavar="NAME",
+        help="in place of the usual ones",
+    )
     full.add_argument(
         "--scale",
         choices=["small", "block"],
@@ -171,7 +177,13 @@ def parser() -> argparse.ArgumentParser:
     paper.add_argument("--out", type=Path, default=Path("runs"), help="default: %(default)s")
     table = commands.add_parser("table", parents=[common, paper], help="a table of the paper's")
     table.add_argument("number", type=int, choices=TABLES)
-    table.add_argument("--defenses", nargs="+", metavar="NAME", help="in place of the paper's")
+    table.add_argument(
+        "--defenses",
+        nargs="+",
+        type=present_name,
+        metavar="NAME",
+        help="in place of the paper's",
+    )
     table.add_argument("--beyond", action="store_true", help="later defenses and controls too")
     table.add_argument(
         "--published",
@@ -213,7 +225,7 @@ def count(text: str) -> int:
 
 def list_defenses(args: argparse.Namespace) -> None:
     rows = [[d.template, ", ".join(d.told), ", ".join(d.scenarios)] for d in known()]
-    print(markdown(["defense", "is told", "works in"], rows), end="")
+    print(markdown(["defense", "is given", "works in"], rows), end="")
 
 
 def craft_command(args: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from benchmarks.poisoning.attacks import BACKDOORS
 from benchmarks.poisoning.defenses import find
 from benchmarks.poisoning.lab import Lab, Target
-from benchmarks.poisoning.records import claim, read_records, write_records
+from benchmarks.poisoning.records import claim, present_name, read_records, write_records
 from benchmarks.poisoning.traces import trace
 from benchmarks.poisoning.training import outputs
 from benchmarks.poisoning.victim import Outcome, Round
@@ -26,8 +26,9 @@ def run(
     that training with each defense took, those of its reference included; with `traces` also
     traces/target-*.npz.
     """
+    defenses = [present_name(name) for name in defenses]
     for name in defenses:
-        find(name, lab.settings.scenario)  # objects before any long work
+        find(name, lab.settings.scenario)  # raises before any long work
     claim(lab, out)
     records, times = read_records(out), read_records(out, "times.jsonl")
     done = {(line["target"], line["defense"]) for line in records}

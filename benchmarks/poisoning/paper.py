@@ -19,20 +19,20 @@ BULLSEYE_FINETUNE = {"none": Quoted(80, 92.24), "EPIC": Quoted(0, 92.38)}
 
 TABLE_2_40 = {
     "none": Quoted(25, 92.48, 15),
-    "Deep k-NN, told the budget": Quoted(21, 91.86, 145),
-    "Spectral Signatures, told the budget": Quoted(17, 90.13, 40),
+    "Deep k-NN, given the number of poisons": Quoted(21, 91.86, 145),
+    "Spectral Signatures, given the number of poisons": Quoted(17, 90.13, 40),
     "Activation Clustering": Quoted(9, 84.20, 31),
     "batch-level noisy SGD": Quoted(2, 70.34, 16),
-    "Adversarial Poisoning 0.25, told epsilon": Quoted(4, 91.48, 113),
-    "Adversarial Poisoning 0.5, told epsilon": Quoted(1, 90.67, 122),
-    "Adversarial Poisoning 0.75, told epsilon": Quoted(0, 87.97, 146),
+    "Adversarial Poisoning 0.25, given epsilon": Quoted(4, 91.48, 113),
+    "Adversarial Poisoning 0.5, given epsilon": Quoted(1, 90.67, 122),
+    "Adversarial Poisoning 0.75, given epsilon": Quoted(0, 87.97, 146),
     "EPIC 0.1 active": Quoted(2.7, 90.92, 22),
     "EPIC 0.2 active": Quoted(1.3, 88.95, 19),
     "EPIC 0.3 active": Quoted(1.0, 87.03, 17),
 }
 TABLE_2_200 = {
     "none": Quoted(45, 94.95, 78),
-    "Spectral Signatures, told the budget": Quoted(10, 92.99, 202),
+    "Spectral Signatures, given the number of poisons": Quoted(10, 92.99, 202),
     "Activation Clustering": Quoted(11, 90.88, 153),
     "batch-level noisy SGD": Quoted(2, 80.71, 83),
     "EPIC 0.1 active": Quoted(2.3, 92.50, 110),
@@ -41,14 +41,14 @@ TABLE_2_200 = {
 }
 TABLE_3 = {
     "none": Quoted(40, 61.80, 60),
-    "Adversarial Poisoning 0.5, told epsilon": Quoted(0, 53.54, 420),
+    "Adversarial Poisoning 0.5, given epsilon": Quoted(0, 53.54, 420),
     "EPIC 0.2 active": Quoted(0, 57.50, 60),
 }
 TABLE_4 = {
     "none": Quoted(90, 92.01),
-    "Adversarial Poisoning 0.25, told epsilon": Quoted(35, 91.21),
-    "Adversarial Poisoning 0.5, told epsilon": Quoted(10, 90.58),
-    "Adversarial Poisoning 0.75, told epsilon": Quoted(0, 87.97),
+    "Adversarial Poisoning 0.25, given epsilon": Quoted(35, 91.21),
+    "Adversarial Poisoning 0.5, given epsilon": Quoted(10, 90.58),
+    "Adversarial Poisoning 0.75, given epsilon": Quoted(0, 87.97),
     "EPIC 0.1 active": Quoted(10, 91.15),
     "EPIC 0.2 active": Quoted(0, 89.07),
 }

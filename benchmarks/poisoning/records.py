@@ -25,10 +25,22 @@ def claim(lab: Lab, out: Path) -> None:
     write_whole(out / "settings.json", json.dumps(about, indent=1) + "\n")
 
 
+FORMER = {"told the budget": "given the number of poisons", "told epsilon": "given epsilon"}
+"""Former parts of the names of defenses, which stand in older records, and the present ones."""
+
+
+def present_name(defense: str) -> str:
+    """The present name of a defense that may be called by a former one."""
+    for former, present in FORMER.items():
+        defense = defense.replace(former, present)
+    return defense
+
+
 def read_records(out: Path, name: str = "results.jsonl") -> list[dict]:
-    """The records of what has been done so far."""
+    """The records of what has been done so far, with the defenses' present names."""
     path = out / name
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    records = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [record | {"defense": present_name(record["defense"])} for record in records]
 
 
 def write_records(path: Path, records: Iterable[dict]) -> None:

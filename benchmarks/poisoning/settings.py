@@ -132,7 +132,7 @@ class Settings:
                     names.append(f"{trusted}, fresh head")
                     if subset_size == max(self.subset_sizes):
                         names.append(f"{trusted}, re-admission, fresh head")
-        return [*names, "Deep k-NN, told the budget", "all poisons removed, oracle"]
+        return [*names, "Deep k-NN, given the number of poisons", "all poisons removed, oracle"]
 
 
 # A stand-in where Fashion-MNIST is not available: too small for EPIC to shine (80 images a class),

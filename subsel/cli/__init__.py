@@ -31,8 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
         return import_module("subsel.defense.train").main(arguments[1:])  # has its own parser
     parser = argparse.ArgumentParser(
         prog="subsel",
-        description="Pick the few items that stand for the many, and train on data that others "
-        "made.",
+        description="Select the few items that represent many, and train safely on data that "
+        "others made.",
         epilog="`subsel select --help` has examples. A command ends with status 0 if it succeeded, "
         "2 for options that it does not understand, 1 for any other error, and 130 after Ctrl-C.",
     )

@@ -1,4 +1,4 @@
-"""`subsel audit`: what is suspicious in images of yours, by a model that is trained."""
+"""`subsel audit`: which training images a trained model finds suspicious."""
 
 import argparse
 from pathlib import Path
@@ -18,17 +18,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="PATH",
         help="a folder with a folder of images for each class, or a CSV file with the columns path "
-        "and label; looked at is what `subsel train` would train on",
+        "and label; the images that `subsel train` would train on are examined",
     )
-    which.add_argument("--dataset", choices=("fashion-mnist", "cifar10", "tiny-imagenet", "digits"))
+    which.add_argument(
+        "--dataset",
+        choices=("fashion-mnist", "cifar10", "tiny-imagenet", "digits"),
+        help="a public data set",
+    )
     parser.add_argument("--data-dir", type=Path, help="folder with the data set's files")
     parser.add_argument("--size", type=int, default=32, metavar="N", help="pixels of a side (32)")
-    parser.add_argument("--model", default="small-cnn", metavar="NAME", help="as of subsel train")
     parser.add_argument(
-        "--weights", type=Path, required=True, help="a checkpoint.pt or state dict of that model"
+        "--model", default="small-cnn", metavar="NAME", help="as for `subsel train` (small-cnn)"
+    )
+    parser.add_argument(
+        "--weights", type=Path, required=True, help="a checkpoint.pt or a state dict of the model"
     )
     for kind in WRITES:
-        parser.add_argument(f"--{kind}", type=Path, metavar="FILE", help=f"write it as {kind}")
+        parser.add_argument(
+            f"--{kind}", type=Path, metavar="FILE", help=f"write the findings as {kind.upper()}"
+        )
 
 
 def check(args: argparse.Namespace) -> str | None:

@@ -10,7 +10,7 @@ alone in gradient space.  In a training loop of your own it is five lines::
         for x, y in DataLoader(Subset(data, epic.kept), batch_size=128, shuffle=True):
             ...
 
-and `train` is such a loop, complete with checkpoints; ``python -m subsel.defense.train`` is
+and `train` is such a loop, complete with checkpoints; ``subsel train`` is
 the same from the shell.
 """
 

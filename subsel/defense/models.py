@@ -171,7 +171,8 @@ def build(
     try:
         module = import_module("torchvision.models" if source == "torchvision" else source)
     except ModuleNotFoundError as error:
-        raise ImportError(f"model {name}: {error.name} is not installed") from None
+        hint = f": pip install {source}" if source in ("timm", "torchvision") else ""
+        raise ImportError(f"model {name}: {error.name} is not installed{hint}") from None
     if source in ("timm", "torchvision"):
         if which not in module.list_models():
             raise ValueError(f"{source} has no model {which!r}")

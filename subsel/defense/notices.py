@@ -1,4 +1,4 @@
-"""What a defense that does little or nothing says of it.
+"""Warnings about a defense that does little or nothing.
 
 Nothing here changes a training. A defense that is never due, or that is asked to judge ten examples
 of a class, looks like any other in the code that calls it, and only a word tells them apart.
@@ -80,8 +80,8 @@ def notice_late_rounds(rounds: Sequence[int], drops: Sequence[int], epochs: int)
             else f"{_epochs(left)} before the learning rate's first drop"
         )
         _warn(
-            f"EPIC's first round comes before epoch {rounds[0]}, {when} (epoch {first_drop}): what "
-            "a model has learned from poisons by then it hardly forgets; choose a warmup of at "
+            f"EPIC's first round comes before epoch {rounds[0]}, {when} (epoch {first_drop}): a "
+            "model hardly forgets what it has learned from poisons by then; choose a warmup of at "
             f"most {max(0, first_drop - wanted)}, or a later drop",
             stacklevel=5,
         )

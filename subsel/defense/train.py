@@ -1,4 +1,4 @@
-"""``python -m subsel.defense.train``: train an image classifier with EPIC from the shell."""
+"""`subsel train`: train an image classifier with EPIC from the shell."""
 
 import argparse
 import io
@@ -95,28 +95,30 @@ def _check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
     if args.quick and not args.afresh:
         parser.error("--quick only works together with --afresh")
     if not args.afresh and (args.judge_epochs is not None or args.final_epochs is not None):
-        parser.error("--judge-epochs and --final-epochs are for --afresh: give that too")
+        parser.error("--judge-epochs and --final-epochs only work together with --afresh")
     if not args.afresh and args.threshold is not None:
-        parser.error("--threshold is for --afresh: give that too")
+        parser.error("--threshold only works together with --afresh")
     if not args.afresh and args.witnesses is not None:
-        parser.error("--witnesses is for --afresh: give that too")
+        parser.error("--witnesses only works together with --afresh")
     if args.report is not None and args.no_defense:
-        parser.error("--report shows what EPIC dropped: without --no-defense")
+        parser.error("--report shows what EPIC dropped, so it does not go with --no-defense")
     if args.report is not None and not args.report.parent.is_dir():
         parser.error(f"--report: there is no folder {args.report.parent}")
     if args.afresh and args.no_defense:
-        parser.error("--afresh starts from what EPIC leaves: without --no-defense")
+        parser.error("--afresh starts from what EPIC leaves, so it does not go with --no-defense")
     if args.no_defense and (unused := [name for name in EPIC_OPTIONS if _given(args, name)]):
         names = ", ".join("--" + name.replace("_", "-") for name in unused)
         parser.error(f"EPIC's options have no effect with --no-defense: leave out {names}")
     if args.data is not None and (args.data_dir is not None or args.download):
-        parser.error("--data-dir and --download are for --dataset")
+        parser.error("--data-dir and --download only work together with --dataset")
     if args.data is None and args.size is not None:
-        parser.error("--size is for --data: the data sets have theirs")
+        parser.error("--size only works together with --data")
     if args.dataset == "digits" and args.data_dir is not None:
         parser.error("--data-dir has no effect on digits, which come with scikit-learn")
     if PRESETS[args.preset].training.get("scenario", "scratch") != "scratch" and not args.weights:
-        parser.error(f"--preset {args.preset} starts from a trained network: give it by --weights")
+        parser.error(
+            f"--preset {args.preset} starts from a trained network: name it with --weights"
+        )
     if args.weights is not None and not args.weights.is_file():
         parser.error(f"--weights: there is no file {args.weights}")
     try:
@@ -130,7 +132,9 @@ def _check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
     if args.resume and not first.is_file():
         parser.error(f"--resume: there is no {first}")
     if not args.resume and any((out / name).exists() for name in CHECKPOINTS):
-        parser.error(f"{out} holds a run already: go on with --resume, or choose another --out")
+        parser.error(
+            f"{out} holds a run already: continue it with --resume, or choose another --out"
+        )
 
 
 def _run(parser: argparse.ArgumentParser, args: argparse.Namespace, ranks: parallel.Ranks) -> int:
@@ -330,17 +334,24 @@ def _model(
 def _parser() -> argparse.ArgumentParser:
     presets = "\n".join(f"  {name}\n{_described(preset)}" for name, preset in PRESETS.items())
     parser = argparse.ArgumentParser(
-        prog="python -m subsel.defense.train",
+        prog="subsel train",
+        usage="%(prog)s (--data PATH | --dataset NAME) --out FOLDER [options]",
         description="Train an image classifier that resists targeted data poisoning: every few "
-        "epochs\nEPIC drops the training images that stand alone in gradient space.",
+        "epochs,\nEPIC drops the training images whose gradients stand alone in their class.",
         epilog=f"presets:\n{presets}\n\nexample:\n"
-        "  python -m subsel.defense.train --dataset fashion-mnist --epochs 10 --warmup 3 "
-        "--out runs/first\n\nAfter Ctrl-C, --resume goes on where the last whole epoch ended.",
+        "  subsel train --data photos --epochs 10 --drops 5 8 --warmup 2 --out runs/photos "
+        "--report report.html\n  subsel train --dataset fashion-mnist --epochs 10 --warmup 3 "
+        "--out runs/first\n\nAfter Ctrl-C, the same command with --resume continues after the last "
+        "epoch that was\nfinished.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     data = parser.add_argument_group("data")
     which = data.add_mutually_exclusive_group(required=True)
-    which.add_argument("--dataset", choices=("fashion-mnist", "cifar10", "tiny-imagenet", "digits"))
+    which.add_argument(
+        "--dataset",
+        choices=("fashion-mnist", "cifar10", "tiny-imagenet", "digits"),
+        help="a public data set; see --data-dir and --download",
+    )
     which.add_argument(
         "--data",
         type=Path,
@@ -349,52 +360,69 @@ def _parser() -> argparse.ArgumentParser:
         "val), or a CSV file with the columns path and label",
     )
     data.add_argument(
-        "--size", type=int, metavar="N", help="with --data: pixels of a side, cropped (32)"
+        "--size",
+        type=int,
+        metavar="N",
+        help="with --data: images are cut to squares of N x N pixels (32)",
     )
     data.add_argument("--data-dir", type=Path, help="folder with the data set's files")
-    data.add_argument("--download", action="store_true", help="fetch the data set if need be")
     data.add_argument(
-        "--poisons", type=Path, help="a published poisoned set to put into the training images"
+        "--download", action="store_true", help="download the data set if it is missing"
+    )
+    data.add_argument(
+        "--poisons", type=Path, help="a file of published poisons, which replace training images"
     )
 
     training = parser.add_argument_group("training")
     training.add_argument(
-        "--preset", choices=PRESETS, default="paper-40", help="settings to start from (paper-40)"
+        "--preset",
+        choices=PRESETS,
+        default="paper-40",
+        help="the settings to start from; they are listed below (paper-40)",
     )
     training.add_argument(
         "--model",
         default="small-cnn",
         metavar="NAME",
-        help=f"{', '.join(MODELS)}, timm:NAME, torchvision:NAME or module:function (small-cnn)",
+        help=f"{', '.join(MODELS)}, timm:NAME or torchvision:NAME (if that library is installed), "
+        "or module:function for a function of your own (small-cnn)",
     )
     training.add_argument(
-        "--weights", type=Path, help="a checkpoint.pt or state dict that the model starts from"
+        "--weights",
+        type=Path,
+        help="a checkpoint.pt or a state dict with the weights to start from",
     )
-    training.add_argument("--epochs", type=int, help="passes over the data (the preset's)")
-    training.add_argument("--lr", type=float, help="learning rate (0.1; when fine-tuning 1e-4)")
+    training.add_argument("--epochs", type=int, help="passes over the data (as the preset says)")
+    training.add_argument("--lr", type=float, help="the learning rate (0.1; 1e-4 for fine-tuning)")
     training.add_argument(
         "--drops",
         type=_from_0,
         nargs="*",
         metavar="EPOCH",
-        help="divide the learning rate by 10 before these epochs (the preset's)",
+        help="the learning rate is divided by 10 before these epochs (as the preset says)",
     )
-    training.add_argument("--batch-size", type=int, default=128, help="(%(default)s)")
+    training.add_argument(
+        "--batch-size", type=int, default=128, help="images in a batch (%(default)s)"
+    )
     training.add_argument(
         "--augment",
         action=argparse.BooleanOptionalAction,
-        help="random flip and crop (yes, except with paper-transfer)",
+        help="flip and crop images at random (done by default, except with paper-transfer)",
     )
     training.add_argument(
         "--cutmix",
         action="store_true",
-        help="train on mixtures: each image with a rectangle of another one, and of its label",
+        help="train on mixtures: a rectangle of each image, and the same share of its label, come "
+        "from another image",
     )
 
-    epic = parser.add_argument_group("EPIC (by default the preset's)")
+    epic = parser.add_argument_group("EPIC (defaults come from the preset)")
     epic.add_argument("--no-defense", action="store_true", help="train without EPIC")
     epic.add_argument(
-        "--subset-size", type=float, metavar="F", help="medoids as a fraction of each class"
+        "--subset-size",
+        type=float,
+        metavar="F",
+        help="the number of medoids, as a fraction of each class",
     )
     epic.add_argument("--warmup", type=int, metavar="N", help="epochs before the first round")
     epic.add_argument("--interval", type=int, metavar="N", help="epochs between rounds")
@@ -402,72 +430,80 @@ def _parser() -> argparse.ArgumentParser:
     epic.add_argument(
         "--ground-set",
         choices=("active", "full"),
-        help="medoids and neighbours from what is kept, or from everything (active)",
+        help="search medoids and neighbours among the images that are kept, or among all (active)",
     )
-    epic.add_argument("--metric", choices=METRICS, help="(euclidean)")
     epic.add_argument(
-        "--min-cluster-size", type=int, metavar="N", help="drop clusters smaller than this (2)"
+        "--metric", choices=METRICS, help="the distance between gradients (euclidean)"
+    )
+    epic.add_argument(
+        "--min-cluster-size", type=int, metavar="N", help="clusters of fewer images are dropped (2)"
     )
     epic.add_argument(
         "--gradients",
         choices=("fresh", "training"),
-        help="from a forward pass before each round, or from the epoch that was just trained, "
-        "which costs nothing (fresh)",
+        help="fresh: from a forward pass before each round; training: from the epoch that was just "
+        "trained, at no further cost (fresh)",
     )
     epic.add_argument(
         "--wrt",
         choices=WRT,
-        help="what the gradient is taken of: the last layer's output or its input, or the whole "
-        "model's output (logits)",
+        help="the variable of the gradient: the output of the last layer, its input, or the output "
+        "of the whole model (logits)",
     )
 
     afresh = parser.add_argument_group("fresh start (not in the paper)")
     afresh.add_argument(
         "--afresh",
         action="store_true",
-        help="after EPIC's last round, train anew on what it left, and once more on that and all "
-        "that this model accepts; prune hard then: --subset-size 0.4",
+        help="after the last round of EPIC, train a new model (the judge) on the images that are "
+        "left, and a final one on these and all images that the judge accepts; use "
+        "--subset-size 0.4",
     )
     afresh.add_argument(
         "--threshold",
         type=float,
         metavar="P",
-        help="probability that an example's label must have to be let in again (0.05)",
+        help="the judge accepts an image if the probability of its label is at least P (0.05)",
     )
     afresh.add_argument(
         "--witnesses",
         type=int,
         choices=(1, 2),
-        help="2: its nearest neighbours have to agree as well (1)",
+        help="2: the nearest neighbours of an image have to agree as well (1)",
     )
     afresh.add_argument(
         "--quick",
         action="store_true",
-        help="with --afresh: train that model on instead of anew; --warmup 1 --interval 1 and a "
-        "--stop at a quarter of the epochs make it about as long as one training",
+        help="with --afresh: the judge itself is trained further, in place of a final model; with "
+        "--warmup 1 --interval 1 and a --stop at a quarter of the epochs, all of it takes about "
+        "as long as one training",
     )
     for phase, share in (("judge", "half"), ("final", "three quarters")):
         afresh.add_argument(
             f"--{phase}-epochs",
             type=int,
             metavar="N",
-            help=f"of the {phase} training (as many as --epochs, with --quick {share} of them)",
+            help=f"epochs of the {phase} training (as --epochs; with --quick, {share} of them)",
         )
 
     run = parser.add_argument_group("run")
-    run.add_argument("--out", type=Path, required=True, help="folder for everything written")
+    run.add_argument(
+        "--out", type=Path, required=True, help="the folder for all files that are written"
+    )
     run.add_argument(
         "--report",
         type=Path,
         metavar="FILE",
-        help="write a page (HTML) that shows what was dropped, when, and what it looks like",
+        help="write a page (HTML) that shows what was dropped and when",
     )
-    run.add_argument("--resume", action="store_true", help="go on with the run in --out")
-    run.add_argument("--seed", type=_from_0, default=0, help="(%(default)s)")
+    run.add_argument("--resume", action="store_true", help="continue the run in --out")
+    run.add_argument(
+        "--seed", type=_from_0, default=0, help="seed of all random numbers (%(default)s)"
+    )
     run.add_argument(
         "--device",
         default="cuda" if torch.cuda.is_available() else "cpu",
-        help="cpu, cuda, cuda:1, ... (here %(default)s)",
+        help="cpu, cuda, cuda:1, ... (on this machine %(default)s)",
     )
     return parser
 

@@ -220,11 +220,11 @@ def test_errors_are_one_line(tmp_path, capsys, arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--preset", "paper-transfer"], "give it by --weights"),
+        (["--preset", "paper-transfer"], "name it with --weights"),
         (["--resume"], "--resume: there is no"),
         (["--epochs", "many"], "invalid int"),
         (["--quick"], "--quick only works together with --afresh"),
-        (["--final-epochs", "3"], "--final-epochs are for --afresh"),
+        (["--final-epochs", "3"], "--final-epochs only work together with --afresh"),
         (["--afresh", "--no-defense"], "--afresh starts from what EPIC leaves"),
     ],
 )

@@ -159,7 +159,7 @@ def test_the_command_says_it_in_a_line(tmp_path, capsys):
     err = capsys.readouterr().err
     assert "EPIC: no round in 1 epoch\n" in err
     (line,) = [line for line in err.splitlines() if ": warning: " in line]
-    assert line.startswith("python -m subsel.defense.train: warning: this training is not defended")
+    assert line.startswith("subsel train: warning: this training is not defended")
     assert main([*arguments, "--no-defense", "--out", str(tmp_path / "undefended")]) == 0
     assert "warning" not in capsys.readouterr().err
 

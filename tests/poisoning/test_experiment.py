@@ -135,6 +135,6 @@ def test_colour_images_go_through_everything(cache, tmp_path):
         augment=True,
     )
     lab = Lab(settings, colour, cache)
-    names = ["none", "JPEG 75", "Friendly Noise", "Adversarial Poisoning 0.5, told epsilon"]
+    names = ["none", "JPEG 75", "Friendly Noise", "Adversarial Poisoning 0.5, given epsilon"]
     for line in run(lab, tmp_path, [0], names):
         assert line["accuracy"] > 0.5

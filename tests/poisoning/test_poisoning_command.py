@@ -86,5 +86,5 @@ def test_an_unknown_experiment_is_said(capsys):
 def test_the_list_of_defenses(capsys):
     assert cli.main(["defenses"]) == 0
     listed = capsys.readouterr().out
-    assert "Adversarial Poisoning {share}, told epsilon" in listed
+    assert "Adversarial Poisoning {share}, given epsilon" in listed
     assert all(json.dumps(name)[1:-1] in listed for name in ("none", "Friendly Noise"))

@@ -10,13 +10,13 @@ from benchmarks.poisoning.defenses import (
     registry,
 )
 from benchmarks.poisoning.experiment import run
-from benchmarks.poisoning.records import read_records
+from benchmarks.poisoning.records import present_name, read_records
 from benchmarks.poisoning.victim import Outcome
 
 
-def test_names_say_what_a_defense_is_told_and_find_it():
+def test_names_say_what_a_defense_is_given_and_find_it():
     for entry in registry.known():
-        assert (not entry.told) or "told" in entry.template or "oracle" in entry.template
+        assert (not entry.told) or "given" in entry.template or "oracle" in entry.template
     assert find("EPIC 0.25 full", "scratch")[1] == {"subset_size": 0.25, "ground_set": "full"}
     control = "random drop, as EPIC 0.2 active, fresh head"
     assert find(control, "transfer")[1] == {"reference": "random drop, as EPIC 0.2 active"}
@@ -27,13 +27,28 @@ def test_names_say_what_a_defense_is_told_and_find_it():
 def test_a_defense_of_ones_own(trials, monkeypatch):
     monkeypatch.setattr(registry, "_DEFENSES", list(registry._DEFENSES))
 
-    @registry.defense("first {share} of all, told the budget", told=("budget",))
+    @registry.defense("first {share} of all, given the number of poisons", told=("budget",))
     def first(victim, share: float, budget):
         kept = victim.everyone[: int(share * len(victim.labels)) - budget]
         return Outcome(victim.train(kept), kept)
 
-    outcome = trials["transfer"].outcome("first 0.5 of all, told the budget")
+    outcome = trials["transfer"].outcome("first 0.5 of all, given the number of poisons")
     np.testing.assert_array_equal(outcome.kept, np.arange(150 - TOY.poisons))
+
+
+def test_records_with_former_names_are_read_and_continued(labs, tmp_path):
+    names = ["none", "Deep k-NN, told the budget"]
+    records = run(labs["transfer"], tmp_path, [0], names)
+    present = "Deep k-NN, given the number of poisons"
+    assert [line["defense"] for line in records] == ["none", present]
+    path = tmp_path / "results.jsonl"
+    former = path.read_text().replace(present, names[1])
+    assert names[1] in former
+    path.write_text(former)
+    assert read_records(tmp_path) == records
+    assert run(labs["transfer"], tmp_path, [0], [present]) == records
+    assert path.read_text() == former  # nothing was done again
+    assert present_name("EPIC 0.2 active") == "EPIC 0.2 active"
 
 
 @pytest.mark.parametrize(
@@ -41,7 +56,7 @@ def test_a_defense_of_ones_own(trials, monkeypatch):
     [
         ("prayer", "no defense is called 'prayer'"),
         ("EPIC much active", "no defense is called"),
-        ("Adversarial Poisoning 0.5, told epsilon", "it needs images"),
+        ("Adversarial Poisoning 0.5, given epsilon", "it needs images"),
         ("random drop, as prayer", "no defense is called 'prayer'"),
     ],
 )
@@ -59,11 +74,11 @@ def test_a_missing_package_is_said(monkeypatch):
 
 
 NAMES = [
-    "Deep k-NN, told the budget",
-    "Spectral Signatures, told the budget",
+    "Deep k-NN, given the number of poisons",
+    "Spectral Signatures, given the number of poisons",
     "Activation Clustering",
     "batch-level noisy SGD",
-    "Adversarial Poisoning 0.5, told epsilon",
+    "Adversarial Poisoning 0.5, given epsilon",
     "adversarial training 8",
     "JPEG 75",
     "Friendly Noise",

@@ -52,7 +52,7 @@ def status_and_line(arguments, capsys):
     beside = ("%|", " training: ", "EPIC: ", "train: warning: ")
     told = [line for line in lines if line and not any(text in line for text in beside)]
     assert all(line.startswith(("usage:", " ")) for line in told[:-1]), lines
-    assert lines[-1].startswith("python -m subsel.defense.train: error: ")
+    assert lines[-1].startswith("subsel train: error: ")
     assert "weights_only" not in lines[-1]
     return status, lines[-1]
 
@@ -243,7 +243,7 @@ def test_weights_that_are_none(tmp_path, capsys, monkeypatch):
         (["--device", "gpu"], '--device must be "cpu", "cuda", "cuda:1" or such, not \'gpu\''),
         (["--device", "meta"], "--device 'meta' cannot be used here"),
         (["--device", "cuda:99"], "--device 'cuda:99' is not there: "),
-        (["--threshold", "0.1"], "--threshold is for --afresh"),
+        (["--threshold", "0.1"], "--threshold only works together with --afresh"),
         (["--no-defense", "--stop", "2", "--wrt", "input"], "leave out --stop, --wrt"),
         (["--data-dir", "."], "--data-dir has no effect on digits"),
     ],

@@ -8,8 +8,8 @@
         kept = victim.everyone[:: 1 if side == "left" else -1][: len(victim.labels) // 2]
         return Outcome(victim.train(kept), kept)
 
-makes "half left" and "half right". What a defense is told beyond the victim it declares
-(`told=("budget",)`) and says in its name. See `registry.defense`.
+makes "half left" and "half right". A defense that needs to know more than the victim
+declares it (`told=("budget",)`) and says so in its name. See `registry.defense`.
 """
 
 from importlib import import_module

@@ -54,7 +54,7 @@ def symmetric(like: Tensor, generator: torch.Generator) -> Tensor:
     return (2 * torch.rand(like.shape, generator=generator) - 1).to(like.device)
 
 
-@defense("Adversarial Poisoning {share}, told epsilon", told=("epsilon",), scenarios=IMAGES)
+@defense("Adversarial Poisoning {share}, given epsilon", told=("epsilon",), scenarios=IMAGES)
 def adversarial_poisoning(victim: Victim, share: float, epsilon: int) -> Outcome:
     """Geiping et al. 2021, "What doesn't kill you makes you robust(er)".
 

@@ -8,7 +8,7 @@ from benchmarks.poisoning.victim import Outcome, Victim
 from subsel.defense import scores
 
 
-@defense("Deep k-NN, told the budget", told=("budget",))
+@defense("Deep k-NN, given the number of poisons", told=("budget",))
 def deep_knn(victim: Victim, budget: int) -> Outcome:
     kept = agreeing_with_neighbours(victim.features(), victim.labels, neighbours=2 * budget)
     return Outcome(victim.train(kept), kept)

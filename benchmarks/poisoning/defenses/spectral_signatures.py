@@ -7,7 +7,7 @@ from benchmarks.poisoning.victim import Outcome, Victim
 from subsel.defense import scores
 
 
-@defense("Spectral Signatures, told the budget", told=("budget",))
+@defense("Spectral Signatures, given the number of poisons", told=("budget",))
 def spectral_signatures(victim: Victim, budget: int) -> Outcome:
     outlying = scores.spectral_signatures(victim.features(), victim.labels)
     labels = victim.labels.numpy()
