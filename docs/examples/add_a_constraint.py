@@ -1,4 +1,4 @@
-"""A constraint of your own, whole: elements must lie apart on a line."""
+"""A complete constraint of your own: elements must lie apart on a line."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from subsel.constraints import Constraint, State
 
 
 class Apart(Constraint):
-    """No two selected elements, nor a selected and a given one, within `least` of each other."""
+    """Selected elements are at least `least` from each other and from those that are given."""
 
     def __init__(self, position, least):
         self.position, self.least = np.asarray(position, float), least
@@ -25,7 +25,7 @@ class Apart(Constraint):
 
 
 class Placed(State):
-    """What lies too near to what was selected."""
+    """Which elements are too near to selected ones."""
 
     def __init__(self, constraint):
         self.constraint = constraint

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from fractions import Fraction
+from math import floor
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +194,7 @@ class Job:
     def _summary(self, chosen: Any, n: int, seconds: float) -> None:
         part = ""
         if chosen.bound:
-            part = f"; F is at least {chosen.value / chosen.bound:.1%} of the best possible"
+            part = f"; F is at least {proven(chosen.value, chosen.bound)} of the best possible"
         self.tell(f"selected {len(chosen)} of {n} rows in {seconds:.1f} s{part}")
 
     # Writing
@@ -218,6 +219,11 @@ class Job:
                 figure.savefig(part, format=args.plot.suffix[1:].lower())
             written.append(args.plot)
         self.tell(f"wrote {', '.join(map(str, written))}")
+
+
+def proven(value: float, bound: float) -> str:
+    """A percentage that is rounded down, so that what is claimed holds."""
+    return f"{floor(1000 * value / bound) / 10}%"
 
 
 def _too_large(path: Path) -> bool:

@@ -345,6 +345,13 @@ def test_numbers_that_the_first_lines_of_a_csv_file_do_not_show(tmp_path, monkey
     np.testing.assert_array_equal(read(table, ["a"], [], show=False)[0], values)
 
 
+@pytest.mark.parametrize(
+    ("value", "bound", "said"), [(0.99996, 1, "99.9%"), (1, 1, "100.0%"), (0.6215, 1, "62.1%")]
+)
+def test_what_is_proven_is_rounded_down(value, bound, said):
+    assert job.proven(value, bound) == said
+
+
 def test_the_names_are_those_of_the_package():
     assert set(select.OBJECTIVES) == set(OBJECTIVES)
     for metric in job.METRICS:
