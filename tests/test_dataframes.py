@@ -26,6 +26,7 @@ class OnlyArrow:
         return self._table.__arrow_c_stream__(requested_schema)
 
 
+HALVES = [list(row) for row in X.astype(np.float16)]  # older pyarrow takes no other numbers
 COLUMNS = {name: X[:, i] for i, name in enumerate(NAMES)}
 TABLES = {
     "pandas": pd.DataFrame(COLUMNS),
@@ -46,7 +47,7 @@ TABLES = {
     "pyarrow, parts of vectors": pa.chunked_array([FIXED[:7], FIXED[7:]]),
     "pyarrow, lists": pa.array(X.tolist(), pa.list_(pa.float32())),
     "pyarrow, part of lists": pa.array([[1.0], *X.tolist()], pa.list_(pa.float32()))[1:],
-    "pyarrow, large lists": pa.table({"v": pa.array(X.tolist(), pa.large_list(pa.float16()))}),
+    "pyarrow, large lists": pa.table({"v": pa.array(HALVES, pa.large_list(pa.float16()))}),
     "Arrow alone": OnlyArrow(pa.table(COLUMNS)),
     "Arrow alone, vectors": OnlyArrow(pa.chunked_array([FIXED])),
 }
