@@ -98,7 +98,7 @@ def parser() -> argparse.ArgumentParser:
         help="of torch (default: %(default)s: the nets are small, and any machine's results alike)",
     )
     common.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: %(default)s)")
-    chosen = common.add_argument_group("settings (default: those of docs/experiments.md)")
+    chosen = common.add_argument_group("settings (default: those of docs/research/earlier.md)")
     chosen.add_argument("--model", choices=[*MODELS, BLOCK], help="of backbone and victim")
     chosen.add_argument(
         "--augment", action=argparse.BooleanOptionalAction, help="flip and crop in training"

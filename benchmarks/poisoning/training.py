@@ -102,7 +102,7 @@ def fit(
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, recipe.drops)
     step = steps(model, optimizer, generator)
     # Of images, a pass over those that are gone would cost; of features it does not, and the
-    # results in docs/experiments.md took all.
+    # results in docs/research took all.
     active = inputs.ndim == 4 and getattr(dropping, "ground_set", None) == "active"
     alone_breaks = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
     device = device_of(model)

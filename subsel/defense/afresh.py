@@ -1,6 +1,6 @@
 """A fresh start: prune hard, train anew on what is left, and let back in what that model accepts.
 
-Not the published EPIC.  What it is for, and what it does in experiments: docs/experiments.md.
+Not the published EPIC.  What it is for, and what it does in experiments: docs/research/fresh-start.md.
 """
 
 import copy
