@@ -1,6 +1,6 @@
-"""A fresh start: prune hard, train anew on what is left, and let back in what that model accepts.
+"""A fresh start: EPIC drops much, a new model judges what was dropped, and training starts again.
 
-Not the published EPIC.  What it is for, and what it does in experiments: docs/research/fresh-start.md.
+This is not the published EPIC. docs/research/fresh-start.md has its purpose and its results.
 """
 
 import copy

@@ -58,8 +58,8 @@ def notice_schedule(rounds: Sequence[int], epochs: int, warmup: int) -> None:
 def notice_late_rounds(rounds: Sequence[int], drops: Sequence[int], epochs: int) -> None:
     """Warn of rounds that begin when the learning rate has dropped, or just before.
 
-    Dropped poisons are forgotten while the rate is high (docs/research/from-scratch.md): an eighth of the
-    epochs at the first rate should follow the first round.
+    A model forgets dropped poisons while the rate is high (docs/research/from-scratch.md), so an
+    eighth of the epochs at the first rate should follow the first round.
 
     Parameters
     ----------
