@@ -111,8 +111,8 @@ def digest(chosen):
 # Quality
 
 WAYS = {
-    "as it comes": {},
-    "GreeDi: partitions as they lie": {"spread": 1},
+    "defaults": {},
+    "GreeDi: consecutive partitions": {"spread": 1},
     "at most 20 000 rows in a task": {"max_rows": 20_000},
     "at most 10 000 rows, two levels": {"max_rows": 10_000},
     "selected from 30 000 rows": {"sample": 30_000},
@@ -148,7 +148,7 @@ def quality(scale):
         alone = union[subsel.greedy(some, k).indices]
         everything = union[subsel.greedy(f.restrict(union), k).indices]
         found.setdefault("one partition alone", []).append(covered(single))
-        found.setdefault("merged for the candidates alone", []).append(covered(alone))
+        found.setdefault("merged on the candidates only", []).append(covered(alone))
         found.setdefault("merged for all rows", []).append(covered(everything))
     record("quality", scale, rows=len(X), k=k, partitions=parts, real=made("embeddings_64"),
            found=found)  # fmt: skip
@@ -367,8 +367,8 @@ def report(scale):
 
     python -m benchmarks.scaling report
 
-{processor()}. Each section says when it was measured, and the load of the machine then: processes
-that wanted to run, on {os.cpu_count()} cores.
+{processor()}. Each section says when it was measured, and the load of the machine at that
+time, which is the number of processes that wanted to run on its {os.cpu_count()} cores.
 
 """ + "\n".join(parts)
     with written_whole(PAGE) as part:
@@ -398,8 +398,8 @@ def quality_section(r):
     return f"""## Quality
 
 {made_by(r)}
-{r["rows"]} × 64 {what} embeddings, k = {r["k"]}, {r["partitions"]} partitions, 5 seeds. Coverage is
-what is gained after the first pick, as a part of what greedy on all rows gains
+{r["rows"]} × 64 {what} embeddings, k = {r["k"]}, {r["partitions"]} partitions, 5 seeds. Coverage
+compares what is gained after the first pick with what greedy on all rows gains
 ({r["found"]["seconds"][0]:.1f} s): (F − F₁) / (F* − F₁). Target: a mean of at least 0.99.
 
 {markdown(head, rows)}"""
@@ -416,7 +416,7 @@ def objectives_section(r):
 {made_by(r)}
 {r["rows"]} × 64 {what} embeddings (their positive parts, for objectives of amounts), k = {r["k"]}
 (or costs of as many rows on average), {r["partitions"]} partitions, the worst of {r["seeds"]}
-seeds. Coverage, as above, beside what `select` finds on all rows.
+seeds. Coverage, as above, compares with the selection of `select` from all rows.
 
 {markdown(["", *r["limits"]], rows)}"""
 
@@ -429,8 +429,8 @@ def speed_section(r):
 {made_by(r)}
 {r["rows"]} × 64 from Zarr, k = {r["k"]}, at most {r["max_rows"]} rows in a task; medians of three
 runs in turn; workers have one thread. The loop runs the same tasks one after the other in one
-process, without an engine. Two such loops at once, each with all of the work, say what a second
-process is worth on this machine.
+process, without an engine. Two such loops at once, each with all of the work, show how much a
+second process helps on this machine.
 
 {markdown(["", "seconds"], rows)}
 Two workers are {times["1 workers"] / times["2 workers"]:.2f} times as fast as one (target: at least

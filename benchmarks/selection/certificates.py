@@ -86,9 +86,9 @@ def main():
 
     python -m benchmarks.selection.certificates
 
-`value / bound` of greedy's selection: the part of the largest possible F that it is proven to have.
-n = {args.n}, k = {args.n // 10}; gradients are of one class. Where it is far from 1, the bound may
-be what is loose. A dash means that the objective says of these rows that it is not monotone.
+The numbers are `value / bound` of greedy's selection, a proven part of the largest possible F.
+n = {args.n}, k = {args.n // 10}; gradients are of one class. A number far from 1 may mean that
+the bound is loose. A dash means that the objective is not monotone for these rows.
 
 {markdown(head, lines)}""")
 

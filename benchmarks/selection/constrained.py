@@ -98,9 +98,9 @@ def main():
 
     python -m benchmarks.selection.constrained
 
-Greedy facility location at EPIC's step, class by class: {N} rows of 10, k = {K}. *Ratio* is the
-time as a multiple of that under a count alone, which is run before and after; medians over
-{args.classes} classes and {args.rounds} rounds. *At most* is the target.
+The search is greedy facility location for EPIC's step, class by class: {N} rows of 10 features,
+k = {K}. *Ratio* is the time relative to that under a count alone, which is run before and after;
+medians over {args.classes} classes and {args.rounds} rounds. *At most* is the target.
 
 {markdown(["constraint", "rows selected", "ms", "ratio", "at most"], lines)}""")
     print(args.out.read_text())

@@ -184,10 +184,10 @@ def page(records, notes):
 
     python -m benchmarks.selection.peers
 
-From features (n × 10, euclidean) to indices; k = n / 10, or f of each class. Each library has a
-process of its own; MB is the peak of memory beyond the input. The sum of distances is what subsel,
-apricot and kmedoids minimize, up to the rounding of near-ties; submodlib's similarity is
-exp(-distance / 10) instead. Of apricot's time a second and more is compilation, at every fit.
+Each library goes from features (n × 10, euclidean) to indices, with k = n / 10, or f of each
+class, in a separate process. MB is the peak of memory beyond the input. subsel, apricot and kmedoids minimize
+the sum of distances, and differ only in near-ties. submodlib's similarity is exp(-distance / 10).
+apricot compiles at every fit, which takes a second or more of its time.
 
 {table(records, problems)}
 ![Seconds against n, for each library]({PLOT.name})

@@ -69,19 +69,18 @@ def measure(workload, scale, repeats):
 
 def page(records, machine, peers, notes):
     """The report, from the last record of each workload."""
-    rows, limits = [], []
+    rows, targets, limits = [], [], []
     for w in WORKLOADS:
         if w.name not in records:
             continue
         r = records[w.name]
         r["peers"] = peers.get(w.name, {})
-        reached, met = judged(w, r)
+        targets += judged(w, r)
         rows.append([
             w.name + (" (older)" if r["source"] != machine["source"] else ""), w.what,
             f"{r['seconds']:.3g}", f"{r['memory'] / 1e6:.0f}" if r["memory"] else "",
             figure(r.get("pairs_of_all")), r.get("path", ""),
-            f"{w.rival[0]}: {r['rival_seconds']:.3g} s" if "rival_seconds" in r else "",
-            reached, met,
+            w.rival[0] if "rival_seconds" in r else "", figure(r.get("rival_seconds")),
         ])  # fmt: skip
         if "flops" in r:
             least = max(r["bytes"] / machine["bandwidth"], r["flops"] / machine["flops"])
@@ -89,7 +88,8 @@ def page(records, machine, peers, notes):
                 w.name, figure(r["bytes"], 1e9), figure(r["flops"], 1e9), f"{least:.3g}",
                 f"{least / r['seconds']:.2g}",
             ])  # fmt: skip
-    head = ["", "workload", "seconds", "MB", "pairs", "path", "compared with", "targets", "met"]
+    head = ["", "workload", "seconds", "MB", "pairs", "path", "compared with", "seconds"]
+    targets_head = ["", "target", "at", "measured", "met"]
     limits_head = ["", "GB", "Gflop", "seconds", "part of our time"]
     return f"""# Workloads
 
@@ -97,44 +97,41 @@ def page(records, machine, peers, notes):
 
     python -m benchmarks.selection.report
 
-Seconds are medians; MB is the peak of memory beyond the input; pairs are similarities looked at, as
-a part of all there are (n², or the non-zeros); path is how they were had. Rows marked as older were
-measured in another state of the source than the machine's figures below.
+Seconds are medians; MB is the peak of memory beyond the input. *Pairs* is the number of computed
+similarities as a part of all (n², or the non-zeros), and *path* is how they were obtained. Rows
+marked as older were measured with another version of the source than the machine's figures below.
 
 {markdown(head, rows)}
-## The machine, and the least that must be done
+## Targets
+
+{markdown(targets_head, targets)}
+## The machine, and the least time
 
 A copy moves {machine["bandwidth"] / 1e9:.1f} GB a second (bytes read and written, all threads);
 sgemm does {machine["flops"] / 1e9:.0f} Gflop a second (a multiply-add is two).
 
-What must be done at least: read the input once, and for each unordered pair of rows of a ground set
-one inner product (of a given matrix: one operation for each entry; of a sample: the inner products
-of all rows with those selected). Seconds are what that takes at the rates above, and the last
-column is how much of our time that is. It is a yardstick and no lower bound where tiles of
-rows can be left out by bounds; exact differences take twice the operations of inner products.
+At least, a selection must read the input once and compute one inner product for each unordered
+pair of rows. (For a given matrix it is one operation for each entry, and for a sample the inner
+products of all rows with those selected.) The table has the seconds that this takes at the rates
+above, and their part of our time. It is no lower bound if bounds leave out tiles of rows. Exact
+differences take twice the operations of inner products.
 
 {markdown(limits_head, limits)}"""
 
 
 def judged(workload, record):
-    """What was reached of each target, and whether it was met, in words."""
-    words, verdicts = [], []
+    """Rows of the table of targets, one for each target of a workload."""
+    rows = []
     for target in workload.targets:
-        sign = "≥" if target.at_least else "≤"
-        wanted = f"{sign} {target.bound:g} {target.words}"
         value = target.value(record)
-        if value is None:
-            words.append(f"{wanted}: not measured")
-        else:
-            words.append(f"{wanted}: {value:.3g}")
-            verdicts.append(target.met(value))
+        rows.append([
+            workload.name, target.words, f"{'≥' if target.at_least else '≤'} {target.bound:g}",
+            figure(value), "open" if value is None else "yes" if target.met(value) else "**no**",
+        ])  # fmt: skip
     if "coverage" in record:
-        words.append(f"gained after the first pick: {record['coverage']:.4f} of exact")
-    if len(verdicts) == len(workload.targets):
-        met = ("yes" if all(verdicts) else "**no**") if verdicts else ""
-    else:
-        met = "open"
-    return "; ".join(words), met
+        rows.append([workload.name, "part of an exact gain after the first pick", "",
+                     f"{record['coverage']:.4f}", ""])  # fmt: skip
+    return rows
 
 
 def figure(value, unit=1):

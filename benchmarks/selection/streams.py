@@ -84,10 +84,10 @@ def main():
 
     python -m benchmarks.selection.streams
 
-F, over all rows, of what is selected in one pass, as a part of F of what greedy selects. The stream
-comes in {args.seeds} random orders, of which the worst and the mean are given, and once class by
-class. `StreamSelector` represents the first 1000 rows of the stream, which are no sample of all
-where they come class by class.
+The numbers are F of a selection in one pass, divided by F of greedy's selection, over all rows.
+The stream comes in {args.seeds} random orders, of which the table has the worst and the mean,
+and once class by class. `StreamSelector` represents the first 1000 rows of the stream. If the rows
+come class by class, these are no random sample.
 
 {markdown(HEAD, lines)}""")
 
