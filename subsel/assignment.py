@@ -47,13 +47,13 @@ def assign(
     representatives : array_like, shape (k, d)
         Features of the representatives, such as ``X[chosen.indices]``: finite, any real dtype.
     metric : str or callable, default "euclidean"
-        What is near, as in `select`. ``"rbf"`` has gamma = 1 / d.
+        How distance is measured, as in `select`. ``"rbf"`` has gamma = 1 / d.
     backend : {"auto", "cpu"}, default "auto"
-        Where to compute: on the CPU. What lies in a GPU's memory is copied from there.
+        Where to compute: on the CPU. Arrays in a GPU's memory are copied from there.
     memory : float, optional
         Bytes that the blocks in which points are taken may use together. Default: a quarter of what
-        this process can have now, as in `select`. A block has at least 64 points, beside
-        which the representatives are copied, whatever this says. The answer does not depend on it.
+        this process can have now, as in `select`. A block has at least 64 points, and the
+        representatives are copied, even if this is less. The result does not depend on it.
 
     Returns
     -------
@@ -74,7 +74,7 @@ def assign(
     -----
     Time at most O(n k d), on all threads; groups of points whose representatives are nearer than
     the next one can be are skipped. With metrics for which `select` makes a matrix, all features
-    are copied, and one representative is looked at after the other. Distances come from exact
+    are copied, and representatives are compared one after the other. Distances come from exact
     differences, never from inner products, in float64 if one of the two arrays is, else in float32.
     Similarities are rounded to the grid that `select` uses for n rows, at most 2**-52 n times the
     largest of them (see `FacilityLocation`), so that ``assign(X, X[chosen.indices])`` is

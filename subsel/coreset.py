@@ -124,13 +124,13 @@ def select(
         Of the rows as points, (n,), for facility location; of the features, (d,), for the
         objectives of features. Default 1.
     given : array_like of int, optional
-        Rows that are held already, labelled for instance. They represent others from the start, and
-        are neither selected nor counted. Also a mask of n booleans, as for `exclude` and
-        `candidates`.
+        Rows that you have already, for instance with labels. They represent others from the start,
+        are not selected, and do not count towards the budget. Also a mask of n booleans, as for
+        `exclude` and `candidates`.
     given_features : array_like, shape (m, d), optional
-        Features of rows that are held already and are not in X. They are as rows of X that are
-        `given`, but need not be represented: F is a sum over the rows of X. For facility location
-        of dense features on the CPU, without labels.
+        Features of rows that you have already and that are not in X. They count as rows of X that
+        are `given`, but are not represented themselves: F is a sum over the rows of X. For facility
+        location of dense features on the CPU, without labels.
     exclude : array_like of int, optional
         Rows that are never selected.
     candidates : array_like of int, optional

@@ -197,7 +197,8 @@ class _Selecting(ClusterMixin, BaseEstimator):
 
 
 class SubsetSelector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _Selecting):
-    """Select the rows that stand for all rows; each one, with those it stands for, is a cluster.
+    """Select the rows that represent all rows; each one, with the rows that it represents, is a
+    cluster.
 
     With the default objective this is a k-medoids clusterer: it minimizes the sum of the distances
     of all rows to the nearest selected row. It is also a transformer, to the distances from each

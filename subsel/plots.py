@@ -118,7 +118,7 @@ def map(
     labels: ArrayLike | None = None,
     lines: bool = True,
 ) -> "Axes":
-    """All points in two dimensions, the selected ones as large as what they stand for.
+    """All points in two dimensions; the size of a selected one shows how many it represents.
 
     Parameters
     ----------
@@ -252,13 +252,13 @@ def contact_sheet(
     columns: int | None = None,
     most: int = 24,
 ) -> "Axes":
-    """The selected images, each with the number of images that it stands for.
+    """The selected images, each with the number of images that it represents.
 
     Parameters
     ----------
     images : array_like, shape (n, height, width) or (n, height, width, 3 or 4)
         All images, grey or in colours, as `imshow` of matplotlib takes them. Also a sequence of
-        images of different sizes, of which only the selected ones are looked at.
+        images of different sizes, of which only the selected ones are read.
     selection : Selection
     ax : matplotlib Axes, optional
         Where to draw; default a new figure.

@@ -27,17 +27,17 @@ class Selection:
         The objective's value F of the whole selection.
     n_evaluations : int
         Work done, in marginal gains evaluated over all points. Objectives that keep their gains up
-        to date (facility location) count the similarities they looked at, divided by the number of
-        points and rounded up.
+        to date (facility location) count the similarities that they computed, divided by the number
+        of points and rounded up.
     assignment : ndarray of int64, shape (n,), or None
         For each point the position in `indices` of the element that represents it; the earliest
         where several are equally similar. With labels, always an element of the point's own class.
-        -1 for a point that nothing selected represents; see `uncovered`.
+        -1 for a point that no selected element represents; see `uncovered`.
     sizes : ndarray of int64, shape (k,), or None
         Number of points assigned to each selected element (CRAIG's weights); they sum to n less
         the points that nothing represents.
     values : ndarray of float64, shape (k,)
-        F after each pick, what is given included; the last is `value`.
+        F after each pick, including given elements; the last is `value`.
     stopped : str
         Why the search ended: ``"budget"`` (the constraint is full), ``"target"``, ``"coverage"``,
         ``"min_gain"``, or ``"exhausted"`` (no candidate was left).
@@ -125,7 +125,7 @@ class Selection:
         Parameters
         ----------
         backend : {"pandas", "polars", "pyarrow"}, default "pandas"
-            The library whose table it is to be.
+            The library of the table.
 
         Returns
         -------
@@ -155,7 +155,7 @@ class Selection:
         Parameters
         ----------
         device : torch.device or str, optional
-            Where they are to be; default the CPU.
+            Where to put them; default the CPU.
         """
         import torch
 

@@ -29,13 +29,13 @@ STREAM_METRICS = ("euclidean", "cosine", "rbf")
 
 @dataclass(frozen=True, eq=False, repr=False)
 class StreamSelection(Selection):
-    """A selection from a stream: with the rows themselves, which have passed by.
+    """A selection from a stream, with the selected rows themselves.
 
     Attributes
     ----------
     features : ndarray of float64, shape (k, d)
-        The selected rows. `indices` are their positions in the stream. `assignment` and `sizes`
-        are of the points, -1 for one to which no selected row is similar.
+        The selected rows. `indices` are their positions in the stream. `assignment` and `sizes` are
+        those of the points; a point to which no selected row is similar has the assignment -1.
     """
 
     features: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
@@ -45,17 +45,18 @@ class StreamSelector:
     """Sieve streaming over rows that pass by once, in chunks, in bounded memory.
 
     Maximizes facility location: F(S) is the sum over some points of the largest similarity to a
-    selected row. Facility location needs points to be represented, and a stream cannot be kept, so
-    a sample stands for all of its rows: `points`. They are fixed before the first row is judged.
+    selected row. Facility location needs points that are represented, and a stream cannot be kept.
+    So a sample represents all of its rows: `points`. They are fixed before the first row is
+    considered.
 
     Parameters
     ----------
     budget : int
         How many rows to select, at least 1.
     points : int or array_like, shape (r, d), default 1000
-        The rows that are to be represented: features of a sample of what will come. A number means
-        the first so many rows of the stream, which are a uniform sample only if the stream is in
-        random order. Where it is not, give a sample.
+        The rows that are represented: features of a sample of the stream. A number means that many
+        rows from the start of the stream, which are a uniform sample only if the stream is in
+        random order. If it is not, give a sample.
     metric : {"euclidean", "cosine", "rbf"}, default "euclidean"
         Similarity of a point p and a row x, at least 0, computed in float64:
 
@@ -76,13 +77,13 @@ class StreamSelector:
     -----
     F is at least 1/2 - epsilon of the largest possible for these points, in any order of the rows.
     For F over all rows there is no guarantee here. Badanidiyuru et al. show how well a uniform
-    sample stands for all rows, by its size; the first rows of a stream are such a sample only if it
-    is in random order.
+    sample represents all rows, depending on its size; the first rows of a stream are such a sample
+    only if it is in random order.
 
     Memory beside the chunk: the points, O(k / epsilon) rows that are kept, fewer than max(512, 4 k)
     rows that wait to be judged together, and the similarities of the points to all of these.
-    However the rows are cut into chunks, the selection is the same. The object holds all of the
-    state: after it was pickled and read again, it goes on exactly as it would have. Ctrl-C during
+    The selection does not depend on how the rows are divided into chunks. The object has all of the
+    state: if it is pickled and read again, it continues exactly as before. Ctrl-C during
     `partial_fit` leaves it as it was before that chunk.
 
     References
@@ -133,7 +134,7 @@ class StreamSelector:
         return f"StreamSelector(budget={self._sieves.k}, n_rows={self.n_rows}{metric})"
 
     def partial_fit(self, chunk: ArrayLike) -> "StreamSelector":
-        """Let the next rows of the stream pass by.
+        """Process the next rows of the stream.
 
         Parameters
         ----------
@@ -149,7 +150,7 @@ class StreamSelector:
         ------
         ValueError, TypeError
             If the chunk is not 2-D, is empty, has NaN or inf (said where), or other columns than
-            the rows before. It has then left no trace.
+            the rows before. The state is then unchanged.
         """
         before = dict(vars(self))
         self._sieves = copy.deepcopy(self._sieves)
@@ -161,17 +162,17 @@ class StreamSelector:
         return self
 
     def result(self) -> StreamSelection:
-        """The selection from the rows that have passed by; more may follow.
+        """The selection from the rows that were processed; more may follow.
 
         Returns
         -------
         StreamSelection
-            At most k rows. `stopped` is ``"exhausted"`` where they are fewer. `bound` is None.
+            At most k rows. `stopped` is ``"exhausted"`` if they are fewer. `bound` is None.
 
         Raises
         ------
         ValueError
-            If no row has passed by.
+            If no row was processed.
         """
         if not self.n_rows:
             raise ValueError("no row has passed by: call partial_fit first")

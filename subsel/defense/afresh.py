@@ -41,7 +41,7 @@ PHASES = ("core", "judge", "final")
 
 @dataclass(repr=False)
 class AfreshResult(TrainResult):
-    """What training with a fresh start came to.
+    """The result of training with a fresh start.
 
     Attributes
     ----------
@@ -49,7 +49,7 @@ class AfreshResult(TrainResult):
         As in `TrainResult`; each entry of the history says in ``phase`` whether it is of the
         ``"core"``, the ``"judge"`` or the ``"final"`` training.
     core : ndarray of int64
-        What EPIC left, ascending: what the judge was trained on.
+        The examples that EPIC left, ascending: those that the judge was trained on.
     """
 
     core: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
@@ -58,11 +58,11 @@ class AfreshResult(TrainResult):
 def readmitted(
     gradients: Any, labels: Any, core: Any, threshold: float = 0.05, *, features: Any = None
 ) -> np.ndarray:
-    """The core, and every example whose label has at least `threshold` of probability by the judge.
+    """The core, and every example whose label the judge gives a probability of at least `threshold`.
 
-    With `features`, a second witness has to agree: of an example's nearest neighbours among all
-    examples, a quarter as many as its class has, at least half share its label (Deep k-NN without
-    its knowledge of how many poisons there are).
+    With `features`, a second witness has to agree: at least half of an example's nearest neighbours
+    have its label. Their number is a quarter of the size of the class (Deep k-NN without the
+    knowledge of how many poisons there are).
 
     Parameters
     ----------
@@ -72,11 +72,11 @@ def readmitted(
     labels : array_like or Tensor of int (n,)
         In 0..C-1.
     core : array_like of int
-        Indices of what is trusted anyway.
+        Indices of the examples that are trusted.
     threshold : float, default 0.05
         In (0, 1): the probability that an example's label must have, at least.
     features : Tensor (n, d), optional
-        What enters the judge's last layer.
+        The inputs of the judge's last layer.
 
     Returns
     -------
@@ -126,41 +126,41 @@ def train_afresh(
 ) -> AfreshResult:
     """Train a classifier three times, so that what poisons did to it early on is undone.
 
-    First with EPIC, until its last round (or to the end, if that comes before): what is left is
-    the core, and the model is thrown away, for it has seen the poisons.  Then, from the weights
-    that the model came with, on the core alone: that is the judge.  Then, from those weights
-    again (with `quick` from the judge's), on the core and all whose label the judge gives a
-    probability of `threshold` or more.
+    The first training, with EPIC, ends with EPIC's last round, or earlier if the epochs end. The
+    examples that are left are the core; the model is discarded, because it has seen the poisons.
+    The second training, from the initial weights, is on the core alone and makes the judge. The
+    third one, again from the initial weights (with `quick` from the judge's), is on the core and
+    all examples whose label the judge gives a probability of at least `threshold`.
 
     Parameters
     ----------
     model, dataset
         As in `train`.
     defense : EPIC, optional
-        With a `stop`.  It may prune much harder than by itself, for most of what it drops comes
-        back.  By default what the experiments used: a round before each epoch of the first quarter
-        but the first epoch, with a `subset_size` of 0.2 from scratch and of 0.4 elsewhere.
+        With a `stop`. It may drop many more examples than usual, because most of them come back.
+        The default is that of the experiments: a round before each epoch of the first quarter,
+        except the first epoch, with a `subset_size` of 0.2 from scratch and of 0.4 elsewhere.
     threshold : float, default 0.05
-        In (0, 1).  A higher one lets in fewer poisons, and fewer hard examples.
+        In (0, 1).  A higher one readmits fewer poisons, and fewer difficult examples.
     judge_epochs, final_epochs : int, optional
         By default `epochs`; with `quick` half and three quarters of them.  The drops of the
-        learning rate come so much earlier: each is a training with the whole schedule.
+        learning rate move accordingly: each training has the whole schedule.
     quick : bool, default False
-        The judge is not thrown away: it goes on with all that it lets in.  With an EPIC that stops
-        at a quarter of the epochs, about the time of one training.
+        The judge itself is trained further, on all readmitted examples. If EPIC stops at a quarter
+        of the epochs, all of it takes about as long as one training.
     witnesses : {1, 2}, default 1
-        1: the judge alone decides who comes back.  2: the example's nearest neighbours in what
-        enters the judge's last layer have to agree too (`readmitted` says how).
+        1: the judge alone decides. 2: the nearest neighbours of the example, by the inputs of the
+        judge's last layer, have to agree too (see `readmitted`).
     checkpoint : path, optional
         The checkpoint of the final training; those of the two before it are written beside it,
         with "-core" and "-judge" in their names.
     resume : bool, default False
-        Go on from these checkpoints, as far as there are any.  The model has to come with the
-        weights that it had at first, which is checked.
+        Continue from these checkpoints, if they exist. The model must have the same initial
+        weights, which is checked.
     progress, callback
         As in `train`; `kept` in the callback's result counts in the whole dataset.
     **training
-        What else `train` takes: `epochs`, `test`, `scenario`, `preset`, `lr`, `drops`, `seed`...
+        Other arguments of `train`: `epochs`, `test`, `scenario`, `preset`, `lr`, `drops`, `seed`...
         The first training is the beginning of one with these settings, but without `cutmix`: on
         nets that are trained on mixtures fewer poisons stand alone.
 

@@ -37,8 +37,8 @@ def audit(
 ) -> Report:
     """Look for poisons and wrong labels with a model that is trained already.
 
-    Nothing is trained and nothing is dropped.  The model may have seen the data, and then has
-    learned from the poisons among them; one that was trained on other data judges better.
+    Nothing is trained and nothing is dropped.  If the model has seen the data, it has learned from
+    the poisons in it; a model that was trained on other data judges better.
 
     Parameters
     ----------

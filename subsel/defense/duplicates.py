@@ -16,8 +16,8 @@ NEAR = 0.25  # of the distance at which an example of the class usually has its 
 def distinct(inputs: Any, labels: Any, *, near: float = NEAR) -> np.ndarray:
     """The examples that have no near-duplicate of their label before them.
 
-    Who knows that EPIC drops what stands alone submits each poison in several copies.  Drop
-    near-duplicates first, and train on what this returns.
+    An attacker who knows that EPIC drops isolated examples submits each poison in several copies.
+    So drop near-duplicates first, and train on the examples that this returns.
 
     Parameters
     ----------

@@ -23,7 +23,7 @@ __all__ = ["EPIC", "Round"]
 
 @dataclass(frozen=True, repr=False)
 class Round:
-    """What one round of EPIC found and dropped.  Indices point into the whole training set.
+    """What one round of EPIC found, and what it dropped.  Indices are those of the training set.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class Round:
     kept_per_class : dict of int to int
         How many examples of each class are left.
     skipped : dict of int to str
-        Classes of which nothing was dropped because it could not be, and why.
+        Classes of which nothing could be dropped, and why.
     rho : float
         By how much dropping changed the norm of the mean gradient, in the gradients that the round
         looked at (the paper's rho, theorem 3.1, of all rounds, is the greatest).  NaN in a history
@@ -92,23 +92,23 @@ class EPIC:
     """Effective Poison Identification (Yang, Liu and Mirzasoleiman, ICML 2022, algorithm 1).
 
     A round picks medoids of each class in gradient space, assigns every example of the class to
-    its nearest medoid, and drops the medoids that nobody else was assigned to.
+    its nearest medoid, and drops the medoids to which no other example was assigned.
 
     Parameters
     ----------
     n : int, optional
-        Size of the training set.  If not given, the first round's gradients tell (and `train`
-        fills it in).
+        Size of the training set.  If it is not given, it is taken from the first round's gradients
+        (and `train` sets it).
     subset_size : float, default 0.1
         Medoids as a fraction of each class, in (0, 1): ceil(subset_size * n_c) of a class with
         n_c examples, but at most n_c - 1.
     warmup : int
-        Epochs that train on everything: the first round comes before epoch `warmup` (epochs
-        count from 0).
+        Epochs that train on all examples: the first round comes before epoch `warmup` (epochs count
+        from 0).
     interval : int
         Epochs from one round to the next.
     stop : int, optional
-        No round before epoch `stop` or a later one; by default the rounds go on to the end.
+        No round before epoch `stop` or a later one; by default the rounds continue to the end.
     ground_set : {"active", "full"}
         "active": medoids and neighbours come from what is still kept, as in the paper.  "full":
         from all examples, of which the kept ones among the isolated are then dropped, as in the
@@ -126,9 +126,9 @@ class EPIC:
 
     Notes
     -----
-    *Duplicates.*  When both of two examples with equal gradients are medoids, the first one
-    selected owns them both.  That is a cluster of two, and so neither is dropped: a point that
-    has its like is not isolated.
+    *Duplicates.*  If two medoids have equal gradients, both are assigned to the one that was
+    selected first. That is a cluster of two, so neither is dropped: an example with an equal one is
+    not isolated.
 
     *Small classes.*  A class with one example left is skipped.  So is a class that the round
     would empty.  Both are recorded in the round.

@@ -62,17 +62,17 @@ def last_layer_gradients(
         labels (n,)).  Labels are integers in 0..C-1.  The dataset must give the same examples
         each time: no augmentation.  A few of them are read a second time to make sure.
     wrt
-        "logits": softmax(z) - onehot(y), (n, C).  "input": the gradient with respect to what
-        enters the last layer, (softmax(z) - onehot(y)) W, (n, embedding).  "output": that of
-        "logits", with the logits that the whole model puts out, whatever its head is: a
-        convolution, a cosine head, LoRA, tied weights, a temperature after the last layer.
+        "logits": softmax(z) - onehot(y), (n, C).  "input": the gradient with respect to the input
+        of the last layer, (softmax(z) - onehot(y)) W, (n, embedding).  "output": that of "logits",
+        with the logits that the whole model puts out, whatever its head is: a convolution, a cosine
+        head, LoRA, tied weights, a temperature after the last layer.
     layer
         Name of the last layer as in ``model.named_modules()``.  By default the `nn.Linear` that
         the model executes last, and then the model's output must be that layer's (or its
-        log-softmax).  A named layer is taken at its word: what it puts out are the logits.
+        log-softmax).  The output of a named layer is used as the logits without a check.
     output : callable, optional
-        From what the model returns to the logits, where they are not found as described above.
-        It is taken at its word too: with ``wrt="logits"`` no layer is looked for.
+        A function from what the model returns to the logits, if they are not found as described
+        above. With ``wrt="logits"`` no layer is looked for then.
     batch : callable, optional
         From a batch of the dataset to (inputs, labels), for batches of another form.
     batch_size
@@ -160,12 +160,12 @@ def last_layer_gradients(
 
 
 class EpochLogits:
-    """What the forward passes of one training epoch put out, and the gradients that follow.
+    """The logits of one training epoch, and the gradients that follow from them.
 
-    In place of the forward pass that `last_layer_gradients` makes, at no cost to speak of: an
-    epoch of training computes every example's logits anyway.  They are other logits, though:
-    of the model in training mode (BatchNorm, dropout), of augmented inputs, and of weights that
-    change from batch to batch.
+    They replace the forward pass of `last_layer_gradients` at hardly any cost, because an epoch of
+    training computes every example's logits anyway. But these logits differ: the model is in
+    training mode (BatchNorm, dropout), inputs may be augmented, and weights change from batch to
+    batch.
 
     Parameters
     ----------

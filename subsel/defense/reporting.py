@@ -29,7 +29,7 @@ __all__ = ["Report", "report"]
 
 @dataclass(repr=False)
 class Report:
-    """A row for each example, the most suspicious first, and what a page shows beside it.
+    """A row for each example, the most suspicious first, and what a page shows with it.
 
     Attributes
     ----------
@@ -152,8 +152,8 @@ def report(
         What `train` or `train_afresh` returned, or the EPIC of a loop of your own.
     data : optional
         The training examples without augmentation, in any form that `last_layer_gradients` takes.
-        With them the report has what the trained model says of each example, near-duplicates,
-        and, if they are images, pictures.
+        With them the report has the predictions of the trained model, near-duplicates, and pictures
+        if they are images.
     model : nn.Module, optional
         The trained model; by default that of a TrainResult.
     classes : sequence of str, optional

@@ -13,7 +13,7 @@ __all__ = ["TrainResult"]
 
 @dataclass(repr=False)
 class TrainResult:
-    """What training came to.
+    """The result of training.
 
     Attributes
     ----------

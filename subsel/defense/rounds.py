@@ -22,7 +22,7 @@ __all__ = ["KeptSampler", "Rounds"]
 
 
 class KeptSampler(Sampler[int]):
-    """The examples that EPIC keeps, in random order: what a DataLoader takes as ``sampler``.
+    """The examples that EPIC keeps, in random order, as a ``sampler`` for a DataLoader.
 
     It asks EPIC each time that a pass begins, so one loader serves a whole training.  Its order is
     that of `train` for the same seed and epoch.
@@ -38,9 +38,9 @@ class KeptSampler(Sampler[int]):
     weights : array_like of float (n,), optional
         Draw as many examples as are kept, with replacement, each in proportion to its weight.
     num_replicas, rank : int, default 1 and 0
-        As of `torch.utils.data.DistributedSampler`: each of so many processes gets its share, and
-        all shares have the same size, for which a few examples come twice.  Lightning and
-        Accelerate divide the examples by themselves and want the default.
+        As of `torch.utils.data.DistributedSampler`: each of ``num_replicas`` processes gets its
+        share. All shares have the same size, so a few examples may come twice. Lightning and
+        Accelerate divide the examples themselves and need the default.
 
     Raises
     ------

@@ -20,7 +20,7 @@ def deep_knn(features: Any, labels: Any, *, neighbours: int | None = None) -> np
     """The share of an example's nearest neighbours that have another label, in 0..1.
 
     Peri et al., Deep k-NN Defense against Clean-label Data Poisoning Attacks (ECCV 2020
-    workshops), drop the examples of which it is more than a half.
+    workshops), drop the examples for which it is more than a half.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ def deep_knn(features: Any, labels: Any, *, neighbours: int | None = None) -> np
     labels : array_like or Tensor of int (n,)
     neighbours : int, optional
         At most n - 1 are there.  The paper takes twice the number of poisons that it expects.  By
-        default, for who expects no number, a quarter as many as there are examples of the class.
+        default, a quarter of the size of the class.
 
     Returns
     -------

@@ -110,8 +110,8 @@ def train(
     epochs : int
         Needed unless a preset gives it.
     defense : EPIC, optional
-        A fresh one; its rounds take place before the epochs for which it is due.  With the
-        active ground set only the kept examples' gradients are taken.
+        A new one; its rounds take place before the epochs for which they are due.  With the active
+        ground set only the kept examples' gradients are taken.
     test : optional
         Like `dataset`; its accuracy is measured after each epoch.
     scenario : {"scratch", "transfer", "finetune"}
@@ -119,7 +119,7 @@ def train(
         linear layer is initialized anew and trains alone, on the features of the rest in eval
         mode.  "finetune": the last linear layer is initialized anew, everything trains.
     fresh_head : bool, default True
-        False: transfer and fine-tuning go on from the last layer that the model has.
+        False: transfer and fine-tuning continue with the last layer that the model has.
     preset : str, optional
         Name of one of `PRESETS`: gives `epochs`, `scenario` and `drops` where they are not given.
         Its EPIC is ``PRESETS[name].epic()``, which has to be given as `defense`.

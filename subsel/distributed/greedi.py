@@ -54,9 +54,10 @@ def greedi(
     """Select representative rows in partitions, then among those selected; for very many rows.
 
     Runs on the active Dask client, or without one on threads of this process. Rows are dealt to
-    partitions; greedy selects from each; a tree of merges selects among the selected. Objectives
-    that are sums over all rows are evaluated on a uniform sample of rows meanwhile. The better of
-    the outcome and the best selection of a single partition is returned, both by F of all rows.
+    partitions; greedy selects from each; a tree of merges selects among the selected. In the tree,
+    objectives that are sums over all rows are evaluated on a uniform sample. At the end, the merged
+    selection and the best one of a single partition are compared by F over all rows, and the better
+    one is returned.
 
     Parameters
     ----------
@@ -74,16 +75,16 @@ def greedi(
         default options of its class. A mapping gives each of several a positive weight, and their
         sum is maximized. For other objectives use `select`.
     partitions : int, optional
-        In how many parts rows are searched at first, 1..n. Default: the fewest that `max_rows`
+        Number of parts in which rows are searched first, 1..n. Default: the fewest that `max_rows`
         allows.
     max_rows : int, optional
         Rows that a task may hold, at least 8 times the budget (with costs, the most rows that they
         allow) if there are several partitions. Default: 50 000, or what a partition, a chunk of X
-        and a single merge of all partitions need, if that is more. Those that are given, which
-        every task holds, come on top, and with them a partition's rows are held twice.
+        and a single merge of all partitions need, if that is more. Given rows, which every task
+        holds, are added to this, and with them a task holds the rows of a partition twice.
     spread : int, default 16
         Each partition's rows are a uniform draw from as many blocks of neighbouring rows, which are
-        dealt at random; its task reads all of these. 1: partitions are blocks of rows as they lie
+        dealt at random; its task reads all of these. 1: partitions are blocks of consecutive rows
         (GreeDi). At least `partitions`: rows are dealt uniformly (RandGreeDi).
     sample : int, optional
         Select from a uniform sample of so many rows only (all are represented in the end). Not with
@@ -92,7 +93,7 @@ def greedi(
         Class of each row, as in `select`. Each class is searched, merged and judged by itself. For
         facility location; goes with `given`, `exclude` and `candidates`.
     values : array_like, shape (n,), optional
-        What each row is worth by itself, not negative, for the objective ``"modular"``.
+        The value of each row, not negative, for the objective ``"modular"``.
     given, exclude, candidates : array_like of int, optional
         Rows that are held already, rows that are never selected, and the only ones that may be, as
         in `select`; or masks of n booleans.
@@ -107,14 +108,14 @@ def greedi(
         Similarity of two rows. Default ``"euclidean"``, and ``"dot"`` for the log-determinant,
         which needs a kernel.
     memory : float, default 0
-        Bytes that a task may take for a matrix of similarities beside its rows, where that is the
-        faster way. The selection does not depend on it.
+        Bytes that a task may use for a matrix of similarities beside its rows, if this is faster.
+        The selection does not depend on it.
     backend : {"auto", "cpu", "cuda"}, default "auto"
         Where tasks search and evaluate: on the processors, or on the GPU of the worker that they
         run on (without a Dask client, of this process, one task at a time). "auto" means "cuda"
         for an array in a GPU's memory, "cpu" for any other.
     random_state : int, numpy.random.Generator or None, default None
-        Deals rows and draws samples.
+        Seed by which rows are dealt to partitions and samples are drawn.
     progress : bool, default False
         Show a progress bar on standard error.
 
@@ -141,15 +142,14 @@ def greedi(
     with and without Dask. Facility location gives the same bits also however X is chunked, on
     processors and on GPUs (but for "rbf", see docs/cuda.md), and its `value` is exactly
     ``FacilityLocation.from_features(X).value(indices)`` (with labels, the sum of those of classes).
-    Other values are those of the class on all rows up to rounding. What satisfies a row by
-    saturated coverage, a part of its similarity to all rows, is found from 4096 rows drawn at
-    random, if there are more.
+    Other values are those of the class on all rows up to rounding. With saturated coverage, the
+    similarity of a row to all rows is estimated from at most 4096 rows drawn at random.
 
     F is at least t / min(P, k) of the best, for P partitions, k rows that may be selected together
     at most, and t = 1 - 1/e under a count and 1/2 under costs or groups, where merges know F: it is
     that of the best partition. If rows are dealt uniformly, and merged once, it is (1 - 1/e) / 2 in
     expectation under a count, and 1/4 under groups. No guarantee is known for costs and groups
-    together. See docs/scaling.md for what is known of F where, and for partitions that are small.
+    together. docs/scaling.md has the details, also for small partitions.
 
     Time O(n m d ln k) over all workers for partitions of m rows by facility location, at most
     O(n m d k) by other similarities and O(n d k) by features, and O(m^2 d ln k) one after the

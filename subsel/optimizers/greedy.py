@@ -29,14 +29,14 @@ def greedy(
         How many elements, 1..n, or which sets may be selected. May be left out if `target`,
         `coverage` or `min_gain` says when to stop.
     given : array_like of int, shape (g,), optional
-        Elements that are held already. They are part of S from the start, and are neither selected
-        nor counted. Also a mask of n booleans.
+        Elements that you have already. They are part of S from the start, are not selected, and do
+        not count towards the budget. Also a mask of n booleans.
     exclude : array_like of int, shape (m,), optional
         Elements that are never selected, or a mask of n booleans.
     target : float, optional
-        Stop once F, of what is given and selected, is at least this.
+        Stop when F of the given and selected elements is at least this.
     coverage : float, optional
-        In (0, 1]. Stop once F is at least this fraction of F(everything), for monotone F.
+        In (0, 1]. Stop when F is at least this fraction of F of all elements; for monotone F.
     min_gain : float, optional
         Stop before an element whose gain is not larger than this.
     progress : bool, default False
@@ -45,8 +45,9 @@ def greedy(
     Returns
     -------
     Selection
-        Distinct elements, exactly as many as the budget says unless a stop came first, also
-        through gains of zero and below. Among equal gains the lowest index wins.
+        Distinct elements, exactly as many as the budget says unless the search stopped earlier.
+        Elements with gains of zero or less are selected too. Among equal gains the lowest index
+        wins.
 
     Raises
     ------

@@ -23,8 +23,8 @@ def lazy_greedy(
     """Select what `greedy` selects, evaluating only candidates that might be the best.
 
     Gains of a submodular function never rise, so a gain from an earlier step bounds today's from
-    above. Candidates are evaluated anew in the order of their bounds, in batches that double, until
-    no bound that is left could win, or tie with a lower index.
+    above. Candidates are evaluated again in the order of their bounds, in batches that double,
+    until none of the others can win, or tie with a lower index.
 
     Parameters
     ----------
@@ -48,9 +48,8 @@ def lazy_greedy(
 
     Notes
     -----
-    An objective that keeps all gains up to date (`FacilityLocation`) leaves nothing to be lazy
-    about: updating them looks at fewer similarities than evaluating candidates anew, so it is
-    searched as by `greedy`.
+    An objective that keeps all gains up to date (`FacilityLocation`) is searched as by `greedy`: to
+    update the gains takes fewer similarities than to evaluate candidates again.
 
     A computed gain may be larger than an earlier one by rounding. Bounds are raised by as much
     (`Objective.rounding`), so that rounding does not change the selection.

@@ -24,8 +24,9 @@ def random_greedy(
 ) -> Selection:
     """Select at most `budget` elements, each drawn from those of largest gain.
 
-    Each of k steps draws one of the k candidates of largest gain, uniformly. Where fewer than k
-    have a positive gain, dummies of gain 0 fill up; a step that draws a dummy selects nothing.
+    Each of k steps draws one of the k candidates with the largest gains, uniformly. If fewer than k
+    have a positive gain, dummies of gain 0 take the other places; a step that draws a dummy selects
+    nothing.
 
     Parameters
     ----------

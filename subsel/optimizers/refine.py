@@ -27,11 +27,10 @@ def refine(
 ) -> Selection:
     """Exchange selected elements for others as long as one such swap makes F larger.
 
-    For facility location under a count, candidates are tried in the order of their indices, over
-    and over; one that makes F larger in some place is put at once where it does so most
-    (FasterPAM).
-    For all else, the places are tried in turn; the element there is exchanged for the candidate
-    that gains most in its place, if that gains more than it does.
+    For facility location under a count, candidates are tried in the order of their indices, again
+    and again. If a candidate increases F in place of a selected element, it replaces at once the
+    element where the increase is largest (FasterPAM). In all other cases, each selected element in
+    turn is exchanged for the candidate that gains most in its place, if that gains more.
 
     Parameters
     ----------
@@ -41,9 +40,9 @@ def refine(
     selection : Selection, or array_like of int, shape (k,)
         Where to begin: what an optimizer selected, or distinct elements.
     max_swaps : int, optional
-        Stop after so many swaps. Default: when no swap gains.
+        Stop after this many swaps. Default: when no swap increases F.
     budget : a constraint of `subsel.constraints`, optional
-        What the selection has to keep to. Default: its count alone. The rule of a `Knapsack` does
+        The constraint of the result. Default: the number of elements. The rule of a `Knapsack` does
         not matter here.
     given, exclude : array_like of int, optional
         As for `greedy`; pass what was passed to the optimizer.
@@ -64,7 +63,7 @@ def refine(
 
     Notes
     -----
-    For a monotone submodular F and a count, a selection that no swap betters has at least 1/2 of
+    For a monotone submodular F and a count, a selection that no swap improves has at least 1/2 of
     the largest possible F (Nemhauser, Wolsey, Fisher 1978). For facility location of distances this
     is the swap step of k-medoids; from the same start the result is FasterPAM's.
 

@@ -111,11 +111,11 @@ def sieve_streaming(
 ) -> Selection:
     """Select at most `budget` elements in one pass, which sees every candidate once.
 
-    Several thresholds, which lie apart by the factor 1 + epsilon, are tried side by side. Each
-    selects a candidate that comes by if it gains at least the threshold. Thresholds that can no
-    longer be the right one are given up. Beside them, greedy selects from each part of the stream
-    together with the best that it selected before. At the end it goes over all elements that were
-    kept, and the best of these selections is returned.
+    Several thresholds, which differ by the factor 1 + epsilon, are tried at the same time. Each
+    selects a candidate if it gains at least the threshold. Thresholds that can no longer be the
+    right one are dropped. In addition, greedy selects from each part of the stream together with
+    its best selection so far, and at the end from all elements that were kept. The best of these
+    selections is returned.
 
     Parameters
     ----------
@@ -127,12 +127,12 @@ def sieve_streaming(
     epsilon : float, default 0.1
         In (0, 1).
     order : array_like of int, shape (m,), optional
-        The candidates in the order in which they come; those left out never do. Default:
-        0, 1, ..., n - 1.
+        The candidates in the order of the stream; others are not in the stream. Default: 0, 1, ...,
+        n - 1.
     given, exclude, target, coverage, progress
         As for `greedy`.
     min_gain : float, optional
-        Pass over a candidate whose gain is not larger than this.
+        Skip a candidate if its gain is not larger than this.
 
     Returns
     -------

@@ -25,7 +25,7 @@ def stochastic_greedy(
     min_gain: float | None = None,
     progress: bool = False,
 ) -> Selection:
-    """Select `budget` elements, each the best of a fresh sample of those not selected yet.
+    """Select `budget` elements, each the best of a new sample of those not selected yet.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def stochastic_greedy(
     -----
     In expectation F is at least 1 - 1/e - epsilon of the largest possible. It evaluates
     n ln(1/epsilon) gains in all, whatever k. `FacilityLocation` keeps all gains exact anyway, so
-    that it saves little over `greedy` there; it is meant for objectives whose gains are dear.
+    that it saves little over `greedy` there; it is meant for objectives whose gains are expensive.
 
     References
     ----------
