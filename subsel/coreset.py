@@ -332,7 +332,7 @@ def _named(
     make, options = OBJECTIVES[objective], {"backend": backend}
     if objective in _OF_FEATURES:
         if metric is not None:
-            raise ValueError(f"{objective!r} is of the features themselves: leave metric out")
+            raise ValueError(f"{objective!r} uses the features themselves: leave metric out")
         if weights is not None:
             options["weights"] = weights
         return make(X, **options)

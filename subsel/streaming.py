@@ -175,7 +175,7 @@ class StreamSelector:
             If no row was processed.
         """
         if not self.n_rows:
-            raise ValueError("no row has passed by: call partial_fit first")
+            raise ValueError("no rows were processed yet: call partial_fit first")
         last = copy.deepcopy(self)
         if last._points is None:
             last._begin(last._waiting.copy())

@@ -151,7 +151,7 @@ def test_what_is_refused(arguments, options, message):
 
 def test_chunks_that_are_refused():
     selector = StreamSelector(3, POINTS)
-    with pytest.raises(ValueError, match="no row has passed by"):
+    with pytest.raises(ValueError, match="no rows were processed yet"):
         selector.result()
     with pytest.raises(ValueError, match="chunk must have 6 columns, not 5"):
         selector.partial_fit(X[:, :5])

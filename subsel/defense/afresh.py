@@ -58,7 +58,7 @@ class AfreshResult(TrainResult):
 def readmitted(
     gradients: Any, labels: Any, core: Any, threshold: float = 0.05, *, features: Any = None
 ) -> np.ndarray:
-    """The core, and every example whose label the judge gives a probability of at least `threshold`.
+    """The core, and each example whose label has a probability of `threshold` or more by the judge.
 
     With `features`, a second witness has to agree: at least half of an example's nearest neighbours
     have its label. Their number is a quarter of the size of the class (Deep k-NN without the
@@ -189,7 +189,7 @@ def train_afresh(
     if check_count(witnesses, "witnesses", 1) > 2:
         raise ValueError(f"witnesses must be 1 or 2, got {witnesses}")
     if resume and checkpoint is None:
-        raise ValueError("resume needs the checkpoint to go on from")
+        raise ValueError("resume needs the checkpoint to continue from")
     named = ("epochs", "drops", "scenario")
     schedule = from_preset(
         training.pop("preset", None), {name: training.get(name) for name in named}

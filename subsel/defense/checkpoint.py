@@ -217,7 +217,7 @@ class Checkpoint:
         """What a person can do after the run has stopped."""
         if self.path is None or not self.ours or not self.path.is_file():
             return "stopped; there is no checkpoint to resume from"
-        return f"stopped; go on from the last whole epoch with resume={str(self.path)!r}"
+        return f"stopped; to continue after the last whole epoch, use resume={str(self.path)!r}"
 
 
 def packed(state: dict[str, Any]) -> bytes:

@@ -183,7 +183,7 @@ def train(
         run may write it meanwhile.  A file that is there already and is not resumed from is kept
         as ``<name>-before.<suffix>``.
     resume : path, optional
-        A checkpoint to go on from.  Model, data and settings must be those it was made with;
+        A checkpoint to continue from.  Model, data and settings must be those it was made with;
         only `epochs` may differ, and be no fewer than are done.  On a CPU with as many threads
         and ranks the result is bit for bit that of a run without interruption.
     progress : bool

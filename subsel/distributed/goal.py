@@ -149,7 +149,7 @@ def check_goal(objective: Any, metric: str | None, values: Any, place: str) -> G
             "values are what rows are worth to objective='modular': give both or neither of them"
         )
     if metric is not None and not given.keys() & {*OF_ALL_ROWS, "log_determinant"}:
-        raise ValueError(f"{objective!r} is of the features themselves: leave metric out")
+        raise ValueError(f"{objective!r} uses the features themselves: leave metric out")
     if "log_determinant" in given and metric == "euclidean":
         raise ValueError(
             "metric='euclidean' is no kernel, of which log_determinant is: leave metric out, which "

@@ -79,13 +79,13 @@ class Run:
         self._searched = self.f.searched()
         if submodular and not self.f.submodular:
             raise ValueError(
-                f"{optimizer} is for submodular objectives, which {type(self.f).__name__} says "
-                "that it is not: use subsel.greedy"
+                f"{optimizer} is for submodular objectives, and {type(self.f).__name__} is not "
+                "submodular: use subsel.greedy"
             )
         if monotone and not self.f.monotone:
             raise ValueError(
-                f"{optimizer} is for monotone objectives, which {type(self.f).__name__} says that "
-                "it is not: use subsel.random_greedy, or subsel.greedy"
+                f"{optimizer} is for monotone objectives, and {type(self.f).__name__} is not "
+                "monotone: use subsel.random_greedy, or subsel.greedy"
             )
         self._constraint = as_constraint(budget)
         if isinstance(self._constraint, Unlimited) and (target, coverage, min_gain) == (None,) * 3:

@@ -54,7 +54,7 @@ def matrix(similarity: Any, backend: str = "auto", name: str = "similarity") -> 
         check_matrix_shape(similarity.shape, name, axes)
         if place == "cuda":
             raise TypeError(
-                f"{name} is sparse, which the GPU's kernels are not for: backend='cpu' is, or "
+                f"{name} is sparse, which only the CPU's kernels take: use backend='cpu', or "
                 f"{name}.toarray()"
             )
         return SparseSimilarity.from_matrix(similarity, name)
@@ -105,7 +105,7 @@ def features(X: ArrayLike, backend: str = "auto") -> Any:
     place = check_backend(backend, X)
     if hasattr(X, "tocsr"):
         if place == "cuda":
-            raise TypeError("X is sparse, which the GPU's kernels are not for: use backend='cpu'")
+            raise TypeError("X is sparse, which only the CPU's kernels take: use backend='cpu'")
         return SparseFeatures(X)
     return (cuda_sources().Features if place == "cuda" else Features)(X)
 

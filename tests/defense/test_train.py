@@ -229,7 +229,7 @@ def test_interrupted_and_resumed_is_bit_for_bit_uninterrupted(tmp_path, scenario
     )
     path = tmp_path / "part.pt"
     with pytest.raises(
-        KeyboardInterrupt, match=r"go on from the last whole epoch with resume=.*part\.pt"
+        KeyboardInterrupt, match=r"to continue after the last whole epoch, use resume=.*part\.pt"
     ):
         quick(
             make_net(),

@@ -481,7 +481,7 @@ def check_error(error, path, fail, *, resumable):
     assert error.errno == (errno.ENOSPC if fail is disk_full else errno.EIO)
     assert ("could not be written: disk full" in text) == (fail is disk_full)
     if resumable:
-        assert f"go on from the last whole epoch with resume={str(path)!r}" in text
+        assert f"to continue after the last whole epoch, use resume={str(path)!r}" in text
     else:
         assert "resume=" not in text
 
