@@ -90,6 +90,38 @@ def test_the_readme_s_selection_example_runs():
     assert names["chosen"].sizes.sum() == 5000
 
 
+def test_the_readme_s_example_with_constraints_runs():
+    pytest.importorskip("matplotlib").use("Agg")
+    rng = np.random.default_rng(0)
+    names = {
+        "subsel": subsel,
+        "X": rng.normal(size=(400, 10)),
+        "costs": rng.uniform(50, 2000, 400),
+        "sources": rng.integers(3, size=400),
+        "labelled": [0, 1],
+        "broken": [2],
+    }
+    exec(compile(blocks("README.md")[1], "README.md", "exec"), names)
+    chosen = names["chosen"]
+    assert not {0, 1, 2} & set(chosen.indices.tolist())
+    assert 0 < chosen.cost <= 10_000
+    assert np.bincount(names["sources"][chosen.indices]).max() <= 50
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("*.md")), ids=lambda page: page.stem)
+def test_links_of_pages_that_sphinx_does_not_see_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if not link.startswith("https://"):
+            file, _, heading = link.partition("#")
+            assert (ROOT / file).is_file(), link
+            headings = re.findall(r"(?m)^#+ (.*)$", (ROOT / file).read_text()) if heading else []
+            assert not heading or heading in {_anchor(text) for text in headings}, link
+
+
+def _anchor(heading):
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
 def test_the_examples_of_partitions_run():
     """But for the first one, which wants a cluster."""
     names = {"subsel": subsel}

@@ -110,7 +110,7 @@ def readmitted(
 
 def train_afresh(
     model: nn.Module,
-    dataset: Any,
+    data: Any,
     *,
     defense: EPIC | None = None,
     threshold: float = 0.05,
@@ -134,7 +134,7 @@ def train_afresh(
 
     Parameters
     ----------
-    model, dataset
+    model, data
         As in `train`.
     defense : EPIC, optional
         With a `stop`. It may drop many more examples than usual, because most of them come back.
@@ -158,7 +158,7 @@ def train_afresh(
         Continue from these checkpoints, if they exist. The model must have the same initial
         weights, which is checked.
     progress, callback
-        As in `train`; `kept` in the callback's result counts in the whole dataset.
+        As in `train`; `kept` in the callback's result counts in all of the data.
     **training
         Other arguments of `train`: `epochs`, `test`, `scenario`, `preset`, `lr`, `drops`, `seed`...
         The first training is the beginning of one with these settings, but without `cutmix`: on
@@ -209,8 +209,8 @@ def train_afresh(
     where, view = check_device(training.get("device"), model), training.pop("clean_view", None)
     reading = (where, training.get("workers", 0), training.get("batch"), training.get("collate"))
     data, looked_at = (
-        Examples(dataset, where),
-        Examples(dataset if view is None else view, *reading),
+        Examples(data, where),
+        Examples(data if view is None else view, *reading),
     )
     check_cutmix(training.get("cutmix", False), looked_at)
     ranks = parallel.all_ranks()

@@ -55,7 +55,7 @@ __all__ = ["TrainResult", "seeded", "train"]
 
 def train(
     model: nn.Module,
-    dataset: Any,
+    data: Any,
     *,
     epochs: int | None = None,
     defense: EPIC | None = None,
@@ -103,7 +103,7 @@ def train(
         A classifier with logits (n, C), which are found as in `last_layer_gradients`.  It is
         trained in place.  It may be compiled, or a DataParallel.  Where weight and bias of a
         BatchNorm do not require gradients, its statistics are not changed either.
-    dataset
+    data
         A map-style dataset of (input, label), or of the other forms that `last_layer_gradients`
         takes, or a pair of tensors or arrays (inputs, labels).  It has to give the same examples
         each time: augmentation goes to `augment`, or there is a `clean_view`.
@@ -113,7 +113,7 @@ def train(
         A new one; its rounds take place before the epochs for which they are due.  With the active
         ground set only the kept examples' gradients are taken.
     test : optional
-        Like `dataset`; its accuracy is measured after each epoch.
+        Like `data`; its accuracy is measured after each epoch.
     scenario : {"scratch", "transfer", "finetune"}
         "scratch": everything trains from the weights that the model has.  "transfer": the last
         linear layer is initialized anew and trains alone, on the features of the rest in eval
@@ -168,7 +168,7 @@ def train(
     collate : callable, optional
         Makes a batch of a list of examples, as a DataLoader's ``collate_fn``.
     clean_view : optional
-        The same examples as `dataset`, in the same order, without augmentation: for gradients and
+        The same examples as `data`, in the same order, without augmentation: for gradients and
         for hashes.  For a dataset that augments by itself.
     seed : int
         Decides order, augmentation, dropout and a fresh head.  The global random state is put
@@ -246,7 +246,7 @@ def train(
         raise TypeError("give the model itself, not a DistributedDataParallel: train wraps it")
     where = check_device(device, model)
     reading = (where, workers, batch, collate)
-    data = Examples(dataset, *reading)
+    data = Examples(data, *reading)
     view = data if clean_view is None else Examples(clean_view, *reading)
     held_out = None if test is None else Examples(test, *reading)
     check_view(data, view)
