@@ -81,15 +81,21 @@ def kernel(function: Any = None, **options: Any) -> Any:
     return compiled
 
 
-def inner(function: Any) -> Any:
+def inner(function: Any = None, *, makes_arrays: bool = False) -> Any:
     """Compile a function that kernels alone call: no way in from Python, nothing kept on disk.
 
     What kernels call becomes part of them. A way in unpacks the arrays of a store and of a search,
     some hundred numbers, and takes as long to compile as a short kernel itself.
+
+    Nor does it count the references to arrays, for what calls it holds them: two atomic additions
+    for every array of every store that is handed on took a fifth of a search. So a function
+    that makes an array, or is returned one, must say so.
     """
+    if function is None:
+        return functools.partial(inner, makes_arrays=makes_arrays)
     if not _COMPILES:
         return function
-    return numba.njit(nogil=True, **_AS_A_PART)(function)
+    return numba.njit(nogil=True, _nrt=makes_arrays, **_AS_A_PART)(function)
 
 
 def uncached(compiled: Any) -> Any:
@@ -118,16 +124,16 @@ def intrinsic(in_python: Callable) -> Callable:
     return _intrinsic if _COMPILES else lambda _: in_python
 
 
-def by_type(stub: Any = None, *, inline: bool = False) -> Any:
+def by_type(stub: Any = None, *, inline: bool = False, makes_arrays: bool = False) -> Any:
     """A function whose body is chosen by the type of its first argument, a named tuple.
 
     ``stub.of(Type)`` is the decorator that gives the body for a type; its arguments have the names
     of the stub's. Works in compiled kernels, in plain Python and on the CUDA simulator. With
     `inline` the body is put where it is called: for small ones in loops, and for those that are
-    handed many arrays, each of which is seven numbers to pass on.
+    handed many arrays, each of which is seven numbers to pass on. `makes_arrays` is as in `inner`.
     """
     if stub is None:
-        return functools.partial(by_type, inline=inline)
+        return functools.partial(by_type, inline=inline, makes_arrays=makes_arrays)
     bodies: dict[type, Callable] = {}
 
     @functools.wraps(stub)
@@ -149,7 +155,8 @@ def by_type(stub: Any = None, *, inline: bool = False) -> Any:
     choose.__signature__ = inspect.signature(stub)  # type: ignore[attr-defined]
     # A division by zero gives inf or nan: a branch that raises would keep loops out of vectors.
     how = "always" if inline else "never"
-    overload(chosen, jit_options={"error_model": "numpy", **_AS_A_PART}, inline=how)(choose)
+    options = {"error_model": "numpy", "_nrt": makes_arrays, **_AS_A_PART}
+    overload(chosen, jit_options=options, inline=how)(choose)
     return chosen
 
 

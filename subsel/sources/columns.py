@@ -26,7 +26,7 @@ from subsel.kernels.cpu.columns import (
     WRITE,
     Rows,
 )
-from subsel.kernels.cpu.lanes import LANES
+from subsel.kernels.cpu.vectors import LANES
 from subsel.pacing import portion, portions
 from subsel.sources.levels import frozen
 from subsel.sources.scale import centred

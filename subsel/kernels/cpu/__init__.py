@@ -1,13 +1,12 @@
 """Numba kernels on the CPU.
 
-From the bottom up: `lanes` computes similarities, `log` records what changed, `stores` says where
-similarities come from, `search` is greedy facility location, `swaps` betters what was selected,
-`whole` works over all pairs at once, `order` makes features ready, `near` finds rows at a small
-distance.
+From the bottom up: `vectors` is what is written in LLVM's language, `lanes` computes similarities,
+`log` records what changed, `stores` says where similarities come from, `search` is greedy facility
+location, `swaps` betters what was selected, `whole` works over all pairs at once, `order` makes
+features ready, `near` finds rows at a small distance.
 """
 
 from subsel.kernels.compiling import single_thread, threads
-from subsel.kernels.cpu.lanes import COSINE, DOT, EUCLIDEAN, LANES, RBF
 from subsel.kernels.cpu.log import (
     ADDED,
     LOGGED,
@@ -36,6 +35,7 @@ from subsel.kernels.cpu.swaps import (
     judge_swaps,
     scan_swaps,
 )
+from subsel.kernels.cpu.vectors import COSINE, DOT, EUCLIDEAN, LANES, RBF
 from subsel.kernels.cpu.whole import (
     count_above,
     is_symmetric,

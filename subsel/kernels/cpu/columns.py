@@ -13,7 +13,7 @@ import numpy as np
 from numba import prange
 
 from subsel.kernels.compiling import inner, kernel
-from subsel.kernels.cpu.lanes import LANES
+from subsel.kernels.cpu.vectors import LANES
 
 PRODUCT, EUCLIDEAN, HALF_SQUARE, RBF, MANHATTAN, UNEQUAL, EQUAL = range(7)
 
@@ -117,7 +117,7 @@ def _numbers(rows, b, v, out):
             out[j] = math.exp(-rows.gamma * out[j])
 
 
-@inner
+@inner(makes_arrays=True)
 def _column_of_chunk(rows, c, v, out, use, factor):
     line = np.empty(LANES)
     for b in range(c * _CHUNK, min((c + 1) * _CHUNK, rows.tiles.shape[0])):
@@ -152,7 +152,7 @@ def column_parallel(rows, v, out, use, factor):
         _column_of_chunk(rows, c, v, out, use, factor)
 
 
-@inner
+@inner(makes_arrays=True)
 def _sums_of_tile(rows, others, n_others, b, out):
     line, sums = np.empty(LANES), np.zeros(LANES)
     v = np.empty(rows.tiles.shape[1])

@@ -9,8 +9,9 @@ import numpy as np
 from numba import prange
 
 from subsel.kernels.compiling import by_type, kernel
-from subsel.kernels.cpu.lanes import LANES, quantize, similarities
+from subsel.kernels.cpu.lanes import quantize, similarities
 from subsel.kernels.cpu.stores import Columns, Dense, Sparse, Tiled
+from subsel.kernels.cpu.vectors import LANES
 from subsel.kernels.rules import join, worth
 
 CHUNK = 64
@@ -82,7 +83,7 @@ def exact_sum(terms):
     return total
 
 
-@by_type
+@by_type(makes_arrays=True)
 def evaluate(store, rule, level, value, scale, slots, gains):
     """Gains of some candidates, not more than a chunk.
 
@@ -91,7 +92,7 @@ def evaluate(store, rule, level, value, scale, slots, gains):
     """
 
 
-@by_type
+@by_type(makes_arrays=True)
 def raise_levels(store, rule, level, value, scale, slot):
     """Add a candidate: new levels and worths; returns what it gained."""
 
@@ -229,7 +230,7 @@ def largest_term(rule, level, largest):
     return most
 
 
-@by_type
+@by_type(makes_arrays=True)
 def row_sums_of_tile(store, b, sums):
     """Sums of the stored similarities of a tile's points to all candidates; exact, on the grid."""
 

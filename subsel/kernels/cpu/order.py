@@ -5,7 +5,8 @@ import math
 import numpy as np
 
 from subsel.kernels.compiling import inner, kernel
-from subsel.kernels.cpu.lanes import LANES, room
+from subsel.kernels.cpu.lanes import room
+from subsel.kernels.cpu.vectors import LANES
 
 
 @inner

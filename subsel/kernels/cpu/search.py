@@ -12,7 +12,7 @@ import numpy as np
 from numba import prange
 
 from subsel.kernels.compiling import by_type, inner, kernel
-from subsel.kernels.cpu.lanes import LANES, quantize, room
+from subsel.kernels.cpu.lanes import quantize, room
 from subsel.kernels.cpu.log import (
     ADDED,
     LOGGED,
@@ -37,9 +37,12 @@ from subsel.kernels.cpu.stores import (
     sweep,
     weighted_sweep,
 )
+from subsel.kernels.cpu.vectors import LANES, one_line, scratch
 
 _CHUNK = 256
 """Points handed to a sweep at once: what is known of them stays in the first-level cache."""
+
+_a_chunk = scratch(_CHUNK + 4)
 
 _WORTH_BOUNDS = 8
 """Points of one group from which on bounds for each are worth computing."""
@@ -49,8 +52,9 @@ _WORTH_BOUNDS = 8
 def represent(store, slots, search):
     """Add candidates one after the other; returns what each gained, not the gains of others."""
     gains = np.zeros(slots.size)
+    spare = _spare_room(search)
     for step in range(slots.size):
-        cover(store, slots[step], search)
+        cover(store, slots[step], search, spare)
         for entry in range(search.counts[LOGGED]):
             i = search.changed[entry]
             before = weighed(search, i, search.before[entry])
@@ -59,10 +63,16 @@ def represent(store, slots, search):
     return gains
 
 
+@inner(makes_arrays=True)
+def _spare_room(search):
+    """Room for what is computed for each group of points, or for each block, again and again."""
+    return room(max(search.reach.size, search.top.size), search.reach)
+
+
 @inner
-def _add(store, slot, search):
+def _add(store, slot, search, spare):
     """Add a candidate."""
-    cover(store, slot, search)
+    cover(store, slot, search, spare)
     if search.counts[ADDED] == 1 and 2 * search.counts[LOGGED] > search.best.size:
         # The first changes nearly every point, so that gains are had from scratch sooner than from
         # the log, all the more as bounds on distance work from now on.
@@ -74,7 +84,7 @@ def _add(store, slot, search):
 @kernel
 def add(store, slot, search):
     """Add a candidate."""
-    _add(store, slot, search)
+    _add(store, slot, search, _spare_room(search))
 
 
 @inner
@@ -118,7 +128,7 @@ def _plain_sweep(search, store, block, points, low, high, m, sign):
 def _limited_sweep(search, store, block, points, low, high, m, sign):
     if not search.weights.size:
         return sweep(store, block, points, low, high, m, sign, search.gains)
-    weights = np.empty(m + 4)
+    weights = _a_chunk(search.gains)
     for a in range(m):
         weights[a] = search.weights[points[a]]
     grid = search.up, search.down
@@ -126,13 +136,13 @@ def _limited_sweep(search, store, block, points, low, high, m, sign):
 
 
 @by_type
-def settle(store, search, block):
+def settle(store, search, block, spare):
     """Bring the gains of a block, or more, up to date; returns similarities seen."""
 
 
 @settle.of(Dense)
 @settle.of(Tiled)
-def _settle_block(store, search, block):
+def _settle_block(store, search, block, spare):
     best = search.best
     afresh = search.settled[block] < 0
     start = block * search.width
@@ -143,12 +153,10 @@ def _settle_block(store, search, block):
     last_run = search.reach.size if afresh else search.counts[RUNS]
     first_entry = search.run_start[first_run]
     sign = 1.0 if afresh else -1.0
-    points = room(_CHUNK + 4, search.order)
-    low = room(_CHUNK + 4, search.gains)
-    high = room(_CHUNK + 4, search.gains)
-    gaps = room(search.reach.size, search.reach)
+    points, low, high = _a_chunk(search.order), _a_chunk(search.gains), _a_chunk(search.gains)
+    gaps = spare[: search.reach.size]
     group_gaps(store, block, gaps)
-    near = room(LANES, search.reach)
+    near = one_line(search.reach)
     near[:] = 0
     m = np.int64(0)  # no literal, for which Numba would compile a sweep of its own
     seen = 0
@@ -189,11 +197,12 @@ def _settle_block(store, search, block):
 
 
 @settle.of(Sparse)
-def _settle_all(store, search, block):
+def _settle_all(store, search, block, spare):
     """Rows of a sparse matrix do not know of blocks: bring all gains up to date."""
     best, gains = search.best, search.gains
     afresh = search.settled[0] < 0
-    touched = np.full(search.top.size, afresh)
+    touched = spare[: search.top.size]
+    touched[:] = afresh
     if afresh:
         gains[:] = 0.0
         first_entry, last_entry = 0, best.size
@@ -214,10 +223,10 @@ def _settle_all(store, search, block):
                 j = store.row_columns[p]
                 gain = weighed(search, i, min(s, high)) - base
                 gains[j] += gain if afresh else -gain
-                touched[j // search.width] = True
+                touched[j // search.width] = 1
         seen += stop - start
     search.settled[:] = search.counts[RUNS]
-    for block in range(touched.size):
+    for block in range(search.top.size):
         if touched[block]:
             _find_lead(search, block)
     return seen
@@ -228,7 +237,7 @@ def settle_parallel(store, search, blocks):
     """Bring the gains of some blocks up to date."""
     seen = 0
     for b in prange(blocks.size):
-        seen += settle(store, search, blocks[b])
+        seen += settle(store, search, blocks[b], _spare_room(search))
     search.counts[SEEN] += seen
 
 
@@ -263,11 +272,11 @@ def _leading(top, lead, order):
 
 
 @inner
-def _settle_todo(store, search):
+def _settle_todo(store, search, spare):
     """Settle the blocks in `todo` that still need it."""
     for b in range(search.counts[TODO]):
         if search.settled[search.todo[b]] != search.counts[RUNS]:
-            search.counts[SEEN] += settle(store, search, search.todo[b])
+            search.counts[SEEN] += settle(store, search, search.todo[b], spare)
     search.counts[TODO] = 0
 
 
@@ -279,8 +288,8 @@ def advance(store, search, elements, gains, at, too_much):
     the log has no room for another element, or if blocks that have to be settled (they are in
     `todo` then) make more work than `too_much`, counted in similarities.
     """
-    counts, settled = search.counts, search.settled
-    _settle_todo(store, search)
+    counts, settled, spare = search.counts, search.settled, _spare_room(search)
+    _settle_todo(store, search, spare)
     if at == 0 and elements.size:
         _find_leads(search)
     while at < elements.size:
@@ -292,7 +301,7 @@ def advance(store, search, elements, gains, at, too_much):
             counts[TODO] = 1
             together = _pending(search, search.todo[:1]) > too_much
             if not together:
-                _settle_todo(store, search)
+                _settle_todo(store, search, spare)
             counts[TODO] = 0
             for b in range(settled.size):
                 if settled[b] == counts[RUNS]:
@@ -302,7 +311,7 @@ def advance(store, search, elements, gains, at, too_much):
                     counts[TODO] += 1
             if _pending(search, search.todo[: counts[TODO]]) > too_much:
                 return at
-            _settle_todo(store, search)
+            _settle_todo(store, search, spare)
             continue
         slot = search.lead[block]
         elements[at] = search.order[slot]
@@ -310,5 +319,5 @@ def advance(store, search, elements, gains, at, too_much):
         at += 1
         search.taken[slot] = True
         _find_lead(search, block)
-        _add(store, slot, search)
+        _add(store, slot, search, spare)
     return at

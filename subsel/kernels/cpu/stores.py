@@ -19,15 +19,14 @@ import numpy as np
 
 from subsel.kernels.compiling import by_type
 from subsel.kernels.cpu.lanes import (
-    LANES,
     clamp,
     quantize,
-    room,
     similarities,
     squared_gaps,
     squared_reach,
 )
 from subsel.kernels.cpu.log import ADDED, SEEN, capped, end_run, improve, unmet
+from subsel.kernels.cpu.vectors import LANES, add_lines, four_lines, one_line
 
 
 class Dense(NamedTuple):
@@ -91,7 +90,7 @@ class Tiled(NamedTuple):
 
 
 @by_type
-def cover(store, slot, search):
+def cover(store, slot, search, spare):
     """Make a candidate the representative of points that are more similar to it than to theirs."""
 
 
@@ -121,7 +120,7 @@ def store_reach(store, s):
 
 
 @cover.of(Dense)
-def _dense_cover(store, slot, search):
+def _dense_cover(store, slot, search, spare):
     matrix = store.matrix
     for i in range(matrix.shape[0]):
         s = matrix[slot, i] if store.by_candidate else matrix[i, slot]
@@ -134,7 +133,7 @@ def _dense_cover(store, slot, search):
 
 
 @cover.of(Sparse)
-def _sparse_cover(store, slot, search):
+def _sparse_cover(store, slot, search, spare):
     start, stop = store.column_starts[slot], store.column_starts[slot + 1]
     for p in range(start, stop):
         i = store.column_rows[p]
@@ -148,12 +147,12 @@ def _sparse_cover(store, slot, search):
 
 
 @cover.of(Tiled)
-def _tiled_cover(store, slot, search):
+def _tiled_cover(store, slot, search, spare):
     tiles, metric, gamma = store.point_tiles, store.metric, store.gamma
     row = store.rows[slot]
-    gaps = room(tiles.shape[0], tiles)
+    gaps = spare[: tiles.shape[0]]
     squared_gaps(row, row, store.point_least, store.point_largest, store.shrink, gaps)
-    line = room(LANES, tiles)
+    line = one_line(tiles)
     for b in range(tiles.shape[0]):
         if gaps[b] >= search.reach[b]:
             continue
@@ -211,9 +210,8 @@ def _tiled_sweep(store, block, points, low, high, m, sign, gains):
     metric, gamma = store.metric, store.gamma
     b = block[0] // LANES
     tile = store.tiles[b]
-    number = tile.dtype.type
-    quad = room(4 * LANES, tile)
-    total = room(LANES, gains)
+    quad = four_lines(tile)
+    total = one_line(gains)
     total[:] = 0.0
     base = 0.0
     # What fills up the last four adds nothing: not to a partial sum either, which might then need
@@ -222,16 +220,8 @@ def _tiled_sweep(store, block, points, low, high, m, sign, gains):
     for a in range(0, m, 4):
         picked = (points[a], points[a + 1], points[a + 2], points[a + 3])
         similarities(tile, store.point_rows, picked, metric, gamma, store.up, store.down, quad)
-        low0, low1 = number(low[a]), number(low[a + 1])
-        low2, low3 = number(low[a + 2]), number(low[a + 3])
-        high0, high1 = number(high[a]), number(high[a + 1])
-        high2, high3 = number(high[a + 2]), number(high[a + 3])
+        add_lines(quad, low, high, a, total)
         base += low[a] + low[a + 1] + low[a + 2] + low[a + 3]
-        for j in range(LANES):
-            s = np.float64(clamp(quad[j], low0, high0))
-            s += np.float64(clamp(quad[LANES + j], low1, high1))
-            s += np.float64(clamp(quad[2 * LANES + j], low2, high2))
-            total[j] += s + np.float64(clamp(quad[3 * LANES + j], low3, high3))
     out = gains[b * LANES : (b + 1) * LANES]
     for j in range(LANES):
         out[j] += sign * (total[j] - base)
@@ -261,8 +251,8 @@ def _tiled_weighted_sweep(store, block, points, weights, low, high, m, sign, gri
     b = block[0] // LANES
     tile = store.tiles[b]
     number = tile.dtype.type
-    quad = room(4 * LANES, tile)
-    total = room(LANES, gains)
+    quad = four_lines(tile)
+    total = one_line(gains)
     total[:] = 0.0
     points[m : m + 3] = points[0]
     for a in range(0, m, 4):

@@ -19,9 +19,10 @@ import numpy as np
 from numba import prange
 
 from subsel.kernels.compiling import by_type, inner, kernel
-from subsel.kernels.cpu.lanes import LANES, quantize, similarities, squared_gaps
+from subsel.kernels.cpu.lanes import quantize, similarities, squared_gaps
 from subsel.kernels.cpu.log import weighed
 from subsel.kernels.cpu.stores import Dense, Sparse, Tiled, store_reach
+from subsel.kernels.cpu.vectors import LANES
 
 SWAPPED, QUIET, LOOKED = range(3)
 """In `Swaps.counts`: swaps made, candidates tried since the last one, similarities seen."""
@@ -71,7 +72,7 @@ def _weighed(search, i, s):
     return s
 
 
-@by_type
+@by_type(makes_arrays=True)
 def near(store, slot, swaps, points, similar):
     """Points that a candidate is more similar to than their second element, and how similar.
 
@@ -194,7 +195,7 @@ def _offer_again(store, swaps, i, line):
     offer_all(store, swaps, i, line)
 
 
-@inner
+@inner(makes_arrays=True)
 def _note(store, swaps):
     """What follows from the first and second elements."""
     swaps.loss[:] = 0.0

@@ -4,7 +4,8 @@ import numpy as np
 from numba import prange
 
 from subsel.kernels.compiling import kernel
-from subsel.kernels.cpu.lanes import LANES, room, similarities
+from subsel.kernels.cpu.lanes import similarities
+from subsel.kernels.cpu.vectors import LANES, add_lines_both_ways, eight_lines, four_lines, one_line
 
 
 @kernel
@@ -59,38 +60,43 @@ def turned(matrix, start, stop):
     return out
 
 
-@kernel(fastmath={"reassoc"})
+@kernel
 def sum_pairs(store, low, first, stop, step, sums):
     """Sums of similarities, at least `low`, of some tiles to themselves and to those after them.
 
     The tiles are those of ``range(first, stop, step)``. For candidates that are the points: a pair
-    is computed once and counts for both. Sums are exact, so they may be associated in any order.
+    is computed once and counts for both. Sums are exact in any order.
     """
     rows, tiles, metric, gamma = store.rows, store.tiles, store.metric, store.gamma
     low_ = tiles.dtype.type(low)
-    quad = room(4 * LANES, tiles)
-    total = room(LANES, sums)
+    quad = four_lines(tiles)
+    total, own = one_line(sums), eight_lines(sums)
     for a in range(first, stop, step):
+        count = store.members[a]
         for b in range(a, tiles.shape[0]):
-            tile, width = tiles[b], store.members[b]
+            tile = tiles[b]
+            # Padding must count neither for a tile's rows nor for its columns.
+            whole = b > a and count == LANES and store.members[b] == LANES
             total[:] = 0.0
-            for i in range(0, store.members[a], 4):
+            own[:] = 0.0
+            for i in range(0, count, 4):
                 start = a * LANES + i
                 picked = (start, start + 1, start + 2, start + 3)
                 similarities(tile, rows, picked, metric, gamma, store.up, store.down, quad)
-                for j in range(4 * LANES):
-                    quad[j] = quad[j] if quad[j] > low_ else low_
-                for q in range(min(4, store.members[a] - i)):
-                    line = quad[q * LANES : (q + 1) * LANES]
+                if whole:
+                    add_lines_both_ways(quad, low, np.inf, i, total, own)
+                    continue
+                for q in range(min(4, count - i)):
                     for j in range(LANES):
-                        total[j] += np.float64(line[j])
-                    if b > a:
-                        own = 0.0
-                        for j in range(width):
-                            own += np.float64(line[j])
-                        sums[start + q] += own
+                        s = np.float64(max(quad[q * LANES + j], low_))
+                        total[j] += s
+                        own[8 * (i + q)] += s if b > a and j < store.members[b] else 0.0
             for j in range(LANES):
                 sums[b * LANES + j] += total[j]
+            if b > a:
+                for i in range(count):
+                    for part in range(8):
+                        sums[a * LANES + i] += own[8 * i + part]
 
 
 @kernel(parallel=True)

@@ -9,7 +9,7 @@ import functools
 
 from numba import cuda, float64
 
-from subsel.kernels.cpu.lanes import DOT
+from subsel.kernels.cpu.vectors import DOT
 from subsel.kernels.cuda.tiles import THREADS, quantize, similarity
 from subsel.kernels.rules import join, worth
 

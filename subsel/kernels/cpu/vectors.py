@@ -1,0 +1,323 @@
+"""What is written in LLVM's vectors of 512 bits, for LLVM does not keep a loop's sums in registers.
+
+It splits them where a machine's are shorter. Each has a twin in plain Python, which does the same
+to the last bit and stands for it where nothing is compiled.
+"""
+
+import functools
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+
+from subsel.kernels.compiling import fma, intrinsic
+
+LANES = 64
+"""Rows in a tile: a few vector registers wide on every current CPU."""
+
+EUCLIDEAN, COSINE, DOT, RBF = range(4)
+
+_INT = ir.IntType(32)
+
+
+def scratch(count: int) -> Any:
+    """A function that makes an array for so many numbers, of the type of those in another.
+
+    The array is on the stack: it costs nothing to make, and is gone once the function that asked
+    for it returns. So it may be handed on, but not back.
+    """
+
+    @intrinsic(lambda like: np.empty(count, like.dtype))
+    def room(typingctx: Any, like: Any) -> Any:
+        kind = types.Array(like.dtype, 1, "C")
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            index = context.get_value_type(types.intp)
+            numbers = ir.ArrayType(context.get_value_type(like.dtype), count)
+            place = cgutils.alloca_once(builder, numbers)
+            place.align = 64
+            array = context.make_array(kind)(context, builder)
+            size = index(like.dtype.bitwidth // 8)
+            start = builder.bitcast(place, numbers.element.as_pointer())
+            context.populate_array(
+                array, data=start, shape=[index(count)], strides=[size], itemsize=size, meminfo=None
+            )
+            return array._getvalue()
+
+        return kind(like), codegen
+
+    return room
+
+
+@intrinsic(np.rint)
+def rint(typingctx: Any, x: Any) -> Any:
+    """The nearest whole number, of two the even one."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.call(builder.module.declare_intrinsic("llvm.rint", [args[0].type]), args)
+
+    return x(x), codegen
+
+
+def _lanewise(subtract: bool) -> Any:
+    """A kernel over the LANES columns of a tile and some rows, from their squares or products.
+
+    ``kernel(tile, rows, picked, metric, up, down, out)`` fills ``out[q * LANES + j]`` for row
+    ``rows[picked[q]]``: squared distances for RBF, and else similarities less the offset, on the
+    grid. Each sum is one chain of fused multiply-adds in the order of the dimensions.
+    """
+
+    def in_python(tile: Any, rows: Any, picked: Any, metric: int, up: Any, down: Any, out: Any):
+        columns = tile.reshape(-1, LANES)
+        for q, row in enumerate(picked):
+            sums = np.zeros(LANES, tile.dtype)
+            for x, y in zip(columns, rows[row], strict=True):
+                t = x - y if subtract else x
+                sums = fma(t, t if subtract else y, sums)
+            if metric == EUCLIDEAN:
+                sums = np.sqrt(sums)
+            if metric != RBF:
+                rounded = np.rint(sums * (up / 2 if metric == COSINE else up)) * down
+                sums = -rounded if subtract else rounded
+            out[q * LANES : (q + 1) * LANES] = sums
+
+    @intrinsic(in_python)
+    def lanewise(typingctx, tile, rows, picked, metric, up, down, out):
+        def codegen(context, builder, signature, args):
+            number = context.get_value_type(tile.dtype)
+            size = tile.dtype.bitwidth // 8
+            lanes = 64 // size
+            vector = ir.VectorType(number, lanes)
+            index = context.get_value_type(types.intp)
+            tiles, table, sums = (
+                context.make_array(kind)(context, builder, args[at])
+                for at, kind in ((0, tile), (1, rows), (6, out))
+            )
+
+            def load(data, offset):
+                return builder.load(_place(builder, vector, data, offset), align=size)
+
+            d = cgutils.unpack_tuple(builder, table.shape)[1]
+            starts = [
+                builder.gep(table.data, [builder.mul(row, d)])
+                for row in cgutils.unpack_tuple(builder, args[2])
+            ]
+            # Four vectors of a tile for each row at a time: with four rows, 16 registers of sums.
+            for left in range(0, LANES, 4 * lanes):
+                part = [
+                    [cgutils.alloca_once_value(builder, _all(vector, 0.0)) for _ in range(4)]
+                    for _ in starts
+                ]
+                with cgutils.for_range(builder, d) as loop:
+                    line = builder.add(builder.mul(loop.index, index(LANES)), index(left))
+                    columns = [
+                        load(tiles.data, builder.add(line, index(v * lanes))) for v in range(4)
+                    ]
+                    for start, row in zip(starts, part, strict=True):
+                        y = _spread(builder, builder.load(builder.gep(start, [loop.index])), lanes)
+                        for x, sum_ in zip(columns, row, strict=True):
+                            t = builder.fsub(x, y) if subtract else x
+                            terms = [t, t if subtract else y, builder.load(sum_)]
+                            builder.store(_call(builder, "fma", *terms), sum_)
+                places = [sum_ for row in part for sum_ in row]
+                scale = [
+                    context.cast(builder, value, kind, tile.dtype)
+                    for value, kind in zip(args[4:6], (up, down), strict=True)
+                ]
+                if subtract:
+                    _finish_distances(context, builder, args[3], places, *scale)
+                else:
+                    _round(builder, places, *scale)
+                for a, sum_ in enumerate(places):
+                    at = index(a // 4 * LANES + left + a % 4 * lanes)
+                    builder.store(
+                        builder.load(sum_), _place(builder, vector, sums.data, at), align=size
+                    )
+            return context.get_dummy_value()
+
+        return types.void(tile, rows, picked, metric, up, down, out), codegen
+
+    return lanewise
+
+
+def _finish_distances(context, builder, metric, places, up, down):
+    """From squared distances to minus distances, or for cosine minus their halves, on the grid."""
+
+    def is_(which):
+        return builder.icmp_signed("==", metric, metric.type(which))
+
+    with builder.if_then(is_(EUCLIDEAN)):
+        _take_roots(context, builder, places)
+    with builder.if_then(builder.not_(is_(RBF))):
+        half = builder.fmul(up, up.type(0.5))
+        _round(builder, places, builder.select(is_(COSINE), half, up), builder.fneg(down))
+
+
+def _round(builder, places, up, down):
+    """Round to the grid."""
+    lanes = places[0].type.pointee.count
+    up, down = _spread(builder, up, lanes), _spread(builder, down, lanes)
+    for place in places:
+        whole = _call(builder, "rint", builder.fmul(builder.load(place), up))
+        builder.store(builder.fmul(whole, down), place)
+
+
+def _take_roots(context, builder, places):
+    """Square roots of finite numbers.
+
+    With AVX-512 there are inverse ones, right to 14 bits, in a sixth of the time of a square root.
+    A step of Newton's method, and a correction by what its square lacks, give the nearest float32
+    (Markstein 1990) unless something underflows on the way. Where a number is under 2**-90, they
+    are the processor's own roots. It was tried on all floats that there are (tests/kernels).
+    """
+    vector = places[0].type.pointee
+    squares = [builder.load(place) for place in places]
+    if vector.count != 16 or "+avx512f" not in context.codegen().magic_tuple()[2]:
+        for x, place in zip(squares, places, strict=True):
+            builder.store(_call(builder, "sqrt", x), place)
+        return
+    half, mask = _all(vector, 0.5), ir.IntType(16)(-1)
+    kind = ir.FunctionType(vector, [vector, vector, mask.type])
+    rough = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx512.rsqrt14.ps.512")
+    least = functools.reduce(
+        lambda x, y: builder.select(builder.fcmp_ordered("<", x, y), x, y), squares
+    )
+    enough = builder.fcmp_ordered(">=", least, _all(vector, 2.0**-90))
+    enough = builder.icmp_signed("==", builder.bitcast(enough, mask.type), mask)
+    with builder.if_else(enough, likely=True) as (quick, safe):
+        with quick:
+            for x, place in zip(squares, places, strict=True):
+                inverse = builder.call(rough, [x, _all(vector, 0.0), mask])
+                root, rate = builder.fmul(x, inverse), builder.fmul(inverse, half)
+                off = _call(builder, "fma", builder.fneg(root), rate, half)
+                root, rate = (_call(builder, "fma", value, off, value) for value in (root, rate))
+                lack = _call(builder, "fma", builder.fneg(root), root, x)
+                builder.store(_call(builder, "fma", lack, rate, root), place)
+        with safe:
+            for x, place in zip(squares, places, strict=True):
+                builder.store(_call(builder, "sqrt", x), place)
+
+
+squares = _lanewise(subtract=True)
+products = _lanewise(subtract=False)
+
+
+def _sums_of_lines(both: bool) -> Any:
+    """Sums in float64 of four lines of a tile's numbers, each within its limits.
+
+    ``add(quad, low, high, at, total)`` clamps line q to ``low[at + q]..high[at + q]`` and adds it
+    to `total`. With `both`, and one limit for all, also to ``own[8 (at + q)..]``: eight sums for
+    each line. Sums are of numbers on a grid, and exact in any order.
+    """
+
+    def in_python(quad: Any, low: Any, high: Any, at: int, total: Any, own: Any = None) -> None:
+        number = quad.dtype.type
+        for q in range(4):
+            line = quad[q * LANES : (q + 1) * LANES]
+            limits = (low, high) if both else (low[at + q], high[at + q])
+            line = np.minimum(np.maximum(line, number(limits[0])), number(limits[1]))
+            line = line.astype(np.float64)
+            total += line
+            if both:
+                own[8 * (at + q) : 8 * (at + q + 1)] += line.reshape(-1, 8).sum(axis=0)
+
+    def codegen(context, builder, signature, args):
+        quad, low, high, _, *rest = signature.args
+        number, double = context.get_value_type(quad.dtype), ir.DoubleType()
+        size = quad.dtype.bitwidth // 8
+        lanes = 64 // size
+        vector, eight = ir.VectorType(number, lanes), ir.VectorType(double, 8)
+        index = context.get_value_type(types.intp)
+        data, *sums = (
+            context.make_array(kind)(context, builder, value).data
+            for kind, value in zip((quad, *rest), (args[0], *args[4:]), strict=True)
+        )
+
+        def limit(kind, value, q):
+            if not both:
+                limits = context.make_array(kind)(context, builder, value).data
+                value = builder.load(builder.gep(limits, [builder.add(args[3], index(q))]))
+                kind = kind.dtype
+            return _spread(builder, context.cast(builder, value, kind, quad.dtype), lanes)
+
+        least = [limit(low, args[1], q) for q in range(4)]
+        most = [limit(high, args[2], q) for q in range(4)]
+        owns = []
+        if both:
+            first = builder.mul(args[3], index(8))
+            owns = [
+                _place(builder, eight, sums[1], builder.add(first, index(8 * q))) for q in range(4)
+            ]
+        own = [builder.load(place, align=8) for place in owns]
+        for left in range(0, LANES, lanes):
+            parts = [_place(builder, eight, sums[0], index(left + at)) for at in range(0, lanes, 8)]
+            totals = [builder.load(part, align=8) for part in parts]
+            for q in range(4):
+                x = builder.load(_place(builder, vector, data, index(q * LANES + left)), align=size)
+                x = builder.select(builder.fcmp_ordered(">", x, least[q]), x, least[q])
+                x = builder.select(builder.fcmp_ordered("<", x, most[q]), x, most[q])
+                for a in range(len(totals)):
+                    term = x
+                    if number != double:
+                        half = ir.Constant(ir.VectorType(_INT, 8), list(range(8 * a, 8 * a + 8)))
+                        term = builder.fpext(builder.shuffle_vector(x, x, half), eight)
+                    totals[a] = builder.fadd(totals[a], term)
+                    if both:
+                        own[q] = builder.fadd(own[q], term)
+            for part, sum_ in zip(parts, totals, strict=True):
+                builder.store(sum_, part, align=8)
+        for place, sum_ in zip(owns, own, strict=True):
+            builder.store(sum_, place, align=8)
+        return context.get_dummy_value()
+
+    if both:
+
+        @intrinsic(in_python)
+        def add_both(typingctx, quad, low, high, at, total, own):
+            return types.void(quad, low, high, at, total, own), codegen
+
+        return add_both
+
+    @intrinsic(in_python)
+    def add(typingctx, quad, low, high, at, total):
+        return types.void(quad, low, high, at, total), codegen
+
+    return add
+
+
+add_lines = _sums_of_lines(both=False)
+add_lines_both_ways = _sums_of_lines(both=True)
+
+
+one_line = scratch(LANES)
+four_lines = scratch(4 * LANES)
+eight_lines = scratch(8 * LANES)
+
+
+# --- Words of LLVM's language -----------------------------------------------------------------
+
+
+def _call(builder, name, *values):
+    """LLVM's own function of vectors."""
+    kind = values[0].type
+    name = f"llvm.{name}.v{kind.count}f{512 // kind.count}"
+    function = ir.FunctionType(kind, [kind] * len(values))
+    return builder.call(cgutils.get_or_insert_function(builder.module, function, name), values)
+
+
+def _all(vector, value):
+    return ir.Constant(vector, [value] * vector.count)
+
+
+def _spread(builder, value, lanes):
+    """A number in all lanes of a vector."""
+    undefined = ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined)
+    first = builder.insert_element(undefined, value, _INT(0))
+    return builder.shuffle_vector(first, undefined, _all(ir.VectorType(_INT, lanes), 0))
+
+
+def _place(builder, vector, data, offset):
+    """Where a vector is in an array."""
+    return builder.bitcast(builder.gep(data, [offset]), vector.as_pointer())
