@@ -22,7 +22,7 @@ from subsel.kernels.compiling import by_type, inner, kernel
 from subsel.kernels.cpu.lanes import quantize, similarities, squared_gaps
 from subsel.kernels.cpu.log import weighed
 from subsel.kernels.cpu.stores import Dense, Sparse, Tiled, store_reach
-from subsel.kernels.cpu.vectors import LANES
+from subsel.kernels.cpu.vectors import LANES, one_line
 
 SWAPPED, QUIET, LOOKED = range(3)
 """In `Swaps.counts`: swaps made, candidates tried since the last one, similarities seen."""
@@ -122,7 +122,7 @@ def _tiled_near(store, slot, swaps, points, similar):
     row = store.rows[slot]
     gaps = np.empty(tiles.shape[0], tiles.dtype)
     squared_gaps(row, row, store.point_least, store.point_largest, store.shrink, gaps)
-    line = np.empty(LANES, tiles.dtype)
+    line = one_line(tiles)
     m = seen = 0
     for b in range(tiles.shape[0]):
         if gaps[b] >= swaps.reach[b]:
@@ -195,7 +195,7 @@ def _offer_again(store, swaps, i, line):
     offer_all(store, swaps, i, line)
 
 
-@inner(makes_arrays=True)
+@inner
 def _note(store, swaps):
     """What follows from the first and second elements."""
     swaps.loss[:] = 0.0
@@ -214,7 +214,7 @@ def _note(store, swaps):
 @kernel
 def begin_swaps(store, swaps):
     """Offer the elements in `seats` to all points."""
-    line = np.empty(LANES, swaps.bar.dtype)
+    line = one_line(swaps.bar)
     for place in range(swaps.seats.size):
         seat(store, swaps, place, swaps.seats[place])
         swaps.where[swaps.seats[place]] = place
@@ -264,7 +264,7 @@ def _exchange(store, part, slot, row, swaps, place, points, similar):
     swaps.seats[place] = slot
     swaps.gains[slot] = 0.0
     seat(store, swaps, place, slot)
-    line = np.empty(LANES, swaps.bar.dtype)
+    line = one_line(swaps.bar)
     for i in range(swaps.n_points):
         if swaps.first_place[i] == place or swaps.second_place[i] == place:
             _offer_again(store, swaps, i, line)
