@@ -21,9 +21,13 @@ __all__ = ["EPICCallback"]
 class EPICCallback(Callback):
     """EPIC's rounds between the epochs of Lightning's Trainer.
 
-    The training loader needs ``sampler=KeptSampler(epic)``, without which nothing is left out.
-    What is kept goes into Lightning's checkpoints, and ``trainer.fit(..., ckpt_path=...)`` goes on
-    with it, given a fresh EPIC.
+    The training loader needs ``sampler=KeptSampler(epic)``, without which nothing is left out; a
+    loader that gives more than what is kept is warned of.  What is kept goes into Lightning's
+    checkpoints, and ``trainer.fit(..., ckpt_path=...)`` goes on with it, given a fresh EPIC:
+    exactly, if the checkpoint is of the end of an epoch.
+
+    Of several processes Lightning gives each its share of the sampler's examples, which it shuffles
+    once more.  All of them make the rounds together and keep the same examples.
 
     Parameters
     ----------
@@ -37,20 +41,32 @@ class EPICCallback(Callback):
 
     def __init__(self, epic: EPIC, data: Any, **options: Any) -> None:
         self.rounds = Rounds(epic, data, **options)
+        self._begun = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Warn if fewer than two rounds are due."""
+        self._begun = False
         if trainer.max_epochs is not None and trainer.max_epochs > 0 and trainer.is_global_zero:
             epic = self.rounds.epic
             notice_schedule(epic.schedule(trainer.max_epochs), trainer.max_epochs, epic.warmup)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the round that is due, and have the loader begin anew with what is kept."""
-        if self.rounds.before(pl_module, trainer.current_epoch) is None:
+        epoch, loop = trainer.current_epoch, trainer.fit_loop
+        made = self.rounds.before(pl_module, epoch)
+        if made is None and self._begun:
             return
-        # Lightning has asked the loader for its length, and perhaps for examples, already.
-        trainer.fit_loop._combined_loader = None
-        trainer.fit_loop.setup_data()
+        # Lightning has asked the loader for its length already, and before its first epoch also
+        # for examples, if it has workers, which then are those of an epoch 0.
+        self._begun = True
+        loop._combined_loader = None
+        loop.setup_data()
+        for loader in loop._combined_loader.flattened:
+            if hasattr(loader.sampler, "set_epoch"):  # of several processes it is a new one
+                loader.sampler.set_epoch(epoch)
+            if trainer.is_global_zero:
+                self.rounds.check_loader(loader)
+        iter(loop._data_fetcher)
 
     def state_dict(self) -> dict[str, Any]:
         """What goes into Lightning's checkpoint."""

@@ -173,6 +173,8 @@ def build(
     except ModuleNotFoundError as error:
         hint = f": pip install {source}" if source in ("timm", "torchvision") else ""
         raise ImportError(f"model {name}: {error.name} is not installed{hint}") from None
+    except (ImportError, OSError, RuntimeError) as error:  # as of another torch than the one here
+        raise ImportError(f"model {name}: {source} cannot be imported: {error}") from None
     if source in ("timm", "torchvision"):
         if which not in module.list_models():
             raise ValueError(f"{source} has no model {which!r}")

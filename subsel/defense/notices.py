@@ -14,6 +14,7 @@ __all__ = [
     "DefenseWarning",
     "notice_core",
     "notice_late_rounds",
+    "notice_loader",
     "notice_outputs",
     "notice_preset",
     "notice_round",
@@ -148,6 +149,14 @@ def notice_round(epoch: int, before: Mapping[int, int], after: Mapping[int, int]
             "all alone, as of a model that has learned nothing yet, say nothing about poisons; a "
             "smaller subset_size or a longer warmup drops less"
         )
+
+
+def notice_loader(given: int, kept: int) -> None:
+    """Warn of a training loader that gives more examples than EPIC keeps."""
+    _warn(
+        f"EPIC keeps {kept} examples, and the training loader gives {given}: what was dropped is "
+        "still trained on; give the loader sampler=KeptSampler(epic)"
+    )
 
 
 def schedule_line(rounds: Sequence[int], epochs: int) -> str:

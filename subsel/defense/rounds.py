@@ -1,7 +1,7 @@
 """EPIC in a loop that is not ours: its rounds between epochs, and a sampler of what it keeps."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sized
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from subsel.defense.data import Examples
 from subsel.defense.epic import EPIC, Round
 from subsel.defense.forms import Pick, Split
 from subsel.defense.gradients import device_of, last_layer_gradients
-from subsel.defense.notices import notice_schedule
+from subsel.defense.notices import notice_loader, notice_schedule
 from subsel.defense.randomness import order_generator
 from subsel.validation import as_host_array, check_count
 
@@ -190,6 +190,25 @@ class Rounds:
         group = parallel.all_ranks().group
         found = fresh_gradients(model, self._examples, self.epic, group=group, **self._taking)
         return self.epic.prune(*found, epoch, group=group)
+
+    def check_loader(self, loader: Any) -> None:
+        """Warn of a training loader that does not leave out what EPIC dropped.
+
+        Parameters
+        ----------
+        loader
+            A DataLoader, or what a library made of one.  If it does not say how many examples it
+            gives, nothing is said of it.
+        """
+        while (inside := getattr(loader, "batch_sampler", None)) is not None:
+            loader = inside
+        sampler = getattr(loader, "sampler", None)
+        if not isinstance(sampler, Sized):
+            return
+        replicas = getattr(sampler, "num_replicas", 1)
+        given, kept = len(sampler) * replicas, len(self.epic.kept)
+        if given >= kept + replicas:  # shares are of one size, for which some come twice
+            notice_loader(given, kept)
 
     def state_dict(self) -> dict[str, Any]:
         """EPIC's state, which loads with ``torch.load(..., weights_only=True)``."""

@@ -30,10 +30,13 @@ FILE = "epic.pt"
 class EPICCallback(TrainerCallback):
     """EPIC's rounds between the epochs of Hugging Face's Trainer.
 
-    The training loader needs ``sampler=callback.sampler``, without which nothing is left out:
-    `EPICTrainer` makes such a loader.  What is kept goes into each checkpoint's folder as
-    ``epic.pt``, and ``trainer.train(resume_from_checkpoint=...)`` goes on with it, given a fresh
-    EPIC.
+    The training loader needs ``sampler=callback.sampler``, without which nothing is left out; a
+    loader that gives more than what is kept is warned of.  `EPICTrainer` makes the right one.  What
+    is kept goes into each checkpoint's folder as ``epic.pt``, and
+    ``trainer.train(resume_from_checkpoint=...)`` goes on with it, given a fresh EPIC.
+
+    Of several processes each gets its share of the batches.  All of them make the rounds together
+    and keep the same examples.
 
     Parameters
     ----------
@@ -88,8 +91,10 @@ class EPICCallback(TrainerCallback):
     ) -> None:
         """Make the round that is due."""
         epoch = state.global_step // self._steps
-        self.rounds.before(given["model"], epoch)
+        made = self.rounds.before(given["model"], epoch)
         self.sampler.set_epoch(epoch)
+        if made is not None and state.is_world_process_zero:
+            self.rounds.check_loader(given["train_dataloader"])
 
     def on_epoch_end(
         self, args: Arguments, state: TrainerState, control: TrainerControl, **given: Any

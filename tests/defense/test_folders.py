@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from libraries import library
 from PIL import Image
 from torch import nn
 
@@ -114,7 +115,7 @@ class TestModels:
                 build(name, *SHAPE)
 
     def test_of_timm(self):
-        pytest.importorskip("timm")
+        library("timm")
         net = build("timm:test_resnet", *SHAPE)
         assert isinstance(net[0], Normalize)
         assert net(torch.zeros(2, 3, 32, 32)).shape == (2, 3)
@@ -122,15 +123,15 @@ class TestModels:
             build("timm:no_such", *SHAPE)
 
     def test_of_torchvision(self):
-        pytest.importorskip("torchvision")
+        library("torchvision")
         net = build("torchvision:shufflenet_v2_x0_5", *SHAPE)
         assert net(torch.zeros(2, 3, 32, 32)).shape == (2, 3)
 
 
 def test_timm_and_an_image_folder_that_augments(tmp_path):
     """What docs/training.md shows, and resuming it."""
-    timm = pytest.importorskip("timm")
-    datasets = pytest.importorskip("torchvision.datasets")
+    timm = library("timm")
+    datasets = library("torchvision.datasets")
     from torchvision import transforms
 
     rng = np.random.default_rng(0)

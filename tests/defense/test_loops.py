@@ -1,36 +1,52 @@
-"""Loops that are not ours keep what `train` keeps, and resume exactly."""
+"""Loops that are not ours keep what `train` keeps, and resume exactly; in two processes too."""
 
+import os
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
-from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset, TensorDataset
+import two_ranks_loops
+from libraries import library
+from loops import EPOCHS, LOOPS, SEED, N, X, Y, make_epic, make_net
+from torch.utils.data import DistributedSampler, Subset, TensorDataset
 
 from subsel.defense import EPIC, DefenseWarning, KeptSampler, Rounds, train
 
-N, C, EPOCHS, SEED = 180, 2, 6, 5
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+TORCHRUN += [
+    "--rdzv-backend",
+    "c10d",
+    "--rdzv-endpoint",
+    "127.0.0.1:0",
+    "--local-addr",
+    "127.0.0.1",
+]
+
+UNUSED = "EPIC keeps 16. examples, and the training loader gives 180"
+NEEDS = {
+    "accelerated": "accelerate",
+    "lightning": "lightning.pytorch",
+    "transformers": "transformers",
+}
 
 
-def make_data():
-    generator = torch.Generator().manual_seed(0)
-    y = torch.arange(N) % C
-    return torch.randn(N, 4, generator=generator) + y[:, None], y
+def loop_of(name):
+    """A loop, with the library that it needs; without it the test is skipped."""
+    if name in NEEDS:
+        library(NEEDS[name])
+    return LOOPS[name]
 
 
-X, Y = make_data()
-
-
-def make_net():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, C))
-
-
-def make_epic(n=N):
-    return EPIC(n, subset_size=0.3, warmup=1, interval=2)
+@pytest.fixture(autouse=True)
+def _quiet():
+    """Libraries warn of what is their own affair; what the defense says is seen by `warns`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -121,31 +137,20 @@ class TestKeptSampler:
             KeptSampler(make_epic(), num_replicas=2, rank=2)
 
 
-def plain(net, epic, first=0, stop=EPOCHS, prepare=None):
-    """The loop of docs/training.md."""
-    sampler = KeptSampler(epic, seed=SEED)
-    loader = DataLoader(TensorDataset(X, Y), batch_size=32, sampler=sampler)
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-    step = torch.Tensor.backward
-    if prepare is not None:
-        net, optimizer, loader, step = prepare(net, optimizer, loader)
-    rounds = Rounds(epic, (X, Y), epochs=EPOCHS)
-    for epoch in range(first, stop):
-        rounds.before(net, epoch)
-        (sampler if prepare is None else loader).set_epoch(epoch)  # Accelerate's loader counts too
-        for inputs, labels in loader:
-            optimizer.zero_grad()
-            step(F.cross_entropy(net(inputs), labels))
-            optimizer.step()
+@pytest.mark.parametrize("name", LOOPS)
+def test_keeps_what_train_keeps(usual, tmp_path, name):
+    epic, net, trained = loop_of(name)(tmp_path)
+    same(usual, epic, net)
+    assert len(trained) == EPOCHS
+    assert sorted(trained[0]) == list(range(N))
+    assert sorted(trained[-1]) == epic.kept.tolist()
 
 
-def test_a_plain_loop(usual):
-    epic, net = make_epic(), make_net()
-    plain(net, epic, stop=3)
-    state, resumed = epic.state_dict(), make_epic()
-    resumed.load_state_dict(state)
-    plain(net, resumed, first=3)
-    same(usual, resumed, net)
+@pytest.mark.parametrize("name", ["plain", "accelerated"])
+def test_resumes_exactly(usual, tmp_path, name):
+    loop = loop_of(name)
+    loop(tmp_path, stop=3)
+    same(usual, *loop(tmp_path, first=3)[:2])
 
 
 def test_rounds_are_not_made_twice():
@@ -160,186 +165,111 @@ def test_rounds_are_not_made_twice():
         Rounds((X, Y), make_epic())
 
 
-def test_accelerate(usual, tmp_path):
-    accelerate = pytest.importorskip("accelerate")
-
-    def fit(first, stop, resume=False):
-        accelerator = accelerate.Accelerator(cpu=True)
-        epic, net = make_epic(), make_net()
-        accelerator.register_for_checkpointing(Rounds(epic, (X, Y)))
-
-        def prepare(*parts):
-            prepared = accelerator.prepare(*parts)
-            if resume:
-                accelerator.load_state(tmp_path)
-            return *prepared, accelerator.backward
-
-        plain(net, epic, first, stop, prepare)
-        if not resume:
-            accelerator.save_state(tmp_path)
-        return epic, net
-
-    same(usual, *fit(0, EPOCHS))
-    fit(0, 3)
-    same(usual, *fit(3, EPOCHS, resume=True))
-
-
 class TestLightning:
-    @pytest.fixture(autouse=True)
-    def _quiet(self):
-        self.L = pytest.importorskip("lightning.pytorch")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+    def fit(self, *given, **options):
+        return loop_of("lightning")(*given, **options)
 
-    def fit(self, tmp_path, epochs=EPOCHS, epic=None, resume=None, workers=0, **options):
-        from subsel.defense.lightning import EPICCallback
+    @pytest.mark.parametrize(("stop", "workers"), [(1, 1), (2, 0), (2, 1), (3, 0)])
+    def test_resumes_exactly(self, usual, tmp_path, stop, workers):
+        """Before a round and not; workers fetch examples before the epoch begins."""
+        self.fit(tmp_path, stop=stop)
+        same(usual, *self.fit(tmp_path, first=stop, workers=workers)[:2])
 
-        L, epic, validated = self.L, epic or make_epic(), []
-
-        class Module(L.LightningModule):
-            def __init__(self):
-                super().__init__()
-                self.net = make_net()
-
-            def forward(self, x):
-                return self.net(x)
-
-            def training_step(self, batch, _):
-                return F.cross_entropy(self(batch[0]), batch[1])
-
-            def validation_step(self, batch, _):
-                validated.append(self.current_epoch)
-
-            def configure_optimizers(self):
-                return torch.optim.SGD(self.parameters(), lr=0.1)
-
-        data = TensorDataset(X, Y)
-        sampler = KeptSampler(epic, seed=SEED)
-        module = Module()
-        trainer = L.Trainer(
-            max_epochs=epochs,
-            accelerator="cpu",
-            callbacks=[EPICCallback(epic, (X, Y)), L.callbacks.ModelCheckpoint(tmp_path)],
-            default_root_dir=tmp_path,
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            **options,
-        )
-        trainer.fit(
-            module,
-            DataLoader(data, 32, sampler=sampler, num_workers=workers),
-            DataLoader(data, N),
-            ckpt_path=resume,
-        )
-        assert validated == list(range(validated[0], epochs))
-        return epic, module.net, trainer
-
-    def test_keeps_what_train_keeps(self, usual, tmp_path):
-        same(usual, *self.fit(tmp_path)[:2])
-
-    @pytest.mark.parametrize("stop", [1, 2, 3])
-    def test_resumes_exactly(self, usual, tmp_path, stop):
-        trainer = self.fit(tmp_path, epochs=stop)[2]
-        path = trainer.checkpoint_callback.best_model_path
-        epic, net, _ = self.fit(tmp_path, resume=path, workers=int(stop == 1))
-        same(usual, epic, net)
+    def test_validation_comes_after_each_epoch(self, tmp_path):
+        self.fit(tmp_path, validate=True)
 
     def test_a_round_before_the_first_epoch(self, tmp_path):
         epic = EPIC(N, subset_size=0.3, warmup=0, interval=1)
-        assert len(self.fit(tmp_path, epochs=2, epic=epic)[0].history) == 2
+        assert len(self.fit(tmp_path, stop=2, epic=epic)[0].history) == 2
 
     def test_no_round_is_warned_of(self, tmp_path):
         with pytest.warns(DefenseWarning, match="not defended"):
-            self.fit(tmp_path, epochs=1)
+            self.fit(tmp_path, stop=1)
 
-
-class Rows(Dataset):
-    def __len__(self):
-        return N
-
-    def __getitem__(self, i):
-        return {"x": X[i], "labels": Y[i]}
+    def test_a_loader_that_leaves_nothing_out_is_warned_of(self, tmp_path):
+        with pytest.warns(DefenseWarning, match=UNUSED):
+            self.fit(tmp_path, stop=2, use_sampler=False)
 
 
 class TestTransformers:
-    @pytest.fixture(autouse=True)
-    def _quiet(self):
-        self.hf = pytest.importorskip("transformers")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+    def fit(self, *given, **options):
+        return loop_of("transformers")(*given, **options)
 
-    def fit(self, tmp_path, epochs=EPOCHS, resume=None, stop=None, **options):
-        from transformers.modeling_outputs import SequenceClassifierOutput
-
-        from subsel.defense.transformers import EPICTrainer
-
-        class Model(nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.net = make_net()
-
-            def forward(self, x, labels=None):
-                logits = self.net(x)
-                loss = None if labels is None else F.cross_entropy(logits, labels)
-                return SequenceClassifierOutput(loss=loss, logits=logits)
-
-        class Stop(self.hf.TrainerCallback):
-            def on_step_end(self, args, state, control, **_):
-                control.should_training_stop = state.global_step == stop
-                control.should_save = control.should_save or control.should_training_stop
-
-        model, epic = Model(), make_epic()
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
-        arguments = self.hf.TrainingArguments(
-            output_dir=str(tmp_path),
-            num_train_epochs=epochs,
-            per_device_train_batch_size=32,
-            max_grad_norm=0.0,
-            seed=SEED,
-            use_cpu=True,
-            report_to="none",
-            save_strategy="epoch",
-            logging_strategy="no",
-            disable_tqdm=True,
-            dataloader_pin_memory=False,
-            remove_unused_columns=False,
-            **options,
-        )
-        trainer = EPICTrainer(
-            model,
-            arguments,
-            train_dataset=Rows(),
-            optimizers=(optimizer, schedule),
-            callbacks=[Stop()],
-            epic=epic,
-        )
-        trainer.train(resume_from_checkpoint=resume and str(tmp_path / resume))
-        return epic, model.net, trainer
-
-    def test_keeps_what_train_keeps(self, usual, tmp_path):
-        epic, net, trainer = self.fit(tmp_path)
-        same(usual, epic, net)
+    def test_counts_the_steps_of_what_was_dropped(self, tmp_path):
+        trainer = self.fit(tmp_path)[0].trainer
         assert trainer.state.epoch == EPOCHS
         assert trainer.lr_scheduler.last_epoch == trainer.state.global_step == 6 * EPOCHS
 
-    @pytest.mark.parametrize("stop", [12, 18, 20])
-    def test_resumes_exactly(self, usual, tmp_path, stop):
+    @pytest.mark.parametrize("step", [12, 18, 20])
+    def test_resumes_exactly(self, usual, tmp_path, step):
         """After epochs, before a round and not, and in the middle of one."""
-        self.fit(tmp_path, stop=stop if stop == 20 else None, epochs=EPOCHS)
-        same(usual, *self.fit(tmp_path, resume=f"checkpoint-{stop}")[:2])
+        self.fit(tmp_path, at_step=step)
+        same(usual, *self.fit(tmp_path, first=str(step))[:2])
+
+    def test_a_loader_that_leaves_nothing_out_is_warned_of(self, tmp_path):
+        with pytest.warns(DefenseWarning, match=UNUSED):
+            self.fit(tmp_path, stop=2, use_sampler=False)
 
     def test_a_checkpoint_without_what_was_kept(self, tmp_path):
-        self.fit(tmp_path, epochs=2)
+        self.fit(tmp_path, stop=2)
         (tmp_path / "checkpoint-6" / "epic.pt").unlink()
         with pytest.raises(FileNotFoundError, match=r"epic\.pt, which says what EPIC kept"):
-            self.fit(tmp_path, epochs=2, resume="checkpoint-6")
+            self.fit(tmp_path, stop=2, first=1)
 
     def test_batches_that_fill_no_step_are_left_out(self, tmp_path):
-        epic, _, trainer = self.fit(tmp_path, gradient_accumulation_steps=4)
-        assert trainer.state.epoch == EPOCHS
+        epic = self.fit(tmp_path, gradient_accumulation_steps=4)[0]
+        assert epic.trainer.state.epoch == EPOCHS
         assert len(epic.history) == 3
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What two processes came to in each loop: the whole training, and the same in parts."""
+    out = tmp_path_factory.mktemp("loops")
+    root = str(Path(__file__).parents[2])
+    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    command = [*TORCHRUN, two_ranks_loops.__file__, str(out)]
+    one = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "PYTHONPATH": path}
+    ended = subprocess.run(
+        command, env=os.environ | one, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    return [torch.load(out / f"rank{rank}.pt", weights_only=False) for rank in (0, 1)]
+
+
+@pytest.mark.skipif(
+    not torch.distributed.is_available(), reason="a torch without torch.distributed"
+)
+class TestTwoProcesses:
+    @pytest.mark.parametrize("name", LOOPS)
+    def test_keep_the_same_and_have_shares_of_it(self, usual, found, name):
+        loop_of(name)
+        a, b = (of_rank[name, "whole"] for of_rank in found)
+        assert a["rounds"] == b["rounds"]
+        assert [entry["epoch"] for entry in a["rounds"]] == [1, 3, 5]
+        assert all(entry["dropped"] for entry in a["rounds"])
+        for p, q in zip(a["state"].values(), b["state"].values(), strict=True):
+            assert torch.equal(p, q)
+        left = set(range(N))
+        for epoch, shares in enumerate(zip(a["trained"], b["trained"], strict=True)):
+            for entry in a["rounds"]:
+                left -= set(entry["dropped"]) if entry["epoch"] == epoch else set()
+            assert set(shares[0]) | set(shares[1]) == left
+            assert len(shares[0]) == len(shares[1])
+            # Batches, or shares, are filled up with examples that come twice.
+            assert len(set(shares[0]) & set(shares[1])) <= 12
+
+    def test_sampler_and_rounds_do_what_train_does(self, usual, found):
+        """Until an odd number is left, of which one example comes twice."""
+        first = found[0]["plain", "whole"]["rounds"][0]
+        assert first["dropped"] == usual.defense.history[0].dropped.tolist()
+
+    @pytest.mark.parametrize("name", LOOPS)
+    def test_resume_exactly(self, found, name):
+        loop_of(name)
+        for of_rank in found:
+            whole, parts = (of_rank[name, which] for which in ("whole", "parts"))
+            assert whole["rounds"] == parts["rounds"]
+            assert whole["trained"][-2:] == parts["trained"]
+            for p, q in zip(whole["state"].values(), parts["state"].values(), strict=True):
+                assert torch.equal(p, q)
