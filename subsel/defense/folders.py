@@ -2,12 +2,15 @@
 
 import csv
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
 
 from subsel.defense.datasets import ImageData, image_data
 from subsel.validation import check_count
@@ -38,10 +41,11 @@ def find_images(source: str | os.PathLike[str], classes: Sequence[str] | None = 
     Parameters
     ----------
     source : path
-        A folder with a subfolder for each class, whose images may lie at any depth, or a CSV file
-        with the columns ``path`` and ``label``; paths are relative to its folder.
+        A folder with a subfolder for each class, whose images may lie at any depth, or a table,
+        CSV or Parquet, with the columns ``path`` and ``label``; paths are relative to its folder.
     classes : sequence of str, optional
-        The classes' names in the order of their numbers; by default those found, sorted.
+        The classes' names in the order of their numbers; by default those found, sorted: the
+        labels of a table as numbers, if all of them are.
 
     Returns
     -------
@@ -52,8 +56,10 @@ def find_images(source: str | os.PathLike[str], classes: Sequence[str] | None = 
     ------
     FileNotFoundError, ValueError
         Nothing is there, or a class is not among `classes`; the message names it.
+    ImportError
+        A Parquet file, and pyarrow is not installed.
     """
-    source = Path(source)
+    source, key = Path(source), None
     if source.is_dir():
         pairs = [
             (path, folder.name)
@@ -64,14 +70,15 @@ def find_images(source: str | os.PathLike[str], classes: Sequence[str] | None = 
         ]
     elif source.is_file():
         pairs = _rows(source)
+        key = int if all(name.isdecimal() for _, name in pairs) else None
     else:
-        raise FileNotFoundError(f"there is no folder and no CSV file {source}")
+        raise FileNotFoundError(f"there is no folder and no table {source}")
     if not pairs:
         raise ValueError(
             f"{source} has no images: a folder for each class with images in it is wanted, or a "
-            "CSV file with the columns path and label"
+            "table (CSV or Parquet) with the columns path and label"
         )
-    found = sorted({name for _, name in pairs})
+    found = sorted({name for _, name in pairs}, key=key)
     known = tuple(found if classes is None else classes)
     if other := [name for name in found if name not in known]:
         raise ValueError(f"{source} has the class {other[0]!r}, which is not one of {known}")
@@ -80,7 +87,7 @@ def find_images(source: str | os.PathLike[str], classes: Sequence[str] | None = 
     return ImageFiles([path for path, _ in pairs], labels, known)
 
 
-def load_folder(source: str | os.PathLike[str], *, size: int = 32) -> ImageData:
+def load_folder(source: str | os.PathLike[str], *, size: int = 32, workers: int = 0) -> ImageData:
     """Images of a folder or a table in memory, as pixels of one size.
 
     Parameters
@@ -92,6 +99,9 @@ def load_folder(source: str | os.PathLike[str], *, size: int = 32) -> ImageData:
     size : int, default 32
         Images are scaled until their shorter side has this many pixels, and the square in their
         middle is taken.
+    workers : int, default 0
+        Processes that decode, as of a DataLoader; 0: threads of this process, which are as fast
+        where decoding itself is most of the work.
 
     Returns
     -------
@@ -103,18 +113,18 @@ def load_folder(source: str | os.PathLike[str], *, size: int = 32) -> ImageData:
     FileNotFoundError, ValueError
         As `find_images`; a file that is no image is named.
     ImportError
-        Pillow is not installed.
+        Pillow is not installed, or pyarrow for a Parquet file.
 
     Notes
     -----
     Memory: 3 * size * size bytes for each image.
     """
-    size = check_count(size, "size", 8)
+    size, workers = check_count(size, "size", 8), check_count(workers, "workers", 0)
     training, test = split_folder(source)
     return image_data(
         Path(source).name,
-        *(_pixels(training.paths, size), training.labels),
-        *(_pixels(test.paths, size), test.labels),
+        *(_pixels(training.paths, size, workers), training.labels),
+        *(_pixels(test.paths, size, workers), test.labels),
         training.classes,
     )
 
@@ -143,33 +153,94 @@ def split_folder(source: str | os.PathLike[str]) -> tuple[ImageFiles, ImageFiles
 
 
 def _rows(table: Path) -> list[tuple[Path, str]]:
-    with table.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if not {"path", "label"} <= set(reader.fieldnames or ()):
-            raise ValueError(
-                f"{table} must have the columns path and label, it has {reader.fieldnames}"
-            )
-        pairs = [(table.parent / row["path"], row["label"]) for row in reader]
-    for path, _ in pairs:
-        if not path.is_file():
-            raise FileNotFoundError(f"{table} names {path}, which is not there")
+    """Paths and labels in a table, none of which is missing."""
+    rows = _parquet(table) if table.suffix.lower() in (".parquet", ".pq") else _csv(table)
+    pairs = []
+    for number, (path, label) in enumerate(rows, 1):
+        if path in (None, "") or label in (None, ""):
+            raise ValueError(f"{table} has no path or no label in row {number}")
+        pairs.append((table.parent / str(path), str(label)))
+        if not pairs[-1][0].is_file():
+            raise FileNotFoundError(f"{table} names {pairs[-1][0]}, which is not there")
     return pairs
 
 
-def _pixels(paths: list[Path], size: int) -> np.ndarray:
-    """uint8 (n, 3, size, size), decoded on several threads."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
+def _csv(table: Path) -> list[tuple[Any, Any]]:
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            _check_columns(table, reader.fieldnames)
+            return [(row["path"], row["label"]) for row in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{table} cannot be read as CSV: {error}") from None
 
-    def decoded(path: Path) -> np.ndarray:
-        try:
-            with Image.open(path) as image:
-                square = ImageOps.fit(image.convert("RGB"), (size, size))
-        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{path} cannot be read as an image: {error}") from None
-        return np.asarray(square).transpose(2, 0, 1)
 
+def _parquet(table: Path) -> list[tuple[Any, Any]]:
+    try:
+        from pyarrow import ArrowException
+        from pyarrow.parquet import ParquetFile
+    except ModuleNotFoundError:
+        raise ImportError('Parquet needs pyarrow: pip install "subsel[tables]"') from None
+    try:
+        with ParquetFile(table) as file:
+            _check_columns(table, file.schema_arrow.names)
+            found = file.read(columns=["path", "label"])
+    except ArrowException as error:
+        raise ValueError(f"{table} cannot be read as Parquet: {error}") from None
+    columns = (found[name].to_pylist() for name in ("path", "label"))
+    return list(zip(*columns, strict=True))
+
+
+def _check_columns(table: Path, names: Sequence[str] | None) -> None:
+    if not {"path", "label"} <= set(names or ()):
+        raise ValueError(f"{table} must have the columns path and label, it has {names}")
+
+
+def _pixels(paths: list[Path], size: int, workers: int) -> np.ndarray:
+    """uint8 (n, 3, size, size), decoded on several threads, or in so many processes."""
+    decoded = _Decoded(paths, size)
     images = np.empty((len(paths), 3, size, size), dtype=np.uint8)
     with ThreadPoolExecutor() as pool:
-        for place, image in enumerate(pool.map(decoded, paths)):
+        found: Iterable[np.ndarray | str] = (
+            DataLoader(
+                decoded,
+                batch_size=None,
+                num_workers=workers,
+                collate_fn=_as_it_is,
+                generator=torch.Generator(),  # else it would draw from the caller's global one
+            )
+            if workers
+            else pool.map(decoded.__getitem__, range(len(paths)))
+        )
+        for place, image in enumerate(found):
+            if isinstance(image, str):
+                raise ValueError(image)
             images[place] = image
     return images
+
+
+class _Decoded(Dataset):
+    """Squares of pixels; of a file that is no image, a sentence that says so.
+
+    An exception would come out of a worker process with the worker's traceback in its message.
+    """
+
+    def __init__(self, paths: list[Path], size: int) -> None:
+        self.paths, self.size = paths, size
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, i: int) -> np.ndarray | str:
+        from PIL import Image, ImageOps, UnidentifiedImageError
+
+        try:
+            with Image.open(self.paths[i]) as image:
+                square = ImageOps.fit(image.convert("RGB"), (self.size, self.size))
+        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+            return f"{self.paths[i]} cannot be read as an image: {error}"
+        return np.asarray(square).transpose(2, 0, 1)
+
+
+def _as_it_is(image: np.ndarray | str) -> np.ndarray | str:
+    return image

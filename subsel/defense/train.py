@@ -113,6 +113,8 @@ def _check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
         parser.error("--data-dir and --download only work together with --dataset")
     if args.data is None and args.size is not None:
         parser.error("--size only works together with --data")
+    if args.data is None and args.workers is not None:
+        parser.error("--workers only works together with --data")
     if args.dataset == "digits" and args.data_dir is not None:
         parser.error("--data-dir has no effect on digits, which come with scikit-learn")
     if PRESETS[args.preset].training.get("scenario", "scratch") != "scratch" and not args.weights:
@@ -147,7 +149,7 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace, ranks: paral
         if args.data is None:
             data = load(args.dataset, args.data_dir, download=args.download)
         else:
-            data = load_folder(args.data, size=args.size or 32)
+            data = load_folder(args.data, size=args.size or 32, workers=args.workers or 0)
         poisoned = None if args.poisons is None else read_poisons(args.poisons)
         images, labels = data.train_images, data.train_labels
         if poisoned is not None:
@@ -357,13 +359,16 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="PATH",
         help="your own images: a folder with a folder for each class (or such folders train and "
-        "val), or a CSV file with the columns path and label",
+        "val), or a table, CSV or Parquet, with the columns path and label",
     )
     data.add_argument(
         "--size",
         type=int,
         metavar="N",
         help="with --data: images are cut to squares of N x N pixels (32)",
+    )
+    data.add_argument(
+        "--workers", type=_from_0, metavar="N", help="with --data: processes that decode (threads)"
     )
     data.add_argument("--data-dir", type=Path, help="folder with the data set's files")
     data.add_argument(

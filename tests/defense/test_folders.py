@@ -70,6 +70,57 @@ class TestFolders:
         table.write_text("class,file\n")
         with pytest.raises(ValueError, match="must have the columns path and label"):
             find_images(table)
+        table.write_text("path,label\nimages/dog/01.png,dog\nimages/cat/00.png\n")
+        with pytest.raises(ValueError, match=r"no path or no label in row 2"):
+            find_images(table)
+        table.write_bytes(b"path,label\n\xff\xfe,1\n")
+        with pytest.raises(ValueError, match="cannot be read as CSV"):
+            find_images(table)
+
+    def test_a_parquet_file_is_a_table_too(self, tmp_path, monkeypatch):
+        parquet = pytest.importorskip("pyarrow.parquet")
+        from pyarrow import table as arrow
+
+        fill(tmp_path / "images", count=3)
+        path, rows = tmp_path / "images.parquet", ["images/dog/01.png", "images/cat/00.png"]
+        parquet.write_table(arrow({"path": rows, "label": ["dog", "cat"], "more": [1, 2]}), path)
+        found = find_images(path)
+        assert found.classes == ("cat", "dog")
+        assert [image.name for image in found.paths] == ["01.png", "00.png"]
+        parquet.write_table(arrow({"path": rows, "label": ["dog", None]}), path)
+        with pytest.raises(ValueError, match="no path or no label in row 2"):
+            find_images(path)
+        parquet.write_table(arrow({"file": rows}), path)
+        with pytest.raises(ValueError, match=r"must have the columns path and label, .*'file'"):
+            find_images(path)
+        path.write_bytes(path.read_bytes()[:-9])
+        with pytest.raises(ValueError, match=r"images\.parquet cannot be read as Parquet"):
+            find_images(path)
+        monkeypatch.setitem(sys.modules, "pyarrow", None)
+        with pytest.raises(ImportError, match=r"pip install \"subsel\[tables\]\""):
+            find_images(path)
+
+    @pytest.mark.parametrize("kind", ["csv", "parquet"])
+    def test_labels_that_are_numbers_are_in_their_order(self, tmp_path, kind):
+        pandas = pytest.importorskip("pandas")
+        pytest.importorskip("pyarrow")
+        fill(tmp_path, count=3)
+        rows = {"path": ["cat/00.png", "cat/01.png", "dog/00.png"], "label": [10, 2, 9]}
+        write = getattr(pandas.DataFrame(rows), f"to_{kind}")
+        write(tmp_path / f"t.{kind}", index=False)
+        found = find_images(tmp_path / f"t.{kind}")
+        assert found.classes == ("2", "9", "10")
+        assert found.labels.tolist() == [2, 0, 1]
+
+    def test_decoded_in_processes(self, tmp_path):
+        fill(tmp_path / "images", count=11)
+        state = torch.get_rng_state()
+        usual, other = (load_folder(tmp_path / "images", size=8, workers=w) for w in (0, 2))
+        np.testing.assert_array_equal(usual.train_images, other.train_images)
+        np.testing.assert_array_equal(usual.test_images, other.test_images)
+        assert torch.equal(torch.get_rng_state(), state)
+        with pytest.raises(ValueError, match="workers must be"):
+            load_folder(tmp_path / "images", workers=-1)
 
     def test_modes_and_shapes(self, tmp_path):
         folder = tmp_path / "one"
@@ -78,14 +129,15 @@ class TestFolders:
             Image.new(mode, (5 + i, 30 - i)).save(folder / f"{i}.png")
         assert load_folder(tmp_path, size=8).train_images.shape == (9, 3, 8, 8)
 
-    def test_what_is_no_image_is_named(self, tmp_path):
+    @pytest.mark.parametrize("workers", [0, 1])
+    def test_what_is_no_image_is_named(self, tmp_path, workers):
         fill(tmp_path, count=10)
         (tmp_path / "cat" / "00.png").write_bytes(b"\x89PNG broken")
-        with pytest.raises(ValueError, match=r"cat/00\.png cannot be read as an image"):
-            load_folder(tmp_path)
+        with pytest.raises(ValueError, match=r"^\S*cat/00\.png cannot be read as an image.*$"):
+            load_folder(tmp_path, workers=workers)
 
     def test_nothing_there(self, tmp_path):
-        with pytest.raises(FileNotFoundError, match="no folder and no CSV file"):
+        with pytest.raises(FileNotFoundError, match="no folder and no table"):
             load_folder(tmp_path / "none")
         with pytest.raises(ValueError, match="has no images: a folder for each class"):
             load_folder(tmp_path)
@@ -121,6 +173,14 @@ class TestModels:
         assert net(torch.zeros(2, 3, 32, 32)).shape == (2, 3)
         with pytest.raises(ValueError, match="timm has no model 'no_such'"):
             build("timm:no_such", *SHAPE)
+
+    def test_a_library_that_does_not_fit(self, monkeypatch):
+        def broken(name):
+            raise RuntimeError("operator torchvision::nms does not exist")
+
+        monkeypatch.setattr("subsel.defense.models.import_module", broken)
+        with pytest.raises(ImportError, match=r"timm:test: timm cannot be imported: operator"):
+            build("timm:test", *SHAPE)
 
     def test_of_torchvision(self):
         library("torchvision")
@@ -179,7 +239,8 @@ def test_from_the_shell(tmp_path, capsys):
     arguments += ["--epochs", "2", "--warmup", "0", "--interval", "1", "--device", "cpu"]
     arguments += ["--subset-size", "0.4"]
     page = tmp_path / "report.html"
-    assert main([*arguments, "--out", str(tmp_path / "run"), "--report", str(page)]) == 0
+    train = [*arguments, "--workers", "1", "--out", str(tmp_path / "run")]
+    assert main([*train, "--report", str(page)]) == 0
     assert str(tmp_path / "images" / "cat") in page.read_text()
     assert len(np.load(tmp_path / "run" / "kept.npy")) <= 36
     assert "dropped: " in capsys.readouterr().out
@@ -203,8 +264,14 @@ def test_from_the_shell(tmp_path, capsys):
     capsys.readouterr()
     assert main([*arguments, "--model", "none", "--out", str(tmp_path / "other")]) == 1
     assert "the model must be one of tiny-cnn" in capsys.readouterr().err
+    for device, said in (("cuda:99", "is not there"), ("gpu", 'must be "cpu"')):
+        assert command([*audit, "--device", device]) == 1
+        assert said in capsys.readouterr().err
     for wrong in (["--dataset", "digits"], ["--download"]):
         with pytest.raises(SystemExit):
             main([*arguments, *wrong, "--out", str(tmp_path / "other")])
+    for wrong in ("--size", "--workers"):
+        with pytest.raises(SystemExit):
+            main(["--dataset", "digits", wrong, "8", "--out", str(tmp_path / "other")])
     with pytest.raises(SystemExit):
-        main(["--dataset", "digits", "--size", "8", "--out", str(tmp_path / "other")])
+        command(["audit", "--dataset", "digits", "--workers", "1", *audit[-2:]])
