@@ -26,8 +26,8 @@ from subsel.defense.checkpoint import (
 )
 from subsel.defense.data import Examples, check_labels
 from subsel.defense.epic import EPIC, checked_arrays
-from subsel.defense.epochs import features
-from subsel.defense.gradients import check_device, last_layer_gradients
+from subsel.defense.gradients import check_device, last_layer_gradients, softmax_residual
+from subsel.defense.looking import look
 from subsel.defense.notices import notice_core
 from subsel.defense.result import TrainResult
 from subsel.defense.settings import check_cutmix, from_preset
@@ -264,20 +264,22 @@ def train_afresh(
         if ranks.rank == 0:
             notice_core(len(core), len(data))
         run("judge", core, **_paced(schedule, judge_epochs))
-        found = last_layer_gradients(
-            model,
-            looked_at.subset(),
-            wrt="output" if training.get("wrt") == "output" else "logits",
-            layer=training.get("layer"),
-            output=training.get("output"),
-            batch=training.get("batch"),
-            group=ranks.group,
-        )
-        finishing = _paced(schedule, final_epochs)
+        at: dict[str, Any] = {name: training.get(name) for name in ("layer", "output")}
         seen = None
         if witnesses == 2:
-            seen = features(model, training.get("layer"), looked_at, ranks).tensors
-        back = readmitted(*found, core, threshold, features=seen and seen[0])
+            seen = look(model, looked_at, keep_inputs=False, ranks=ranks, **at)
+            found = softmax_residual(seen.logits, seen.labels), seen.labels
+        else:
+            found = last_layer_gradients(
+                model,
+                looked_at.subset(),
+                wrt="output" if training.get("wrt") == "output" else "logits",
+                batch=training.get("batch"),
+                group=ranks.group,
+                **at,
+            )
+        back = readmitted(*found, core, threshold, features=seen and seen.features)
+        finishing = _paced(schedule, final_epochs)
         kept = run("final", back, fresh_head=not quick, **finishing)
     return AfreshResult(model, kept, done, defense, core)
 

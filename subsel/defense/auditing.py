@@ -1,18 +1,18 @@
 """What is suspicious in a data set, without training: the look of a model that is trained."""
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
-import torch
 from torch import nn
 
 from subsel.defense import scores
 from subsel.defense.epic import EPIC
-from subsel.defense.forms import Pick, Split
 from subsel.defense.gradients import softmax_residual
-from subsel.defense.looking import look
+from subsel.defense.looking import Looking, look
+from subsel.defense.notices import DefenseWarning, notice_small_classes
 from subsel.defense.reporting import Report, table
 
 __all__ = ["audit"]
@@ -29,11 +29,7 @@ def audit(
     known: Any = None,
     shown: int = 24,
     seed: int = 0,
-    layer: str | None = None,
-    output: Pick | None = None,
-    batch: Split | None = None,
-    collate: Callable[[list[Any]], Any] | None = None,
-    device: torch.device | str | None = None,
+    **looking: Unpack[Looking],
 ) -> Report:
     """Look for poisons and wrong labels with a model that is trained already.
 
@@ -54,8 +50,9 @@ def audit(
         As of `report`.
     seed : int, default 0
         Of Activation Clustering.
-    layer, output, batch, collate, device
-        As in `train` and `last_layer_gradients`.
+    **looking
+        `layer`, `output`, `batch`, `collate`, `workers` and `device`, as in `train` and
+        `last_layer_gradients`.
 
     Returns
     -------
@@ -73,17 +70,23 @@ def audit(
     TypeError, ValueError
         As `last_layer_gradients` and `report`.
 
+    Warns
+    -----
+    DefenseWarning
+        Classes with fewer than 50 examples.
+
     Notes
     -----
     One forward pass, and time O(n^2 e) for neighbours, memory O(1000 n).
     """
-    seen = look(
-        model, data, layer=layer, output=output, batch=batch, collate=collate, device=device
-    )
+    seen = look(model, data, **looking)
     labels = seen.labels.numpy()
     n = len(labels)
+    notice_small_classes(dict(zip(*np.unique(labels, return_counts=True), strict=True)))
     epic = EPIC(n, subset_size=subset_size, warmup=0, interval=1)
-    epic.prune(softmax_residual(seen.logits, seen.labels).numpy(), labels, 0)
+    with warnings.catch_warnings():  # of a round that drops nothing or much: here none drops
+        warnings.simplefilter("ignore", DefenseWarning)
+        epic.prune(softmax_residual(seen.logits, seen.labels).numpy(), labels, 0)
     if neighbours is None:
         smallest = int(np.unique(labels, return_counts=True)[1].min())
         neighbours = min(max(smallest // 4, 1), 100)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,20 @@ from torch import Tensor, nn
 from subsel.defense.data import Examples, check_labels
 from subsel.defense.forms import Pick, Split, called, logits_of, moved, unwrapped
 from subsel.defense.gradients import LastLayerHook, check_device, check_logits, evaluating
+from subsel.defense.parallel import ALONE, Ranks
 
-__all__ = ["Seen", "look"]
+__all__ = ["Looking", "Seen", "look"]
+
+
+class Looking(TypedDict, total=False):
+    """Those arguments of `look` that `report` and `audit` pass on; they are as of `train`."""
+
+    layer: str | None
+    output: Pick | None
+    batch: Split | None
+    collate: Callable[[list[Any]], Any] | None
+    workers: int
+    device: torch.device | str | None
 
 
 @dataclass
@@ -26,7 +38,7 @@ class Seen:
     logits : Tensor (n, C)
     labels : Tensor of int64 (n,)
     inputs : Tensor (n, ...) or None
-        The inputs, if each is one tensor and all have the same shape.
+        The inputs, if they were to be kept, each is one tensor, and all have the same shape.
     """
 
     features: Tensor
@@ -54,15 +66,26 @@ def look(
     output: Pick | None = None,
     batch: Split | None = None,
     collate: Callable[[list[Any]], Any] | None = None,
+    workers: int = 0,
     device: torch.device | str | None = None,
+    keep_inputs: bool = True,
+    ranks: Ranks = ALONE,
 ) -> Seen:
-    """Look at data with a model; arguments are those of `last_layer_gradients` and `train`."""
-    model = unwrapped(model)
-    examples = Examples(data, check_device(device, model), 0, batch, collate)
+    """Look at data, or at `Examples`, with a model; several ranks share the work.
+
+    The other arguments are those of `last_layer_gradients` and `train`.
+    """
+    model, examples = unwrapped(model), data
+    if not isinstance(data, Examples):
+        examples = Examples(data, check_device(device, model), workers, batch, collate)
     hooked = layer is not None or any(isinstance(part, nn.Linear) for part in model.modules())
     features, logits, labels, inputs = [], [], [], []
-    with evaluating(model), LastLayerHook(model, layer) if hooked else nullcontext() as last:
-        for _, x, y in examples.batches():
+    with (
+        ranks.together(),
+        evaluating(model),
+        LastLayerHook(model, layer) if hooked else nullcontext() as last,
+    ):
+        for _, x, y in examples.batches(ranks=ranks):
             out = logits_of(called(model, moved(x, examples.device)), len(y), output)
             check_logits(out, len(y), probabilities=layer is not None)
             check_labels(y, out.shape[1])
@@ -72,12 +95,13 @@ def look(
             if not isinstance(enters, Tensor) or len(enters) != len(y):
                 enters = out
             features.append(enters.flatten(1).float().cpu())
-            inputs.append(x.cpu() if isinstance(x, Tensor) else None)
+            inputs.append(x.cpu() if keep_inputs and isinstance(x, Tensor) else None)
     shapes = {None if x is None else x.shape[1:] for x in inputs}
-    whole = torch.cat([x for x in inputs if x is not None]) if len(shapes) == 1 else None
+    same = len(shapes) == 1 and None not in shapes
+    here = torch.device("cpu")
     return Seen(
-        torch.cat(features),
-        torch.cat(logits),
-        torch.cat(labels),
-        None if None in shapes else whole,
+        ranks.joined(features, here),
+        ranks.joined(logits, here),
+        ranks.joined(labels, here),
+        torch.cat([x for x in inputs if x is not None]) if same else None,
     )

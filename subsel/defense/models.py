@@ -1,11 +1,16 @@
 """Image classifiers for the command line.  All take pixels as they are stored."""
 
+import os
+import sys
 from collections.abc import Sequence
 from importlib import import_module
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from subsel.defense.forms import logits_of, shape_of
+from subsel.defense.gradients import evaluating
 
 __all__ = ["MODELS", "Normalize", "build", "resnet18", "small_cnn", "tiny_cnn", "vgg16"]
 
@@ -149,14 +154,14 @@ def build(
     name : str
         One of `MODELS`; ``timm:NAME`` or ``torchvision:NAME``, where these are installed, with
         fresh weights and behind a `Normalize`; or ``module:function`` for a function of your own
-        with the other parameters.
+        with the other parameters, in a module that Python finds or in the current folder.
     n_classes, size, mean, std
         As of `small_cnn`.
 
     Raises
     ------
     ValueError
-        There is no such model, or what the function returns is none.
+        There is no such model, or it does not make logits (n, n_classes) of such images.
     ImportError
         The library or the module is not installed.
     """
@@ -168,6 +173,8 @@ def build(
             f"the model must be one of {', '.join(MODELS)}, timm:NAME, torchvision:NAME or "
             f"module:function, not {name!r}"
         )
+    if os.getcwd() not in sys.path:  # the folder of `python -m`, but not of a command
+        sys.path.append(os.getcwd())
     try:
         module = import_module("torchvision.models" if source == "torchvision" else source)
     except ModuleNotFoundError as error:
@@ -176,17 +183,39 @@ def build(
     except (ImportError, OSError, RuntimeError) as error:  # as of another torch than the one here
         raise ImportError(f"model {name}: {source} cannot be imported: {error}") from None
     if source in ("timm", "torchvision"):
-        if which not in module.list_models():
+        classifiers = {} if source == "timm" else {"module": module}  # no detectors and such
+        if which not in module.list_models(**classifiers):
             raise ValueError(f"{source} has no model {which!r}")
         if source == "timm":
             net = module.create_model(which, num_classes=n_classes, in_chans=size[0])
         else:
             net = module.get_model(which, num_classes=n_classes)
-        return nn.Sequential(Normalize(mean, std), net)
+        return _tried(name, nn.Sequential(Normalize(mean, std), net), n_classes, size)
     function = getattr(module, which, None)
     if not callable(function):
         raise ValueError(f"model {name}: {source} has no function {which!r}")
     made = function(n_classes, size, mean, std)
     if not isinstance(made, nn.Module):
         raise ValueError(f"model {name} must return an nn.Module, got {type(made).__name__}")
-    return made
+    return _tried(name, made, n_classes, size)
+
+
+@torch.no_grad()
+def _tried(name: str, model: nn.Module, n_classes: int, size: tuple[int, int, int]) -> nn.Module:
+    """The model, once it is seen to make logits of images: many take one size only, not this."""
+    images = torch.zeros(2, *size, dtype=torch.uint8)
+    with evaluating(model):
+        try:
+            made = logits_of(model(images), len(images))
+        except Exception as error:  # whatever a stranger's model raises
+            shape = " x ".join(map(str, size))
+            said = f"{type(error).__name__}: {error}"
+            raise ValueError(
+                f"model {name} cannot take images of {shape} pixels: {said}"
+            ) from error
+    if not isinstance(made, Tensor) or made.shape != (len(images), n_classes):
+        raise ValueError(
+            f"model {name} must make logits {(len(images), n_classes)} of {len(images)} images, "
+            f"got {shape_of(made)}"
+        )
+    return model

@@ -4,10 +4,14 @@ Nothing here changes a training. A defense that is never due, or that is asked t
 of a class, looks like any other in the code that calls it, and only a word tells them apart.
 """
 
+import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TextIO
 
 import numpy as np
+from tqdm import tqdm
 
 __all__ = [
     "SMALL_CLASS",
@@ -21,6 +25,7 @@ __all__ = [
     "notice_schedule",
     "notice_small_classes",
     "schedule_line",
+    "warnings_in_a_line",
 ]
 
 SMALL_CLASS = 50  # examples; the experiments had a thousand of a class, and with 80 EPIC did little
@@ -157,6 +162,30 @@ def notice_loader(given: int, kept: int) -> None:
         f"EPIC keeps {kept} examples, and the training loader gives {given}: what was dropped is "
         "still trained on; give the loader sampler=KeptSampler(epic)"
     )
+
+
+@contextmanager
+def warnings_in_a_line(program: str) -> Iterator[None]:
+    """Warnings about the defense as a command says them: without a file, a line and a category."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", DefenseWarning)
+        as_before = warnings.showwarning
+
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if issubclass(category, DefenseWarning):
+                tqdm.write(f"{program}: warning: {message}", file=sys.stderr)
+            else:
+                as_before(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = show
+        yield
 
 
 def schedule_line(rounds: Sequence[int], epochs: int) -> str:

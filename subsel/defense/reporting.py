@@ -4,21 +4,19 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from subsel.defense.duplicates import duplicate_groups
 from subsel.defense.epic import EPIC, Round
 from subsel.defense.evidence import FIELDS, nearest
-from subsel.defense.forms import Pick, Split
-from subsel.defense.looking import Seen, look
+from subsel.defense.looking import Looking, Seen, look
 from subsel.defense.page import page
 from subsel.defense.result import TrainResult
 from subsel.files import write_whole
@@ -138,11 +136,7 @@ def report(
     ids: Sequence[Any] | None = None,
     known: Any = None,
     shown: int = 24,
-    layer: str | None = None,
-    output: Pick | None = None,
-    batch: Split | None = None,
-    collate: Callable[[list[Any]], Any] | None = None,
-    device: torch.device | str | None = None,
+    **looking: Unpack[Looking],
 ) -> Report:
     """What EPIC dropped and why, for a person to look through.
 
@@ -164,8 +158,9 @@ def report(
         Examples that are known to be poisons, as in an experiment: they are marked.
     shown : int, default 24
         How many of the most suspicious the page shows as pictures.
-    layer, output, batch, collate, device
-        As in `train` and `last_layer_gradients`.
+    **looking
+        `layer`, `output`, `batch`, `collate`, `workers` and `device`, as in `train` and
+        `last_layer_gradients`.
 
     Returns
     -------
@@ -201,15 +196,7 @@ def report(
         model = source.model
     seen = None
     if data is not None and model is not None:
-        seen = look(
-            model,
-            data,
-            layer=layer,
-            output=output,
-            batch=batch,
-            collate=collate,
-            device=device,
-        )
+        seen = look(model, data, **looking)
         if len(seen.labels) != n:
             raise ValueError(f"data must have the {n} examples of the run, got {len(seen.labels)}")
     labels = epic.labels if seen is None else seen.labels.numpy()

@@ -5,16 +5,13 @@ import io
 import json
 import sys
 import types
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from subsel.defense import parallel
 from subsel.defense.afresh import AfreshResult, train_afresh
@@ -24,7 +21,7 @@ from subsel.defense.epic import EPIC
 from subsel.defense.folders import load_folder, split_folder
 from subsel.defense.gradients import WRT, check_device
 from subsel.defense.models import MODELS, build
-from subsel.defense.notices import DefenseWarning
+from subsel.defense.notices import warnings_in_a_line
 from subsel.defense.poisons import PoisonedSet, read_poisons
 from subsel.defense.presets import PRESETS, Preset
 from subsel.defense.randomness import seeded
@@ -62,32 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     args = parser.parse_args(argv)
     _check_usage(parser, args)
-    with _warnings_in_a_line(parser.prog), parallel.process_group(args.device) as args.device:
+    with warnings_in_a_line(parser.prog), parallel.process_group(args.device) as args.device:
         return _run(parser, args, parallel.all_ranks())
-
-
-@contextmanager
-def _warnings_in_a_line(program: str) -> Iterator[None]:
-    """Warnings about the defense as a command says them: without a file, a line and a category."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", DefenseWarning)
-        as_before = warnings.showwarning
-
-        def show(
-            message: Warning | str,
-            category: type[Warning],
-            filename: str,
-            lineno: int,
-            file: TextIO | None = None,
-            line: str | None = None,
-        ) -> None:
-            if issubclass(category, DefenseWarning):
-                tqdm.write(f"{program}: warning: {message}", file=sys.stderr)
-            else:
-                as_before(message, category, filename, lineno, file, line)
-
-        warnings.showwarning = show
-        yield
 
 
 def _check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

@@ -1,13 +1,14 @@
 """Scores of other defenses against plain loops, and the audit that is made of them."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from subsel.defense import EPIC, audit, last_layer_gradients, scores, train
+from subsel.defense import EPIC, DefenseWarning, audit, last_layer_gradients, scores, train
 
 N, C = 120, 3
 
@@ -134,6 +135,14 @@ class TestAudit:
         assert audit(model, mislabelled).columns == audit(model, mislabelled).columns
         monkeypatch.setattr("subsel.defense.auditing.find_spec", lambda name: None)
         assert "clustering" not in audit(model, mislabelled).columns
+
+    def test_says_of_small_classes_and_of_no_round(self):
+        x, y = DATA[0][:60].repeat(2, 1, 1, 1).flatten(1), DATA[1][:60].repeat(2)
+        with warnings.catch_warnings(record=True) as got:
+            warnings.simplefilter("always", DefenseWarning)
+            audit(nn.Linear(16, C), (x, y))
+        (one,) = got
+        assert str(one.message).startswith("3 of 3 classes have fewer than 50 examples")
 
     def test_files(self, model, mislabelled, tmp_path):
         found = audit(model, mislabelled, known=WRONG)

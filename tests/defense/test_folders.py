@@ -152,12 +152,23 @@ SHAPE = (3, (3, 8, 8), [0.5] * 3, [0.2] * 3)
 class TestModels:
     def test_a_function_of_ones_own(self, monkeypatch):
         own = types.ModuleType("own_models")
-        own.net = lambda n, size, mean, std: nn.Sequential(nn.Flatten(), nn.Linear(192, n))
+        own.net = lambda n, size, mean, std: nn.Sequential(
+            Normalize(mean, std), nn.Flatten(), nn.Linear(192, n)
+        )
+        own.more = lambda n, *given: own.net(n + 1, *given)
         own.other = lambda *given: given
         monkeypatch.setitem(sys.modules, "own_models", own)
         assert build("own_models:net", *SHAPE)(torch.zeros(2, 3, 8, 8)).shape == (2, 3)
         with pytest.raises(ValueError, match=r"must return an nn\.Module, got tuple"):
             build("own_models:other", *SHAPE)
+        with pytest.raises(
+            ValueError, match=r"must make logits \(2, 3\) of 2 images, got \(2, 4\)"
+        ):
+            build("own_models:more", *SHAPE)
+        with pytest.raises(
+            ValueError, match=r"cannot take images of 3 x 9 x 9 pixels: RuntimeError"
+        ):
+            build("own_models:net", 3, (3, 9, 9), *SHAPE[2:])
         with pytest.raises(ValueError, match=r"own_models has no function 'none'"):
             build("own_models:none", *SHAPE)
         with pytest.raises(ImportError, match="no_such_module is not installed"):
@@ -173,6 +184,12 @@ class TestModels:
         assert net(torch.zeros(2, 3, 32, 32)).shape == (2, 3)
         with pytest.raises(ValueError, match="timm has no model 'no_such'"):
             build("timm:no_such", *SHAPE)
+
+    def test_a_module_in_the_current_folder(self, tmp_path, monkeypatch):
+        (tmp_path / "here.py").write_text("from subsel.defense.models import tiny_cnn as net")
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        monkeypatch.chdir(tmp_path)
+        assert build("here:net", *SHAPE)(torch.zeros(2, 3, 8, 8)).shape == (2, 3)
 
     def test_a_library_that_does_not_fit(self, monkeypatch):
         def broken(name):
