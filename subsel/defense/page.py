@@ -101,16 +101,22 @@ def _how_to_read(report: "Report") -> list[str]:
             "labels. So look at them, and at what they are near to. Several of them beside the "
             "same example, or beside the same other class, are a sign of an attack.</p>",
         ]
+    first = "Look first at those with a large distance to their class."
+    if "loss_now" in report.columns:
+        first = (
+            "So look first at what comes first: its label is far less likely now than when it was "
+            "dropped. A harmless example mostly stays likely, because others like it are still "
+            "trained on. A poison often does not, because only poisons taught the model its label."
+        )
     return [
         "<h2>How to read this</h2>",
         "<p>EPIC drops the examples whose gradient stands alone in their class. A targeted poison "
         "is such an example, because it has to pull the model towards another class. But most of "
         "what EPIC drops is harmless: rare views, odd images, wrong labels. So an example in this "
         "list is not a poison because it is in the list.</p>",
-        "<p>Look first at those with a large distance to their class and a low probability of "
-        "their label, and at what they are near to. Several of them beside the same example, or "
-        "beside the same other class, are a sign of an attack. Wrong labels show themselves too: "
-        "there the picture belongs to the class that the model predicts.</p>",
+        f"<p>{first} Then look at what they are near to: several of them beside the same "
+        "example, or beside the same other class, are a sign of an attack. Wrong labels show "
+        "themselves too: there the picture belongs to the class that the model predicts.</p>",
     ]
 
 
@@ -193,10 +199,10 @@ def _suspicious(report: "Report") -> list[str]:
             )
         else:
             told = (
-                f"Dropped before epoch {_text(row['round'])}, distance "
-                f"{_number(row['neighbour_distance'])}, probability of its label then "
-                f"{_number(row['probability'])}, now {_number(row['probability_now'])}. "
-                f"The model now predicts {_text(row['predicted'])}."
+                f"Dropped before epoch {_text(row['round'])}. Probability of its label then "
+                f"{_number(row['probability'])}, now {_number(row['probability_now'])}: the model "
+                f"predicts {_text(row['predicted'])}. Distance to its class then "
+                f"{_number(row['neighbour_distance'])}."
                 + (" It came back later." if row["kept"] else "")
             )
         cards.append(

@@ -172,8 +172,9 @@ def report(
         ``loss_now``; with data ``copies``, how many near-duplicates there are of it, itself
         included; with `known` the column ``known``.  None: not known.
 
-        What was dropped comes first, by its distance to the nearest other example of its class;
-        then the others, with a model by their loss.
+        What was dropped comes first: with a model by how far its loss has risen since, else by
+        its distance to the nearest other example of its class.  Then come the others, with a model
+        by their loss.
 
     Raises
     ------
@@ -183,6 +184,9 @@ def report(
     Notes
     -----
     One forward pass over the data, and O(n^2 values / classes) for near-duplicates.
+
+    The loss of an example that is no longer trained on stays low if others like it are.  That of a
+    poison rises, for the poisons alone taught the model its label.
     """
     epic = source.defense if isinstance(source, TrainResult) else source
     if not isinstance(epic, EPIC):
@@ -294,15 +298,19 @@ def _columns(
 
 
 def _ranking(columns: dict[str, list[Any]]) -> list[int]:
-    """Places of the rows: what was dropped by how alone it was, the others by their loss."""
+    """Places of the rows: what was dropped, the most suspicious first, then the others."""
     if "suspicion" in columns:
         return sorted(columns["index"], key=lambda i: (-columns["suspicion"][i], i))
-    alone, losses = columns["neighbour_distance"], columns.get("loss_now")
+    alone, losses, now = columns["neighbour_distance"], columns["loss"], columns.get("loss_now")
 
     def key(i: int) -> tuple[bool, float, int]:
         dropped = columns["round"][i] is not None
-        value = alone[i] if dropped else losses and losses[i]
-        return not dropped, -(value or 0.0), i
+        if now is None:
+            value = alone[i] or 0.0
+        else:  # None: infinite, of a class that the model masks
+            value = np.inf if now[i] is None else now[i]
+            value -= (losses[i] or 0.0) * dropped
+        return not dropped, -value, i
 
     return sorted(columns["index"], key=key)
 

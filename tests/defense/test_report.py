@@ -133,8 +133,9 @@ class TestTable:
         rows = found.rows()
         dropped = [row for row in rows if row["round"] is not None]
         assert rows[: len(dropped)] == dropped
-        distances = [row["neighbour_distance"] for row in dropped]
-        assert distances == sorted(distances, reverse=True)
+        risen = [row["loss_now"] - row["loss"] for row in dropped]
+        assert risen == sorted(risen, reverse=True)
+        assert risen[0] > risen[-1]
         losses = [row["loss_now"] for row in rows[len(dropped) :]]
         assert losses == sorted(losses, reverse=True)
         assert [row["rank"] for row in rows] == list(range(1, N + 1))
@@ -144,6 +145,8 @@ class TestTable:
     def test_of_an_epic_alone(self, result):
         bare = report(result.defense)
         assert "loss_now" not in bare.columns
+        alone = [row["neighbour_distance"] for row in bare.rows() if not row["kept"]]
+        assert alone == sorted(alone, reverse=True)
         assert "copies" not in bare.columns
         assert len(bare) == N
         assert repr(bare) == f"Report({N} examples, {N - len(result.kept)} dropped, 3 rounds)"
