@@ -166,7 +166,10 @@ def in_gpu_memory(array: Any) -> bool:
         return True
     if isinstance(array, np.ndarray) or not hasattr(array, "__dlpack_device__"):
         return False
-    return array.__dlpack_device__()[0] == _DLPACK_CUDA
+    try:
+        return array.__dlpack_device__()[0] == _DLPACK_CUDA
+    except TypeError:  # of older pyarrow, for an array of vectors
+        return False
 
 
 def check_backend(backend: Any, array: ArrayLike) -> str:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 import subsel
-from subsel.validation import as_float_array, as_host_array, check_labels
+from subsel.validation import as_float_array, as_host_array, check_labels, in_gpu_memory
 
 X = np.random.default_rng(0).integers(-9, 9, (40, 3)).astype(np.float32)
 NAMES = list("abc")
@@ -58,6 +58,14 @@ def test_features(form):
     found = as_float_array(TABLES[form], "X")
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, X)
+
+
+def test_a_column_that_dlpack_does_not_know_is_not_on_a_gpu():
+    class Column:
+        def __dlpack_device__(self):
+            raise pa.ArrowTypeError("DataType is not compatible with DLPack spec")
+
+    assert not in_gpu_memory(Column())
 
 
 def test_the_door_is_that_of_every_function():

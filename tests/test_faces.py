@@ -58,6 +58,7 @@ def test_objectives_and_results_in_a_short_line():
 
 
 def test_results_of_the_defense_in_a_short_line():
+    pytest.importorskip("torch")
     from subsel.defense import EPIC, AfreshResult, PoisonedSet, Round, TrainResult
 
     history = [{"test_accuracy": 0.91234}]

@@ -46,7 +46,8 @@ def stream(path):
 def zarr_group(path):
     group = zarr.open_group(path, mode="w")
     for name, array in {"v": X, "label": CLASSES, "cost": COSTS, "name": np.arange(N)}.items():
-        group.create_array(name, data=array, chunks=(16, *array.shape[1:]))
+        chunks = (16, *array.shape[1:])
+        group.create_array(name, shape=array.shape, dtype=array.dtype, chunks=chunks)[:] = array
 
 
 FORMATS = {
