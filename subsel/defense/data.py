@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset, default_collate
 
-from subsel.defense.forms import Split, moved, row_of, same, split
-from subsel.defense.parallel import ALONE, Part, Ranks
+from subsel.defense.forms import Split, moved, row_of, same, split, tensors_of
+from subsel.defense.parallel import ALONE, Part, Ranks, digest
 from subsel.validation import check_count
 
 __all__ = ["Examples", "as_tensors", "batch_sizes", "batches", "check_labels", "named"]
@@ -76,6 +76,12 @@ class Examples:
         Without `check` the examples may come back different when they are read again.
         """
         return batches(self.subset(indices), ranks=ranks, how=self.how, check=check)
+
+    def mark(self) -> str:
+        """A hash of eight examples from all over, and of all labels if these are at hand."""
+        some = np.unique(np.linspace(0, len(self) - 1, 8, dtype=int))
+        _, x, y = next(self.batches(some))
+        return digest(*tensors_of(x), y, y if self.tensors is None else self.tensors[1])
 
     def shuffled(
         self,

@@ -213,9 +213,14 @@ def _tried(name: str, model: nn.Module, n_classes: int, size: tuple[int, int, in
             raise ValueError(
                 f"model {name} cannot take images of {shape} pixels: {said}"
             ) from error
-    if not isinstance(made, Tensor) or made.shape != (len(images), n_classes):
+    n = len(images)
+    if (
+        not isinstance(made, Tensor)
+        or made.ndim != 2
+        or len(made) != n
+        or made.shape[1] < n_classes
+    ):
         raise ValueError(
-            f"model {name} must make logits {(len(images), n_classes)} of {len(images)} images, "
-            f"got {shape_of(made)}"
+            f"model {name} must make logits ({n}, {n_classes}) of {n} images, got {shape_of(made)}"
         )
     return model

@@ -126,7 +126,8 @@ class Rounds:
     If `torch.distributed` has a default process group, its ranks share the work of a round, and
     each has to call `before`.
 
-    Its state is EPIC's, so Accelerate's ``register_for_checkpointing`` takes it.
+    Its state is EPIC's and a hash of the data, in a form that Accelerate's
+    ``register_for_checkpointing`` takes.
 
     Examples
     --------
@@ -164,6 +165,7 @@ class Rounds:
         self._reading = (workers, batch, collate)
         self._taking = {"wrt": wrt, "layer": layer, "output": output}
         self._examples: Examples | None = None
+        self._mark: str | None = None  # of the data that the rounds before looked at
         epic.start(len(Examples(data, torch.device("cpu"))))
         if epochs is not None:
             notice_schedule(epic.schedule(epochs), epochs, epic.warmup)
@@ -180,6 +182,12 @@ class Rounds:
         Returns
         -------
         Round or None
+
+        Raises
+        ------
+        ValueError
+            The data are not those of the rounds before, also if these were made before the
+            training was resumed: all labels are compared, and the inputs of eight examples.
         """
         done = bool(self.epic.history) and self.epic.history[-1].epoch >= epoch
         if done or not self.epic.due(epoch):
@@ -187,7 +195,14 @@ class Rounds:
         device = device_of(model)
         if self._examples is None or self._examples.device != device:
             self._examples = Examples(self.data, device, *self._reading)
-        group = parallel.all_ranks().group
+        ranks, mark = parallel.all_ranks(), self._examples.mark()
+        ranks.agree(lambda: {"data": mark, "data of the rounds before": self._mark})
+        if self._mark not in (None, mark):
+            raise ValueError(
+                "data are not those of the rounds before: give the same examples in the same "
+                "order, or a new EPIC"
+            )
+        self._mark, group = mark, ranks.group
         found = fresh_gradients(model, self._examples, self.epic, group=group, **self._taking)
         return self.epic.prune(*found, epoch, group=group)
 
@@ -211,12 +226,13 @@ class Rounds:
             notice_loader(given, kept)
 
     def state_dict(self) -> dict[str, Any]:
-        """EPIC's state, which loads with ``torch.load(..., weights_only=True)``."""
-        return self.epic.state_dict()
+        """EPIC's state and a hash of the data; ``torch.load(..., weights_only=True)`` loads it."""
+        return self.epic.state_dict() | {"data": self._mark}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` saved."""
         self.epic.load_state_dict(state)
+        self._mark = state.get("data")
 
 
 def fresh_gradients(

@@ -27,7 +27,7 @@ from subsel.defense.epochs import (
     materialize,
     prepared_head,
 )
-from subsel.defense.forms import Pick, Split, tensors_of, unwrapped
+from subsel.defense.forms import Pick, Split, unwrapped
 from subsel.defense.gradients import (
     EpochLogits,
     check_device,
@@ -418,12 +418,7 @@ def _description(
     """What has to be the same on all ranks, by name."""
 
     def about(examples: Examples | None) -> str | None:
-        if examples is None:
-            return None
-        some = np.unique(np.linspace(0, len(examples) - 1, 8, dtype=int))
-        _, x, y = next(examples.batches(some))
-        labels = y if examples.tensors is None else examples.tensors[1]
-        return f"{len(examples)} examples {parallel.digest(*tensors_of(x), y, labels)}"
+        return None if examples is None else f"{len(examples)} examples {examples.mark()}"
 
     return {
         **settings,

@@ -155,16 +155,16 @@ class TestModels:
         own.net = lambda n, size, mean, std: nn.Sequential(
             Normalize(mean, std), nn.Flatten(), nn.Linear(192, n)
         )
-        own.more = lambda n, *given: own.net(n + 1, *given)
+        own.fewer = lambda n, *given: own.net(n - 1, *given)
         own.other = lambda *given: given
         monkeypatch.setitem(sys.modules, "own_models", own)
         assert build("own_models:net", *SHAPE)(torch.zeros(2, 3, 8, 8)).shape == (2, 3)
         with pytest.raises(ValueError, match=r"must return an nn\.Module, got tuple"):
             build("own_models:other", *SHAPE)
         with pytest.raises(
-            ValueError, match=r"must make logits \(2, 3\) of 2 images, got \(2, 4\)"
+            ValueError, match=r"must make logits \(2, 3\) of 2 images, got \(2, 2\)"
         ):
-            build("own_models:more", *SHAPE)
+            build("own_models:fewer", *SHAPE)
         with pytest.raises(
             ValueError, match=r"cannot take images of 3 x 9 x 9 pixels: RuntimeError"
         ):

@@ -168,7 +168,27 @@ class Temperature(Net):
         return super().logits(x) / 2
 
 
-@pytest.mark.parametrize("kind", [Conv, Functional, Temperature])
+class Cosine(Net):
+    def logits(self, x):
+        weight = nn.functional.normalize(self.head.weight, dim=1)
+        return 9 * nn.functional.normalize(self.body(x).relu(), dim=1) @ weight.T
+
+
+class LowRank(Net):
+    """LoRA: what a pair of small layers adds to the head."""
+
+    def __init__(self):
+        super().__init__()
+        self.down, self.up = nn.Linear(4, 2, bias=False), nn.Linear(2, C, bias=False)
+        for layer in (self.down, self.up):
+            nn.init.eye_(layer.weight)
+
+    def logits(self, x):
+        hidden = self.body(x).relu()
+        return self.head(hidden) + self.up(self.down(hidden))
+
+
+@pytest.mark.parametrize("kind", [Conv, Functional, Temperature, Cosine, LowRank])
 def test_heads_that_are_not_the_last_linear_layer(kind):
     with pytest.raises(ValueError, match='give wrt="output"'):
         last_layer_gradients(kind(), DATA)

@@ -165,6 +165,24 @@ def test_rounds_are_not_made_twice():
         Rounds((X, Y), make_epic())
 
 
+def test_other_data_of_the_same_labels_are_refused():
+    """Between rounds, and in a training that is resumed."""
+    epic = make_epic()
+    rounds = Rounds(epic, [X, Y])
+    rounds.before(make_net(), 1)
+    other = X.flip(0).contiguous(), Y
+    again = Rounds(make_epic(), other)
+    again.load_state_dict(rounds.state_dict())
+    rounds.data, rounds._examples = other, None
+    for changed in (rounds, again):
+        with pytest.raises(ValueError, match="data are not those of the rounds before"):
+            changed.before(make_net(), 3)
+    same_again = Rounds(epic, (X, Y))
+    same_again.load_state_dict(rounds.state_dict())
+    assert same_again.before(make_net(), 3) is epic.history[-1]
+    assert epic.history[-1].epoch == 3
+
+
 class TestLightning:
     def fit(self, *given, **options):
         return loop_of("lightning")(*given, **options)
