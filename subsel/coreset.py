@@ -1,24 +1,28 @@
 """The front door: features in, the most representative rows out."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 import numpy as np
 
-from subsel import objectives as all_objectives
 from subsel import sources
 from subsel.allowed import OpenRows, budgets, constraint_of, only_for_classes
 from subsel.constraints import Constraint, Count
+from subsel.distributed import greedi
 from subsel.kernels import cpu
-from subsel.objectives import FacilityLocation, Objective
+from subsel.objectives import BY_NAME, FacilityLocation, Objective
 from subsel.objectives.disjoint import side_by_side, together
 from subsel.optimizers import greedy, lazy_greedy, stochastic_greedy
 from subsel.optimizers.refine import refine as exchanged
 from subsel.selection import Selection, merged, sizes_of
+from subsel.sources.scale import METRICS
 from subsel.types import ArrayLike, Backend, Method, Metric, ObjectiveName, SelectOptions
 from subsel.validation import (
+    as_host_array,
     check_backend,
+    check_budget,
     check_choice,
     check_labels,
     check_memory,
@@ -29,21 +33,15 @@ from subsel.validation import (
 if TYPE_CHECKING:
     from subsel.selection import Representation
 
-METHODS = ("lazy", "greedy", "stochastic")
+_LOG = logging.getLogger("subsel")
 
-OBJECTIVES: dict[str, Any] = {
-    "facility_location": all_objectives.FacilityLocation,
-    "saturated_coverage": all_objectives.SaturatedCoverage,
-    "graph_cut": all_objectives.GraphCut,
-    "sum_redundancy": all_objectives.SumRedundancy,
-    "log_determinant": all_objectives.LogDeterminant,
-    "disparity_sum": all_objectives.DisparitySum,
-    "disparity_min": all_objectives.DisparityMin,
-    "feature_based": all_objectives.FeatureBased,
-    "set_cover": all_objectives.SetCover,
-    "probabilistic_set_cover": all_objectives.ProbabilisticSetCover,
-}
-"""By name. The last three are of the features themselves, the others of similarities of rows."""
+METHODS = ("lazy", "greedy", "stochastic", "auto")
+
+LARGE = 100_000
+"""Rows, of a class where there are classes, of which ``method="auto"`` searches all."""
+
+PER_SELECTED = 32
+"""Rows of a sample for each that is to be selected from it; see docs/scaling.md."""
 
 _OF_FEATURES = ("feature_based", "set_cover", "probabilistic_set_cover")
 
@@ -157,13 +155,19 @@ def select(
         for facility location. ``"precomputed"``, for facility location: X has the distances of n
         items to one another, (n, n), dense or a sparse graph, as in
         `FacilityLocation.from_distances`.
-    method : {"lazy", "greedy", "stochastic"}, default "lazy"
-        Optimizer; ``"lazy"`` and ``"greedy"`` select the same.
+    method : {"lazy", "greedy", "stochastic", "auto"}, default "lazy"
+        Optimizer; ``"lazy"`` and ``"greedy"`` select the same. ``"auto"`` is for any number of
+        rows. It is ``"lazy"`` up to 100 000 of them (in the largest class). From more, facility
+        location is searched in a sample: 32 rows for each that is to be selected, and at least
+        100 000. If rows are labelled, given, shut out, or under costs or quotas, all rows are
+        searched, in partitions, as by `greedi`. What was selected is evaluated over all rows,
+        exactly; `path` says what was searched.
     backend : {"auto", "cpu", "cuda"}, default "auto"
         Where to compute: on the CPU, on an NVIDIA GPU, or where X is. X is copied if it is not
         there. The selection is the same.
     random_state : int, numpy.random.Generator or None, default None
-        Seed of ``"stochastic"``; the others use no randomness.
+        Seed of ``"stochastic"``, and of what ``"auto"`` draws (None: 0). The others use no
+        randomness.
     memory : float, optional
         Bytes that matrices of similarities may take. Default: a quarter of what this process can
         have now, by what is free and by the limits of its container and its own, or a quarter of
@@ -190,8 +194,9 @@ def select(
     Notes
     -----
     Time at most O(sum of n_c^2 d ln k_c) over classes c; memory O(n d) beside the matrices that
-    `memory` allows. Classes are spread over the threads that
-    Numba is allowed (``numba.set_num_threads``).
+    `memory` allows. Classes are spread over the threads that Numba is allowed
+    (``numba.set_num_threads``). With ``"auto"``, from a sample of m rows: time
+    O(m^2 d ln k + n k d), and memory O(m d + n) beside X.
 
     References
     ----------
@@ -209,8 +214,18 @@ def select(
     >>> subsel.select(X, 2, given=[0], min_distance=1.0).indices
     array([3])
     """
-    check_choice(objective, OBJECTIVES, "objective")
+    check_choice(objective, BY_NAME, "objective")
     check_choice(method, METHODS, "method")
+    if method == "auto":
+        method = "lazy"
+        unfit = [weights, given_features, min_distance, target, coverage, refine or None]
+        if _in_part(X, labels, objective, metric, backend, unfit):
+            return _of_a_part(
+                X, budget, labels=labels, given=given, exclude=exclude, candidates=candidates,
+                costs=costs, groups=groups, at_most=at_most, at_least=at_least, metric=metric,
+                memory=check_memory(memory) // cpu.threads(), progress=progress,
+                random_state=0 if random_state is None else random_state,
+            )  # fmt: skip
     if given_features is not None:
         _check_held_elsewhere(X, objective, metric, labels, backend)
     drawn = random_state is not None or method == "stochastic"
@@ -267,6 +282,38 @@ def select(
         seeds = [*random.spawn(len(members))]
     tasks = list(zip(members, counts, seeds, strict=True))
     return merged(side_by_side(represent, tasks, workers, progress), members, n, names)
+
+
+def _in_part(
+    X: ArrayLike, labels: Any, objective: str, metric: Any, backend: str, unfit: list[Any]
+) -> bool:
+    """Whether ``"auto"`` searches a part: there are many rows, and `greedi` takes the arguments."""
+    if objective != "facility_location" or any(value is not None for value in unfit):
+        return False
+    if not (metric is None or (isinstance(metric, str) and metric in METRICS)):
+        return False
+    if check_backend(backend, X) == "cuda" or hasattr(X, "tocsr"):
+        return False
+    n = len(as_host_array(X, "X"))
+    if labels is None:
+        return n > LARGE
+    return n > LARGE and np.unique(check_labels(labels, n), return_counts=True)[1].max() > LARGE
+
+
+def _of_a_part(X: ArrayLike, budget: Any, **options: Any) -> Selection:
+    """Rows from a sample, if any sample will do, or from partitions of all."""
+    X = as_host_array(X, "X")
+    rows = ("labels", "given", "exclude", "candidates", "costs", "groups", "at_most", "at_least")
+    if any(options[name] is not None for name in rows):
+        searched = f"partitions of {len(X)} rows"
+    else:
+        k = check_budget(budget, len(X), fraction=True)
+        sample = min(len(X), max(LARGE, PER_SELECTED * k))
+        searched = f"{sample} of {len(X)} rows"
+        options |= {"sample": sample, "partitions": 1}
+    _LOG.info("searching %s, and evaluating what is selected over all rows", searched)
+    chosen = greedi(X, budget, **options)
+    return replace(chosen, path=f"{chosen.path}: {searched}")
 
 
 def _features(X: ArrayLike, metric: Any, backend: str) -> Any:
@@ -329,7 +376,7 @@ def _named(
     objective: str, X: ArrayLike, metric: Any, weights: Any, backend: str, memory: Any
 ) -> Objective:
     """An objective other than facility location, with the options of its own by default."""
-    make, options = OBJECTIVES[objective], {"backend": backend}
+    make, options = BY_NAME[objective], {"backend": backend}
     if objective in _OF_FEATURES:
         if metric is not None:
             raise ValueError(f"{objective!r} uses the features themselves: leave metric out")

@@ -51,7 +51,8 @@ class Selection:
     path : str
         How the similarities were obtained: ``"features"`` (recomputed), ``"dense"`` or
         ``"sparse"`` (in memory), ``"cuda features"`` or ``"cuda dense"`` (the same on a GPU),
-        ``"mixed"`` if classes differ, or ``""`` for other objectives.
+        ``"mixed"`` if classes differ, or ``""`` for other objectives. By ``method="auto"``, from
+        many rows, with what was searched: ``"features: 100000 of 2000000 rows"``.
     per_class : dict of label to int, or None
         With labels: how many elements of each class were selected.
     """

@@ -41,7 +41,7 @@ EpicMetric = Literal["euclidean", "cosine", "dot", "rbf"]
 
 GroundSet = Literal["active", "full"]
 
-Method = Literal["lazy", "greedy", "stochastic"]
+Method = Literal["lazy", "greedy", "stochastic", "auto"]
 
 Backend = Literal["auto", "cpu", "cuda"]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import subsel
-from subsel import coreset, sources, types
+from subsel import coreset, objectives, sources, types
 from subsel.selection import Selection
 
 X = np.abs(np.random.default_rng(0).normal(size=(40, 3)))
@@ -78,7 +78,7 @@ def test_results_of_the_defense_in_a_short_line():
 
 def test_types_name_every_choice_and_no_other():
     assert get_args(types.Method) == coreset.METHODS
-    assert get_args(types.ObjectiveName) == tuple(coreset.OBJECTIVES)
+    assert get_args(types.ObjectiveName) == tuple(objectives.BY_NAME)
     named, called = get_args(types.Metric)
     assert callable(called)
     assert get_args(named) == (*sources.METRICS, "manhattan", "correlation", "hamming", "jaccard",

@@ -17,8 +17,9 @@ LAYERS = [
     {"constraints"},
     {"objectives"},
     {"allowed", "optimizers", "testing"},
-    {"assignment", "coreset", "streaming"},
+    {"assignment", "streaming"},
     {"distributed"},
+    {"coreset"},
     {"defense", "estimators"},
     {"cli", "__main__"},
 ]

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from subsel.coreset import OBJECTIVES
 from subsel.distributed.rows import Rows
 from subsel.objectives import (
+    BY_NAME,
     FacilityLocation,
     FeatureBased,
     LogDeterminant,
@@ -171,7 +171,7 @@ def _check_name(name: Any) -> None:
             f"objective must be a name, of {', '.join(map(repr, NAMES))}, or a mapping of names to "
             f"weights, not {name!r}: what lies in one place already is for subsel.lazy_greedy"
         )
-    if isinstance(name, str) and name in OBJECTIVES:
+    if isinstance(name, str) and name in BY_NAME:
         raise ValueError(
             f"objective={name!r} {_WHY_NOT[name]}, so that nothing is known of a selection from "
             f"parts of the rows: use subsel.select(X, ..., objective={name!r}), or here one of "

@@ -1,5 +1,7 @@
 """Objectives: what makes a selection good."""
 
+from typing import Any
+
 from subsel.objectives.base import Objective
 from subsel.objectives.coverage import Coverage
 from subsel.objectives.disparity import DisparityMin, DisparitySum
@@ -15,6 +17,7 @@ from subsel.objectives.set_cover import SetCover
 from subsel.objectives.sum_redundancy import SumRedundancy
 
 __all__ = [
+    "BY_NAME",
     "Coverage",
     "DisparityMin",
     "DisparitySum",
@@ -30,3 +33,18 @@ __all__ = [
     "SetCover",
     "SumRedundancy",
 ]
+
+BY_NAME: dict[str, Any] = {
+    "facility_location": FacilityLocation,
+    "saturated_coverage": SaturatedCoverage,
+    "graph_cut": GraphCut,
+    "sum_redundancy": SumRedundancy,
+    "log_determinant": LogDeterminant,
+    "disparity_sum": DisparitySum,
+    "disparity_min": DisparityMin,
+    "feature_based": FeatureBased,
+    "set_cover": SetCover,
+    "probabilistic_set_cover": ProbabilisticSetCover,
+}
+"""By the names that `select` and `greedi` take. The last three are of the features
+themselves, the others of similarities of rows."""

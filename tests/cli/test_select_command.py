@@ -16,8 +16,8 @@ import zarr
 
 import subsel
 from subsel.cli import formats, job, main, select
-from subsel.coreset import OBJECTIVES
 from subsel.distributed import greedi
+from subsel.objectives import BY_NAME
 
 N, D = 60, 3
 X = np.random.default_rng(0).normal(size=(N, D)).astype(np.float32)
@@ -354,7 +354,7 @@ def test_what_is_proven_is_rounded_down(value, bound, said):
 
 
 def test_the_names_are_those_of_the_package():
-    assert set(select.OBJECTIVES) == set(OBJECTIVES)
+    assert set(select.OBJECTIVES) == set(BY_NAME)
     for metric in job.METRICS:
         subsel.select((X > 0).astype(float), 2, metric=metric)
 
