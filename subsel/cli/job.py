@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from subsel import coreset
 from subsel.cli import formats, reading, writing
 from subsel.cli.formats import InputError
 from subsel.files import written_whole
@@ -21,9 +22,6 @@ from subsel.sources.scale import centred, directions
 from subsel.tables import numbers
 
 METRICS = ("euclidean", "cosine", "dot", "rbf", "correlation", "manhattan", "hamming", "jaccard")
-
-WHOLE = 100_000
-"""Rows that are searched in one piece; a class, or a file, with more is searched in partitions."""
 
 PLOTS = (".png", ".svg", ".pdf")
 
@@ -151,22 +149,23 @@ class Job:
         began = time.perf_counter()
         self.tell(f"selecting from {n} rows of {d} numbers")
         if self._in_parts(largest):
-            chosen = self._in_partitions(X, budget, options)
+            asked = args.partitions is not None or args.scheduler is not None
+            chosen = (self._in_partitions if asked else self._of_many)(X, budget, options)
         else:
             chosen = self._whole(X, budget, options)
         self._summary(chosen, n, time.perf_counter() - began)
         return chosen
 
     def _in_parts(self, largest: int) -> bool:
-        """Whether rows are searched in partitions."""
+        """Whether rows are searched in parts."""
         args = self.args
         if args.scheduler is not None or args.partitions is not None:
             return args.scheduler is not None or args.partitions > 1
         stops = args.coverage is not None or args.min_distance is not None
         known = args.objective in IN_PARTS and args.metric in (None, *METRICS[:4])
-        if largest <= WHOLE or stops or not known:
+        if largest <= coreset.LARGE or stops or not known:
             return False
-        self.tell(f"more than {WHOLE} rows are searched in partitions (--partitions 1: in one)")
+        self.tell(f"of more than {coreset.LARGE} rows a part is searched (--partitions 1: all)")
         return True
 
     def _whole(self, X: np.ndarray, budget: Any, options: dict[str, Any]) -> Any:
@@ -178,6 +177,19 @@ class Job:
             X, budget, coverage=self.args.coverage, min_distance=self.args.min_distance,
             memory=memory, progress=self.bar, **options,
         )  # fmt: skip
+
+    def _of_many(self, X: np.ndarray, budget: Any, options: dict[str, Any]) -> Any:
+        """From a sample, or from partitions, whichever is for these options."""
+        import subsel
+
+        if self.args.objective != "facility_location":
+            return self._in_partitions(X, budget, options)
+        chosen = subsel.select(
+            X, budget, method="auto", random_state=self.args.seed, memory=0, progress=self.bar,
+            **options,
+        )  # fmt: skip
+        self.tell(f"searched {chosen.path}")
+        return chosen
 
     def _in_partitions(self, X: np.ndarray, budget: Any, options: dict[str, Any]) -> Any:
         import subsel

@@ -10,7 +10,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, get_args
 
-from subsel.cli.job import METRICS, WHOLE, Job, Percentage
+from subsel.cli.job import METRICS, Job, Percentage
+from subsel.coreset import LARGE
 from subsel.types import ObjectiveName
 
 OBJECTIVES = get_args(ObjectiveName)
@@ -112,7 +113,8 @@ def _running(group: Any) -> None:
     group.add_argument(
         "--partitions", type=_count, metavar="N",
         help="search the rows in so many parts, then among those selected. Default: one up to "
-        f"{WHOLE} rows (of a class), else as many as there is need for",
+        f"{LARGE} rows (of a class); of more, a sample of the rows is searched, or as many parts "
+        "as there is need for where options limit which rows may be selected",
     )  # fmt: skip
     group.add_argument(
         "--scheduler", metavar="ADDRESS",

@@ -15,6 +15,7 @@ import pytest
 import zarr
 
 import subsel
+from subsel import coreset
 from subsel.cli import formats, job, main, select
 from subsel.distributed import greedi
 from subsel.objectives import BY_NAME
@@ -154,9 +155,12 @@ def test_given_and_excluded(tmp_path, file):
 def test_partitions(tmp_path, file, monkeypatch):
     right = greedi(X, 4, partitions=3, random_state=5).indices.tolist()
     assert chosen(tmp_path, file, "--budget", 4, "--partitions", 3, "--seed", 5) == right
-    monkeypatch.setattr(job, "WHOLE", N - 1)
-    right = greedi(X, 4, random_state=0).indices.tolist()
+    monkeypatch.setattr(coreset, "LARGE", N // 2)
+    right = greedi(X, 4, sample=N, partitions=1, random_state=0).indices.tolist()
     assert chosen(tmp_path, file, "--budget", 4) == right
+    right = greedi(X, 4, random_state=0, objective="log_determinant").indices.tolist()
+    options = ["--objective", "log_determinant"]
+    assert chosen(tmp_path, file, "--budget", 4, *options) == right
     right = subsel.select(X, 4).indices.tolist()
     assert chosen(tmp_path, file, "--budget", 4, "--partitions", 1) == right
 
