@@ -338,7 +338,7 @@ def examples(number):
 
 def of_rules(store, from_features):
     """The kernels of a coverage objective; any rule will do."""
-    rule, level, scale = Saturated(np.zeros(1)), np.zeros(1), (1.0, 0.0, 1.0, 1.0)
+    rule, level, scale = Saturated(np.zeros(1), 1.0), np.zeros(1), (1.0, 0.0, 1.0, 1.0)
     evaluate, cover = coverage.kernels(Saturated, from_features)
     return [
         (evaluate, (store, rule, level, level, scale, np.zeros(1, np.int64), level)),

@@ -12,7 +12,7 @@ import subsel
 from subsel import pacing
 from subsel.distributed.engines import Task, Threads
 from subsel.kernels import cpu
-from subsel.kernels.cpu import columns, coverage
+from subsel.kernels.cpu import capped, columns, coverage
 from subsel.objectives.disjoint import side_by_side
 from subsel.pacing import Pace, interruptible, portions
 from subsel.sources import base, levels
@@ -63,6 +63,11 @@ def test_a_search_is_interrupted_in_any_of_its_passes(kernel, call, threads, mon
     [
         (coverage, "row_sums", subsel.SaturatedCoverage.from_features),
         (coverage, "gains", lambda X: subsel.greedy(subsel.SaturatedCoverage.from_features(X), 5)),
+        (
+            capped,
+            "follow",
+            lambda X: subsel.greedy(subsel.SaturatedCoverage.from_features(X, fraction=0.2), 99),
+        ),
         (columns, "sums", lambda X: subsel.GraphCut.from_features(X, "rbf")),
         (cpu, "represent", lambda X: subsel.FacilityLocation.from_features(X).assign(range(500))),
         (cpu, "represent", lambda X: subsel.select(X, coverage=0.5)),

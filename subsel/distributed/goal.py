@@ -102,7 +102,7 @@ class Goal(NamedTuple):
             if name == "facility_location":
                 f: Objective = FacilityLocation.of(source)
             elif name == "saturated_coverage":
-                f = Coverage(source, Saturated(plan.caps(c, points.features)))
+                f = Coverage(source, Saturated.of(plan.caps(c, points.features), source))
             elif name == "modular":
                 f = Modular(own.facts["values"])
             elif name == "log_determinant":

@@ -19,6 +19,11 @@ These few lines serve every backend: they are compiled into the CPU's kernels, c
 and called as plain Python on the CUDA simulator and without the JIT. A rule must leave a level as
 it is for a similarity of 0. For F to be monotone and submodular, worth must be nondecreasing and
 concave in what is added. The level of a point begins at the rule's `start`, 0 unless it says so.
+
+Where similarities add up and worth is the level up to a cap, a third function `left` may say how
+much of a similarity a point can still take: then its term is min(s, left), and gains can follow the
+few points that are near their cap. For that, sums must be exact: `join` has to round similarities
+to a grid, on which caps and the sums of all similarities lie.
 """
 
 from subsel.kernels.compiling import by_type
@@ -32,6 +37,11 @@ def join(rule, level, s):
 @by_type
 def worth(rule, i, level):
     """What point `i` is worth at a level."""
+
+
+@by_type(inline=True)
+def left(rule, i, level):
+    """How much of a similarity point `i` can still take at a level."""
 
 
 def start(rule):

@@ -39,6 +39,9 @@ class Objective(ABC):
     keeps_gains : bool
         Whether the gains of all candidates are kept up to date as elements are added, so that
         asking for one costs nothing and a lazy search has nothing to save.
+    lazy : bool
+        Whether `extend` evaluates only candidates that might be the best, so that a lazy search has
+        nothing to save.
     path : str
         How the similarities are obtained; recorded in `Selection.path`.
     caution : str
@@ -52,6 +55,7 @@ class Objective(ABC):
     rounding: float | None = None
     n_evaluations: int | None = None
     keeps_gains: bool = False
+    lazy: bool = False
     path: str = ""
     caution: str = ""
 
@@ -152,6 +156,10 @@ class Objective(ABC):
             taken[elements[step]] = True
             self.add(int(elements[step]))
         return elements, won
+
+    def bounds(self) -> np.ndarray | None:
+        """Upper bounds of the gains of all candidates, where they are known at no cost."""
+        return None
 
     def take(self, elements: np.ndarray) -> np.ndarray:
         """Add elements one after the other (int64 indices); what each of them gained."""

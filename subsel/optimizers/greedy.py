@@ -60,7 +60,8 @@ def greedy(
     -----
     For a monotone submodular F with F(empty) = 0, F of the selection is at least 1 - 1/e of the
     largest possible with as many elements (Nemhauser, Wolsey, Fisher 1978). Evaluates n - t gains
-    at step t; see `FacilityLocation` for what that costs there.
+    at step t; coverage objectives evaluate only those that might be the largest. See
+    `FacilityLocation` for what that costs there.
 
     Examples
     --------

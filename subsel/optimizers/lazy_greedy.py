@@ -49,7 +49,8 @@ def lazy_greedy(
     Notes
     -----
     An objective that keeps all gains up to date (`FacilityLocation`) is searched as by `greedy`: to
-    update the gains takes fewer similarities than to evaluate candidates again.
+    update the gains takes fewer similarities than to evaluate candidates again. The other
+    coverage objectives are lazy themselves, also under `greedy`.
 
     A computed gain may be larger than an earlier one by rounding. Bounds are raised by as much
     (`Objective.rounding`), so that rounding does not change the selection.
@@ -69,10 +70,10 @@ def lazy_greedy(
         min_gain=min_gain, progress=progress, submodular=True, greedy=True,
     )  # fmt: skip
     with search as run:
-        if run.f.keeps_gains:
+        if run.f.keeps_gains or run.f.lazy:
             while count := run.room():
                 run.extend(count)
-            return run.selection()
+            return run.selection(run.f.bounds())
 
         bounds = Bounds(run)
         while run.room():

@@ -1,6 +1,7 @@
 """What each candidate has of some features or concepts: a matrix with candidates in its rows."""
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,11 @@ class Amounts:
         """A copy of some rows."""
         rows = self.rows[candidates]
         return Amounts(read_only(rows) if isinstance(rows, np.ndarray) else rows, self.span)
+
+    @cached_property
+    def order(self) -> np.ndarray:
+        """Candidates by slot."""
+        return np.arange(self.n)
 
     def slots(self, candidates: Any) -> Any:
         """Candidates are in the order of the rows."""

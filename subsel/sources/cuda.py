@@ -112,6 +112,11 @@ class CudaSimilarity:
         return int(self.points.size.sum())
 
     @property
+    def span(self) -> float:
+        """Similarities are stored within so much above -offset."""
+        return float(self.scales[0].span)
+
+    @property
     def unit(self) -> float:
         """Similarity = unit * (stored + offset)."""
         return float(self.units[0])

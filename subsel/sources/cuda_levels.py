@@ -1,5 +1,6 @@
 """Searches of coverage objectives by any rule, over any source on a GPU."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -7,8 +8,16 @@ import numpy as np
 from subsel.kernels.cuda import LANES, THREADS
 from subsel.kernels.cuda import coverage as kernels
 from subsel.kernels.rules import join, start, worth
-from subsel.sources.levels import Levels
 from subsel.sources.scale import grid
+
+
+@dataclass
+class Levels:
+    """A growing selection: level and worth of each point, on the GPU."""
+
+    level: Any
+    value: Any
+    evaluations: int = 0
 
 
 class CudaLevels:
@@ -55,6 +64,11 @@ class CudaLevels:
             search.level, search.value, self._scale, slots, gains,
         )  # fmt: skip
         return self.device.download(gains)
+
+    @staticmethod
+    def evaluations(search: Levels) -> int:
+        """How many gains were evaluated."""
+        return search.evaluations
 
     def add(self, search: Levels, element: int) -> float:
         """Add a candidate; returns what it gained."""

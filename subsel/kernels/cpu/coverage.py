@@ -25,7 +25,7 @@ def tile_count(store, n_points):
 
 @by_type
 def lines(store, picked, b, out):
-    """Similarities of four candidates to the points of a tile, as stored, into `out`."""
+    """Similarities of one candidate or four to the points of a tile, as stored, into `out`."""
 
 
 @by_type
@@ -57,14 +57,18 @@ def _tiled_members(store, b, n_points):
 def _dense_lines(store, picked, b, out):
     matrix = store.matrix
     first = b * LANES
-    for q in range(4):
+    for q in range(len(picked)):
         slot = picked[q]
+        # Slices, for indices that start at 0: LLVM does not vectorize where one might be negative.
+        line = out[q * LANES : (q + 1) * LANES]
         if store.by_candidate:
-            for j in range(min(LANES, matrix.shape[1] - first)):
-                out[q * LANES + j] = matrix[slot, first + j]
+            stored = matrix[slot, first : first + LANES]
+            for j in range(stored.size):
+                line[j] = stored[j]
         else:
-            for j in range(min(LANES, matrix.shape[0] - first)):
-                out[q * LANES + j] = matrix[first + j, slot]
+            stored = matrix[first : first + LANES, slot]
+            for j in range(stored.size):
+                line[j] = stored[j]
 
 
 @lines.of(Tiled)
@@ -158,16 +162,20 @@ def _tiled_type(store):
 @raise_levels.of(Tiled)
 def _raise_by_lines(store, rule, level, value, scale, slot):
     unit, offset, up, down = scale
-    quad = np.empty(4 * LANES, store_type(store))
+    line = np.empty(LANES, store_type(store))
+    terms = np.empty(LANES)
     won = 0.0
     for b in range(tile_count(store, level.size)):
-        lines(store, (slot, slot, slot, slot), b, quad)
-        for j in range(members(store, b, level.size)):
-            i = b * LANES + j
-            level[i] = join(rule, level[i], unit * (np.float64(quad[j]) + offset))
+        lines(store, (slot,), b, line)
+        first = np.uint64(b * LANES)  # unsigned, as above
+        count = np.uint64(members(store, b, level.size))
+        for j in range(count):
+            i = first + j
+            level[i] = join(rule, level[i], unit * (np.float64(line[j]) + offset))
             now = worth(rule, i, level[i])
-            won += quantize(now - value[i], up, down)
+            terms[j] = quantize(now - value[i], up, down)
             value[i] = now
+        won += exact_sum(terms[:count])
     return won
 
 
@@ -239,15 +247,16 @@ def row_sums_of_tile(store, b, sums):
 @row_sums_of_tile.of(Tiled)
 def _sums_of_lines(store, b, sums):
     quad = np.empty(4 * LANES, store_type(store))
-    count = members(store, b, sums.size)
+    up, down = np.float64(store.up), np.float64(store.down)
+    own = sums[b * LANES : b * LANES + members(store, b, sums.size)]
     last = candidates(store) - 1
     for a in range(0, last + 1, 4):
         picked = (a, min(a + 1, last), min(a + 2, last), min(a + 3, last))
         lines(store, picked, b, quad)
         for q in range(min(4, last + 1 - a)):
-            for j in range(count):
-                s = np.float64(quad[q * LANES + j])
-                sums[b * LANES + j] += quantize(s, np.float64(store.up), np.float64(store.down))
+            line = quad[q * LANES : (q + 1) * LANES]
+            for j in range(own.size):
+                own[j] += quantize(np.float64(line[j]), up, down)
 
 
 @row_sums_of_tile.of(Sparse)
