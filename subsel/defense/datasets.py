@@ -262,7 +262,8 @@ def _decoded(files: list[tuple[Path, int]]) -> tuple[np.ndarray, np.ndarray]:
         if not path.is_file():
             raise FileNotFoundError(f"{path} is not there; the set is incomplete without it")
     images = np.empty((len(files), 3, TINY_SIDE, TINY_SIDE), np.uint8)
-    for place, (path, _) in zip(images, tqdm(files, desc="decode", unit="image"), strict=True):
+    bar = tqdm(files, desc="decode", unit="image", disable=None)  # shown on a terminal only
+    for place, (path, _) in zip(images, bar, strict=True):
         why = "it is damaged, or no JPEG"
         try:
             # JPEG alone: by default Pillow tries every format it has, and runs Ghostscript for one.
@@ -366,7 +367,7 @@ def _download(base: str, filename: str, md5: str, folder: Path, cure: str) -> Pa
             length = response.headers.get("Content-Length") or ""
             size = int(length) if re.fullmatch(r"[1-9]\d{0,18}", length) else None
             received = 0
-            with tqdm(total=size, desc=filename, unit="B", unit_scale=True) as bar:
+            with tqdm(total=size, desc=filename, unit="B", unit_scale=True, disable=None) as bar:
                 while chunk := response.read(1 << 16):
                     received += len(chunk)
                     if received > LARGEST_DOWNLOAD:

@@ -187,7 +187,8 @@ def train(
         only `epochs` may differ, and be no fewer than are done.  On a CPU with as many threads
         and ranks the result is bit for bit that of a run without interruption.
     progress : bool
-        Whether to show a progress bar, and before it a line that says when rounds are due.
+        Whether to write to standard error when rounds are due, and then show a progress bar.
+        Where standard error is no terminal, one line for each epoch takes the bar's place.
     callback : callable, optional
         Called after each epoch with the `TrainResult` so far, on rank 0.  If it returns True,
         training ends there.
@@ -290,7 +291,9 @@ def train(
         trainee.start()
         if ranks.rank == 0:
             _tell(defense, epochs, settings["drops"], preset, progress)
-        bar = tqdm(disable=not progress or ranks.rank > 0, unit="examples", bar_format=_BAR)
+        shown = progress and ranks.rank == 0
+        # With None, tqdm shows the bar on a terminal only. A log gets one line for each epoch.
+        bar = tqdm(disable=None if shown else True, unit="examples", bar_format=_BAR)
         try:
             file.save(result, parts, seen)
             for epoch in range(first, epochs):
@@ -335,6 +338,8 @@ def train(
                     schedule.step(*[result.history[-1]["loss"]] * plateau)
                 file.save(result, parts, seen)
                 bar.set_postfix_str(_summary(result.history[-1]))
+                if shown and bar.disable:
+                    tqdm.write(_summary(result.history[-1]), file=sys.stderr)
                 ended = False
                 with ranks.together():
                     if callback is not None and ranks.rank == 0:

@@ -69,6 +69,14 @@ def test_gives_what_train_gives(run):
     assert all(torch.equal(value, state[k]) for k, value in result.model.state_dict().items())
 
 
+def test_output_that_is_piped_has_a_line_for_each_epoch_and_no_bar(tmp_path, capsys):
+    assert main([*QUICK, "--epochs", "2", "--out", str(tmp_path / "run")]) == 0
+    written = capsys.readouterr().err
+    assert "\r" not in written
+    epochs = [line for line in written.splitlines() if line.startswith("epoch ")]
+    assert [line.split(",")[0] for line in epochs] == ["epoch 0", "epoch 1"]
+
+
 def test_gradients_of_the_training_passes(run, tmp_path, capsys):
     command = [*QUICK, "--epochs", "3", "--gradients", "training"]
     assert main([*command, "--out", str(tmp_path / "run")]) == 0

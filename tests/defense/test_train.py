@@ -493,12 +493,31 @@ def test_presets():
     assert result.history[0]["lr"] == 0.1
 
 
-def test_progress_shows_loss_accuracy_and_drops(capsys):
+def test_progress_shows_loss_accuracy_and_drops(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     quick(make_net(), make_data(), defense=make_epic(), test=make_data(1), progress=True)
     last = capsys.readouterr().err.split("\r")[-1]
     assert "epoch 6/6 100%" in last
     for word in ("loss", "test", "kept", "dropped"):
         assert word in last
+
+
+def test_without_a_terminal_each_epoch_has_a_line_and_there_is_no_bar(capsys):
+    result = quick(make_net(), make_data(), defense=make_epic(), test=make_data(1), progress=True)
+    written = capsys.readouterr().err
+    assert "\r" not in written
+    assert "%" not in written
+    first, *epochs = written.splitlines()
+    assert first.startswith("EPIC: ")
+    assert len(epochs) == len(result.history) == 6
+    for record, line in zip(result.history, epochs, strict=True):
+        assert line.startswith(f"epoch {record['epoch']}, loss {record['loss']:.3f}, test ")
+        assert line.endswith(f"kept {record['kept']}, dropped {record['dropped']}")
+
+
+def test_without_progress_nothing_is_written(capsys):
+    quick(make_net(), make_data(), defense=make_epic(), progress=False)
+    assert capsys.readouterr().err == ""
 
 
 def test_the_callback_sees_every_epoch():
