@@ -40,7 +40,10 @@ def read_records(out: Path, name: str = "results.jsonl") -> list[dict]:
     """The records of what has been done so far, with the defenses' present names."""
     path = out / name
     records = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    return [record | {"defense": present_name(record["defense"])} for record in records]
+    return [
+        record | {"defense": present_name(record["defense"])} if "defense" in record else record
+        for record in records
+    ]
 
 
 def write_records(path: Path, records: Iterable[dict]) -> None:

@@ -337,9 +337,10 @@ def train(
                     plateau = isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau)
                     schedule.step(*[result.history[-1]["loss"]] * plateau)
                 file.save(result, parts, seen)
-                bar.set_postfix_str(_summary(result.history[-1]))
+                told = _summary(result.history[-1])
+                bar.set_postfix_str(told)
                 if shown and bar.disable:
-                    tqdm.write(_summary(result.history[-1]), file=sys.stderr)
+                    tqdm.write(told, file=sys.stderr)
                 ended = False
                 with ranks.together():
                     if callback is not None and ranks.rank == 0:
