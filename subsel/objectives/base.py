@@ -1,4 +1,4 @@
-"""What an optimizer needs of an objective."""
+"""The interface between optimizers and objectives."""
 
 import math
 from abc import ABC, abstractmethod
@@ -19,8 +19,8 @@ class Objective(ABC):
     """A set function F over the ground set 0..n-1, with a growing selection S, and F(empty) = 0.
 
     A subclass sets `n` and implements `reset`, `gains`, `add` and `value`; the optimizers then work
-    with it, on plain NumPy arrays. `subsel.testing.check_objective` tries whether it keeps what it
-    promises.
+    with it, on plain NumPy arrays. `subsel.testing.check_objective` checks on random sets that the
+    class keeps this contract.
 
     Attributes
     ----------
@@ -31,22 +31,23 @@ class Objective(ABC):
     monotone : bool, default True
         Whether no gain is negative.
     rounding : float or None, default None
-        By how much a computed gain may exceed an earlier one of the same candidate, though F is
-        submodular. None means 2**-44 of the largest first gain; 0 that gains are exact.
+        Rounding tolerance: by how much a computed gain may exceed an earlier gain of the same
+        candidate although F is submodular. None means 2**-44 of the largest first gain. 0 means
+        that gains are exact.
     n_evaluations : int
-        Marginal gains evaluated since the last `reset`. Optimizers count for an objective that
-        leaves it at None.
+        Marginal gains evaluated since the last `reset`. If an objective leaves this at None, the
+        optimizer counts them itself.
     keeps_gains : bool
-        Whether the gains of all candidates are kept up to date as elements are added, so that
-        asking for one costs nothing and a lazy search has nothing to save.
+        Whether the objective keeps the gains of all candidates up to date as elements are added. A
+        gain then costs nothing, so a lazy search would save nothing.
     lazy : bool
-        Whether `extend` evaluates only candidates that might be the best, so that a lazy search has
-        nothing to save.
+        Whether `extend` evaluates only candidates that might be the best. A separate lazy search
+        would then save nothing.
     path : str
         How the similarities are obtained; recorded in `Selection.path`.
     caution : str
-        What a person should know of the elements added since the last `reset`, or nothing;
-        optimizers warn of it at the end of a search.
+        A warning about the elements added since the last `reset`, or an empty string. Optimizers
+        issue it at the end of a search.
     """
 
     n: int
@@ -59,15 +60,15 @@ class Objective(ABC):
     path: str = ""
     caution: str = ""
 
-    __array_ufunc__ = None  # a NumPy number times an objective is left to the objective
-    _mixture: ClassVar[Any]  # what sums and multiples make; the class Mixture puts itself here
+    __array_ufunc__ = None  # so that NumPy leaves "number * objective" to __rmul__
+    _mixture: ClassVar[Any]  # set by the module of Mixture, which imports this one
 
     def __repr__(self) -> str:
         path = f", path={self.path!r}" if self.path else ""
         return f"{type(self).__name__}(n={self.n}{path})"
 
     def __mul__(self, weight: float) -> "Objective":
-        """A `Mixture` in which this objective counts `weight` times."""
+        """A `Mixture` of this objective alone, with a weight."""
         if isinstance(weight, Objective) or np.ndim(weight):
             return NotImplemented
         return self._mixture([self], [check_number(weight, "weight", -math.inf)])
@@ -75,17 +76,17 @@ class Objective(ABC):
     __rmul__ = __mul__
 
     def __add__(self, other: "Objective") -> "Objective":
-        """A `Mixture` of both."""
+        """A `Mixture` of both objectives."""
         return self._mixture([self, other]) if isinstance(other, Objective) else NotImplemented
 
     def __sub__(self, other: "Objective") -> "Objective":
-        """A `Mixture` in which the other counts -1 times."""
+        """A `Mixture` in which the other objective has the weight -1."""
         return self + -1.0 * other if isinstance(other, Objective) else NotImplemented
 
     def searched(self) -> list["Objective"]:
-        """The objectives whose selection a search of this one changes: itself; of a mixture, all.
+        """The objectives that a search of this one changes: itself, and all parts of a mixture.
 
-        An optimizer refuses one that is being searched already.
+        An optimizer refuses an objective that is being searched already.
         """
         return [self]
 
@@ -103,24 +104,25 @@ class Objective(ABC):
 
     @abstractmethod
     def value(self, indices: np.ndarray) -> float:
-        """F(indices), from scratch; S stays as it is."""
+        """F(indices), computed from scratch. This does not change S."""
 
     def restrict(self, candidates: np.ndarray) -> "Objective":
-        """The same objective on a part of the ground set; its element j is ``candidates[j]``."""
+        """The objective on a part of the ground set, whose element j is ``candidates[j]``."""
         raise NotImplementedError(f"{type(self).__name__} cannot be restricted to candidates")
 
     def extend(
         self, taken: np.ndarray, count: int, costs: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Add the candidate of largest gain, `count` times; this is greedy.
+        """Greedy: add the candidate of largest gain, `count` times.
 
         Parameters
         ----------
         taken : ndarray of bool, shape (n,)
-            Candidates not to add, at most n - count; those added are marked in it.
+            True for candidates that must not be added, at most n - count of them. This method also
+            marks the candidates that it adds.
         count : int
         costs : ndarray of float64, shape (n,), optional
-            Positive numbers by which gains are divided before they are compared.
+            Positive costs. Greedy then compares gain / cost.
 
         Returns
         -------
@@ -135,8 +137,8 @@ class Objective(ABC):
 
         Notes
         -----
-        This checks the arguments and calls ``_extend``, which an objective overrides that knows the
-        best candidate without all gains.
+        This method checks the arguments and calls ``_extend``. An objective that can find the best
+        candidate without computing all gains overrides ``_extend``.
         """
         count = check_extension(taken, count, self.n)
         if costs is not None:
@@ -146,7 +148,7 @@ class Objective(ABC):
     def _extend(
         self, taken: np.ndarray, count: int, costs: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """What `extend` says, of arguments that were checked."""
+        """Do the work of `extend`. The arguments have been checked."""
         elements, won = np.empty(count, np.int64), np.empty(count)
         for step in range(count):
             candidates = np.flatnonzero(~taken)
@@ -158,11 +160,11 @@ class Objective(ABC):
         return elements, won
 
     def bounds(self) -> np.ndarray | None:
-        """Upper bounds of the gains of all candidates, where they are known at no cost."""
+        """Upper bounds of all gains if they are known at no cost, else None."""
         return None
 
     def take(self, elements: np.ndarray) -> np.ndarray:
-        """Add elements one after the other (int64 indices); what each of them gained."""
+        """Add elements (int64 indices) one after the other, and return the gain of each."""
         gains = np.empty(len(elements))
         for at in range(len(elements)):
             gains[at] = self.checked_gains(elements[at : at + 1])[0]
@@ -172,30 +174,30 @@ class Objective(ABC):
     def exchange(
         self, elements: np.ndarray, closed: np.ndarray, max_swaps: int | None
     ) -> tuple[np.ndarray, np.ndarray | None, int] | None:
-        """Exchange elements for others, beside S, as long as one such swap makes F larger.
+        """Exchange elements for other candidates, beside S, until no swap makes F larger.
 
-        Only for an objective that knows a faster way than to ask for gains; `refine` does that
-        where this is None.
+        An objective sets this only if it has a faster way than evaluating gains. Where it is None,
+        `refine` evaluates gains.
 
         Parameters
         ----------
         elements : ndarray of int64, shape (k,)
-            Distinct, and not in S, which stays as it is.
+            Distinct elements that are not in S. S itself does not change.
         closed : ndarray of bool, shape (n,)
-            What they are not exchanged for; none of them is closed.
+            True for candidates that must not come in. None of `elements` is closed.
         max_swaps : int, optional
 
         Returns
         -------
         elements : ndarray of int64, shape (k,)
-            In the places of those that they were exchanged for.
+            The new elements, each in the position of the element that it replaced.
         gains : ndarray of float64, shape (n,), or None
-            What each candidate gains beside S and all of the elements, where that is known.
+            The gain of each candidate beside S and all of `elements`, if it is known.
         evaluations : int
-            As many gains as the work was worth.
+            The work done, expressed as a number of gains evaluated.
         """
         return None
 
     def checked_gains(self, candidates: np.ndarray) -> np.ndarray:
-        """`gains`, in float64, once they are seen to be one finite number for each candidate."""
+        """The result of `gains` in float64, checked to be one finite number for each candidate."""
         return check_gains(self.gains(read_only(candidates)), candidates, type(self).__name__)

@@ -32,7 +32,7 @@ class Coverage(Objective):
     A gain costs one pass over the points (over the non-zeros of a column of a sparse matrix):
     O(n_points) similarities, of O(d) each from features. Only gains that might be the largest are
     evaluated, by `greedy` too, if F is submodular. Memory beside the source: 16 bytes for each
-    point, 10 for each candidate, and during a search 17 more.
+    point, 10 bytes for each candidate, and 17 more bytes for each candidate during a search.
     """
 
     def __init__(self, source: Any, rule: Any) -> None:
@@ -43,11 +43,11 @@ class Coverage(Objective):
         cls, X: ArrayLike, metric: Metric = "euclidean", *, gamma: float | None = None,
         memory: float | None = None, backend: str = "auto", **options: Any,
     ) -> "Coverage":  # fmt: skip
-        """The same objective of the rows of X, (n, d), which represent one another.
+        """The objective for the rows of X, (n, d), where rows represent one another.
 
-        `metric`, `gamma`, `memory` and `backend` are those of `FacilityLocation.from_features`; any
-        other option is the objective's own. Memory: O(n d) beside the matrix that `memory` allows;
-        sparse X, and metrics that need a matrix, are refused where it does not fit.
+        `metric`, `gamma`, `memory` and `backend` are those of `FacilityLocation.from_features`; all
+        other options belong to the objective. Memory: O(n d) beside the matrix that `memory`
+        allows. Sparse X, and metrics that need a matrix, are refused if the matrix does not fit.
         """
         if not hasattr(cls, "_of"):
             raise TypeError(
@@ -60,7 +60,7 @@ class Coverage(Objective):
         objective._of(source, **options)
         return objective
 
-    # A subclass that is made of similarities defines `_of(source, **options)`, which sets it up.
+    # A subclass that works on similarities defines `_of(source, **options)`, which creates it.
     _of: Any
 
     def _start(self, levels: Any) -> None:
@@ -70,7 +70,7 @@ class Coverage(Objective):
         self.reset()
 
     def restrict(self, candidates: ArrayLike) -> "Coverage":
-        """The same points, covered only by some candidates; nothing selected.
+        """The same points, which only some of the candidates can cover. Nothing is selected.
 
         Parameters
         ----------
@@ -89,7 +89,7 @@ class Coverage(Objective):
 
     @property
     def n_evaluations(self) -> int:  # type: ignore[override]
-        """Marginal gains evaluated since the last `reset`."""
+        """Number of marginal gains evaluated since the last `reset`."""
         return self._levels.evaluations(self._search)
 
     def gains(self, candidates: ArrayLike) -> np.ndarray:
@@ -132,7 +132,7 @@ class Coverage(Objective):
             self._levels.add(self._search, element)
 
     def value(self, indices: ArrayLike) -> float:
-        """F(indices), from scratch; does not touch what was added.
+        """F(indices), computed from scratch. This does not change the selection.
 
         Parameters
         ----------

@@ -1,7 +1,7 @@
-"""Classes that do not represent one another: a selection of each, on all threads or in one launch.
+"""Selection within classes that do not represent one another, on all threads or in one GPU launch.
 
-The sum of one objective for each class is an objective again, so greedy on the sum and greedy on
-each class, merged by gain (`subsel.selection.merged`), select the same.
+The sum of the objectives of all classes is itself an objective. Greedy on this sum selects the same
+elements as greedy on each class followed by a merge by gain (`subsel.selection.merged`).
 """
 
 import math
@@ -23,10 +23,10 @@ Result = TypeVar("Result")
 def side_by_side(
     search: Callable[..., Result], tasks: list[tuple], workers: int, progress: bool
 ) -> list[Result]:
-    """Selections of all classes, ``search(*task)`` each, by a number of threads.
+    """Run ``search(*task)`` for each class on several threads, and return all selections.
 
-    A class has one thread of Numba's: its thread pools do not nest. After an error or Ctrl-C the
-    other searches are told to stop.
+    Each class uses one Numba thread, because Numba's thread pools do not nest. After an error or
+    Ctrl-C, the other searches are told to stop.
     """
     stop = threading.Event()
 
@@ -46,7 +46,7 @@ def side_by_side(
 
 
 def together(source: Any, counts: list[int], progress: bool) -> list[Selection]:
-    """Greedy selections of all classes, by a source that searches them in the same launches."""
+    """Greedy selections of all classes, which the source searches in the same launches."""
     search, goals = source.search(), np.array(counts)
     found: list[tuple[np.ndarray, np.ndarray]] = []
     with Progress(total=sum(counts), desc="select", unit="element", disable=not progress) as bar:

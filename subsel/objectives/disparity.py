@@ -1,4 +1,4 @@
-"""Dispersion: elements that are far from one another, in sum or at least."""
+"""Dispersion: elements that are far apart, by the sum or the minimum of their distances."""
 
 import copy
 
@@ -31,13 +31,15 @@ class DisparitySum(Pairwise):
 
     Notes
     -----
-    Monotone, but not submodular: gains rise as elements are added. `lazy_greedy` refuses it. For
-    distances that keep the triangle inequality, greedy has at least half of the largest possible
-    sum, if the first element belongs to a best selection or is chosen well; nothing is selected at
-    first, so all gains are 0, and the first element is the one of index 0 (`given` sets another).
+    The disparity sum is monotone but not submodular: gains rise as elements are added.
+    `lazy_greedy` therefore refuses it. For distances that satisfy the triangle inequality, greedy
+    reaches at least half of the largest possible sum if its first element belongs to an optimal
+    selection. At the start all gains are 0, so the first element is the one of index 0. Use `given`
+    to start from another element.
 
     O(n) for each element selected, and 24 bytes for each candidate. The sum prefers the rim of the
-    data, and may take copies there; `DisparityMin` takes no copy while there is anything else.
+    data and may select duplicates there. `DisparityMin` selects a duplicate only when nothing else
+    is left.
 
     References
     ----------
@@ -59,13 +61,13 @@ class DisparitySum(Pairwise):
     def from_features(
         cls, X: ArrayLike, metric: Metric = "euclidean", *, backend: str = "auto"
     ) -> "DisparitySum":
-        """Disparity sum of the rows of X (n, d), without a matrix: O(n d) for each element.
+        """Disparity sum of the rows of X (n, d). No matrix is made; each element costs O(n d).
 
         Parameters
         ----------
         X : array_like or scipy sparse matrix, shape (n, d)
-            Finite features, any real dtype. Sparse ones, such as TF-IDF, are for ``"cosine"``, and
-            do not become dense.
+            Finite features, any real dtype. Sparse features, such as TF-IDF, need ``"cosine"`` and
+            are not made dense.
         metric : str or callable, default "euclidean"
             Distance of rows x and y:
 
@@ -73,13 +75,16 @@ class DisparitySum(Pairwise):
               differences.
             - ``"cosine"``: 1 - cos(x, y). ``"correlation"``: the same of rows less their means.
             - ``"hamming"``: the share of features that differ.
-            - ``"jaccard"``, or ``"tanimoto"``, of rows of 0 and 1: the share of the features which
-              only one of them has, of those that one of them has; 0 for two rows of zeros.
+            - ``"jaccard"``, or ``"tanimoto"``, for rows of 0 and 1: among the features that at
+              least one of the two rows has, the share that only one of them has; 0 for two rows of
+              zeros.
             - a callable: ``metric(A, B)`` gets two blocks of rows, (a, d) and (b, d), and returns
-              the distances (a, b): as similarities in `GraphCut.from_features`, and not negative.
+            the distances (a, b). The conditions are those of `GraphCut.from_features`, and no
+            distance may be negative.
 
-            Computed in float64 from exact differences: copies have distance 0, in cosine also
-            multiples by powers of two. Of sparse rows, a cosine distance below 2**-48 is 0.
+            Distances are computed in float64 from exact differences, so equal rows have distance 0.
+            For cosine this also holds for multiples by powers of two. For sparse rows, a cosine
+            distance below 2**-48 counts as 0.
         backend : {"auto", "cpu"}, default "auto"
             Where to compute.
 
@@ -93,15 +98,15 @@ class DisparitySum(Pairwise):
         return objective
 
     def _of(self, pairs: columns.Columns) -> None:
-        # Each unordered pair is two ordered ones.
+        # The sum over ordered pairs counts each pair twice.
         super().__init__(pairs, np.zeros(pairs.n), -0.5)
 
 
 class DisparityMin(Objective):
     """Disparity min: F(S) = the smallest distance between two elements of S; 0 for fewer than two.
 
-    Greedy is farthest-first traversal (Gonzalez): each element is the one whose distance to the
-    nearest selected one is largest. The first is the one of index 0.
+    Greedy is farthest-first traversal (Gonzalez): it adds the element whose distance to its nearest
+    selected element is largest. The first element is the one of index 0.
 
     Parameters
     ----------
@@ -117,14 +122,15 @@ class DisparityMin(Objective):
 
     Notes
     -----
-    Neither submodular nor monotone: from the third element on, no gain is positive. A gain is
-    min(F(S), distance to S) - F(S), so that all elements which are no nearer to S than the elements
-    of S are to one another gain 0. Among equal gains `greedy` takes the element that is farthest
-    from S, and among those the lowest index; what is `given` may be close together, and the others
-    are still spread.
+    The disparity min is neither submodular nor monotone: from the third element on, no gain is
+    positive. A gain is min(F(S), distance to S) - F(S). It is 0 for every element whose distance to
+    S is at least F(S). Among equal gains `greedy` takes the element that is farthest from S, and
+    among those the lowest index. So the selection is spread out even if the `given` elements are
+    close together.
 
-    F of k elements is at least half of the largest possible, and every point is within twice the
-    least possible radius of k centers, for distances that keep the triangle inequality.
+    For distances that satisfy the triangle inequality, F of the k selected elements is at least
+    half of the largest possible value. Every point then lies within twice the smallest possible
+    radius of k centers.
 
     O(n) for each element selected, and 24 bytes for each candidate.
 
@@ -154,9 +160,9 @@ class DisparityMin(Objective):
     def from_features(
         cls, X: ArrayLike, metric: Metric = "euclidean", *, backend: str = "auto"
     ) -> "DisparityMin":
-        """Disparity min of the rows of X (n, d), without a matrix: O(n d) for each element.
+        """Disparity min of the rows of X (n, d). No matrix is made; each element costs O(n d).
 
-        X, `metric` and memory are those of `DisparitySum.from_features`.
+        X, `metric` and the memory needed are as in `DisparitySum.from_features`.
         """
         columns.on_cpu("DisparityMin", backend, X)
         objective = cls.__new__(cls)
@@ -174,7 +180,7 @@ class DisparityMin(Objective):
         self._value, self._count = np.inf, 0
 
     def _gains(self, near: np.ndarray, added: np.ndarray) -> np.ndarray:
-        """Gains of elements at some distances from S."""
+        """Gains of elements, given their distances from S."""
         if not self._count:
             return np.zeros(len(near))
         before = self._value if self._count > 1 else 0.0
@@ -206,10 +212,10 @@ class DisparityMin(Objective):
     def _extend(
         self, taken: np.ndarray, count: int, costs: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Add the candidate that is farthest from S, `count` times; its gain is the largest."""
+        """Add the candidate that is farthest from S, `count` times. It has the largest gain."""
         elements, gains = np.empty(count, np.int64), np.empty(count)
         for step in range(count):
-            # Every candidate is infinitely far from nothing; what was added already gains 0.
+            # Before the first pick all distances are infinite. Elements that were added gain 0.
             near = np.where(self._added, self._value if self._count > 1 else 0.0, self._near)
             near[taken] = -np.inf
             if costs is not None:
@@ -222,12 +228,12 @@ class DisparityMin(Objective):
         return elements, gains
 
     def value(self, indices: ArrayLike) -> float:
-        """F(indices), from scratch; does not touch what was added.
+        """F(indices), computed from scratch. This does not change the selection.
 
         Parameters
         ----------
         indices : array_like of int, shape (k,)
-            May be empty and may repeat. Time that of k columns of k distances.
+            May be empty and may repeat. Time O(k^2) distances.
         """
         indices = np.unique(check_indices(indices, self.n))
         if len(indices) < 2:
@@ -239,7 +245,7 @@ class DisparityMin(Objective):
         return least
 
     def restrict(self, candidates: ArrayLike) -> "DisparityMin":
-        """The same objective with fewer candidates; nothing selected.
+        """The same objective with fewer candidates. Nothing is selected.
 
         Parameters
         ----------
@@ -273,7 +279,7 @@ def _distances(distances: ArrayLike) -> columns.DenseColumns:
             f"distances[{i}, {i}] is {own[i]}, but the distance of an element to itself is 0; are "
             "these similarities?"
         )
-    if own.any():  # what rounding left there is no distance
+    if own.any():  # remove rounding errors from the diagonal
         matrix = matrix.copy()
         np.fill_diagonal(matrix, 0)
         pairs.matrix = columns.read_only(matrix)

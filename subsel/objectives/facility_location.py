@@ -27,8 +27,9 @@ from subsel.validation import (
 class FacilityLocation(Objective):
     """Facility location: F(S) = sum over points i of max over j in S of s_ij, F(empty) = 0.
 
-    With `weights`, a sum with weights. Items of a query and private items, to be unlike, guide it:
-    with q_i the largest similarity of point i to the query, and p_i to the private items,
+    With `weights`, point i counts w_i times. A query (items that the selection should be like) and
+    private items (items that it should be unlike) guide the selection. Let q_i be the largest
+    similarity of point i to the query, and p_i that to the private items:
 
     - with `query`, F(S) = sum_i w_i min(max_j s_ij, eta q_i): only what is like the query counts
       (mutual information, FLVMI);
@@ -53,10 +54,10 @@ class FacilityLocation(Objective):
     private : array_like or scipy sparse matrix, shape (n_points, n_private), optional
         Similarities of the points to items that selected ones should be unlike.
     eta, nu : float, default 1
-        At least 0: how far similarity to the query, and to private items, counts.
+        At least 0: factors of the similarities to the query and to the private items.
     backend : {"auto", "cpu", "cuda"}, default "auto"
-        Where to compute: on the CPU, on an NVIDIA GPU, or where the matrix is. Sparse ones, and
-        weights, query and private, are for the CPU.
+        Where to compute: on the CPU, on an NVIDIA GPU, or where the matrix is. Sparse matrices, and
+        `weights`, `query` and `private`, work on the CPU only.
 
     Attributes
     ----------
@@ -65,7 +66,8 @@ class FacilityLocation(Objective):
     n_points : int
         Number of points.
     offset : float
-        c0, what `from_features` added to make similarities non-negative; 0 for a given matrix.
+        c0, the constant that `from_features` adds so that no similarity is negative; 0 for a
+        matrix.
     path : {"dense", "sparse", "features", "cuda dense", "cuda features"}
         Whether similarities lie in memory or are computed from features when needed.
 
@@ -81,20 +83,23 @@ class FacilityLocation(Objective):
 
     Notes
     -----
-    Gains are kept, and brought up to date where they are asked for or might be the largest: only
-    points whose representative changed since are looked at again. Over k picks a point changes
-    about ln k times, so greedy costs at most some n_points * n_candidates * ln k similarities (a
-    full evaluation every time would cost k times n_points * n_candidates). From features, groups of
-    rows too far to matter are skipped, which leaves about 2 n^2 of them on real gradients.
+    Gains are stored. A stored gain is updated only when it is asked for or might be the largest,
+    and the update looks only at points whose representative has changed since. Over k picks a point
+    changes its representative about ln k times. So greedy computes at most about n_points *
+    n_candidates * ln k similarities; evaluating all gains for every pick would take k * n_points *
+    n_candidates. From features, groups of rows that are too far away to matter are skipped. On real
+    gradients this leaves about 2 n^2 similarities.
 
-    Memory beside the similarities: some 130 bytes for each point, and for a dense matrix of 2^22
-    entries or more at most an eighth of its own, for the entries that still count after 64 picks.
+    Memory beside the similarities: about 130 bytes for each point. A dense matrix of 2^22 entries
+    or more takes at most another eighth of its size, for the entries that still count after 64
+    picks.
 
     Similarities are rounded to a grid of at most 2**-52 times the largest of them times n_points
-    (times 16 where there are fewer points), which makes every sum exact; smaller ones count as 0.
-    So gains and selections have the same bits for any number of threads, memory layout or path, and
-    equal gains are exactly equal: the lowest index wins. What `query` and `private` bound
-    similarities by is rounded to their number type: beside a float32 matrix, to float32.
+    (times 16 where there are fewer points), which makes every sum exact. Similarities below one
+    step of the grid count as 0. So gains and selections have the same bits for any number of
+    threads, memory layout or path, and equal gains are exactly equal: the lowest index wins. The
+    bounds that follow from `query` and `private` are rounded to the number type of the
+    similarities, such as float32.
 
     References
     ----------
@@ -155,9 +160,10 @@ class FacilityLocation(Objective):
         Parameters
         ----------
         X : array_like or scipy sparse matrix, shape (n, d)
-            Finite features, any real dtype. float64 is computed in float64, all else that fits in
-            float32. Sparse ones, such as TF-IDF, are for ``"cosine"`` and ``"dot"``; they do not
-            become dense, but their similarities do, in an n x n matrix that must fit into `memory`.
+            Finite features, any real dtype. float64, and integers of more than 16 bits, are
+            computed in float64; all other types in float32. Sparse features, such as TF-IDF, need
+            ``"cosine"`` or ``"dot"``. They are not made dense, but their similarities form a dense
+            n x n matrix, which must fit into `memory`.
         metric : str or callable, default "euclidean"
             Similarity of rows x and y, with c0 in the attribute `offset`:
 
@@ -165,41 +171,42 @@ class FacilityLocation(Objective):
               of the features' ranges (rounded up), so no similarity is negative.
             - ``"cosine"``: c0 - (1 - cos(x, y)), c0 = 2. A row of zeros is orthogonal to all rows
               but the other rows of zeros.
-            - ``"correlation"``: the same of rows less their means; a row of equals is as one of
-              zeros.
+            - ``"correlation"``: the cosine of rows after their mean is subtracted; a constant row
+              counts as a row of zeros.
             - ``"dot"``: c0 + <x, y>, where c0 is 0 if no feature is negative, else the largest
               squared length (rounded up).
             - ``"rbf"``: exp(-gamma ||x - y||^2), c0 = 0.
 
-            The following need an n x n matrix that fits into `memory`, and are for the CPU:
+            The following need an n x n matrix that fits into `memory`, and work on the CPU only:
 
             - ``"manhattan"``: c0 - the sum of absolute differences, with c0 as for
               ``"euclidean"``.
             - ``"hamming"``: c0 less the share of features that differ, c0 = 1.
-            - ``"jaccard"``, or ``"tanimoto"``, of rows of 0 and 1: c0 less the share of the
-              features which only one of them has, of those that one of them has, c0 = 1. Two rows
-              of zeros are at distance 0.
+            - ``"jaccard"``, or ``"tanimoto"``, for rows of 0 and 1: c0 less the Jaccard distance,
+              c0 = 1. That distance is the share of features that only one row has, among the
+              features that at least one of them has. Two rows of zeros are at distance 0.
             - a callable: ``metric(A, B)`` gets two blocks of rows, (a, d) and (b, d), and returns
               their similarities (a, b), finite and not negative; c0 = 0. A is of points, B of
               candidates. What it returns must not depend on what else is in a block.
 
-            Selections do not depend on c0, only the first gain does; those with a query or private
-            items do, so c0 is chosen for their features too, and is part of all similarities.
+            Without a query and private items, only the first gain depends on c0, and the selection
+            does not. With them the selection does depend on it. c0 is then chosen for their
+            features too, and is part of all similarities.
         weights : array_like, shape (n,), optional
             Non-negative weights of the rows as points, default 1.
         query, private : array_like, shape (n_query, d) and (n_private, d), optional
             Features of the items of a query, and of private items; see above.
         eta, nu : float, default 1
-            At least 0: how far similarity to the query, and to private items, counts.
+            At least 0: factors of the similarities to the query and to the private items.
         gamma : float, optional
             Of ``"rbf"``; default 1 / d.
         memory : float, optional
-            Bytes that an n x n matrix may take. It is made only if it fits and is the faster way;
-            the answer is the same. Default: a quarter of what this process can have now, as in
-            `subsel.select`. 0 for never.
+            Bytes that an n x n matrix may take. The matrix is made only if it fits and is faster;
+            the result is the same. Default: a quarter of the memory that is available to this
+            process, as in `subsel.select`. 0: never make a matrix.
         backend : {"auto", "cpu", "cuda"}, default "auto"
-            Where to compute: on the CPU, on an NVIDIA GPU, or where X is. Weights, query and
-            private are for the CPU.
+            Where to compute: on the CPU, on an NVIDIA GPU, or where X is. `weights`, `query` and
+            `private` work on the CPU only.
 
         Returns
         -------
@@ -219,11 +226,11 @@ class FacilityLocation(Objective):
 
         Notes
         -----
-        Distances come from exact differences with fused multiply-adds, never from inner products,
-        whose cancellation in float32 is larger than most distances between gradients. Time:
-        O(n^2 d) for the first element and less for each later one, O(n^2 d ln k) in all; memory
-        twice that of X and some 130 bytes for each row, or O(n^2) with a matrix. A query and
-        private items are looked at once, in O(n (n_query + n_private) d).
+        Distances are computed from differences with fused multiply-adds, never from inner products:
+        in float32 their cancellation error exceeds most distances between gradients. Time: O(n^2 d)
+        for the first element and less for each later one, O(n^2 d ln k) in all; memory twice that
+        of X and some 130 bytes for each row, or O(n^2) with a matrix. A query and private items
+        take O(n (n_query + n_private) d) once.
         """
         gamma = check_metric(metric, gamma)
         _check_place(backend, X, weights, query, private)
@@ -250,24 +257,24 @@ class FacilityLocation(Objective):
     def from_distances(cls, D: ArrayLike, *, backend: str = "auto") -> "FacilityLocation":
         """Facility location of similarities = largest distance - distance.
 
-        So F(S) is n_points times the largest distance, less what the points have to go to the
-        nearest element in all: selecting minimizes the loss of k-medoids.
+        F(S) is then n_points times the largest distance, less the sum of the distances of all
+        points to their nearest selected element. So maximizing F minimizes the k-medoids loss.
 
         Parameters
         ----------
         D : array_like or scipy sparse matrix, shape (n_points, n_candidates)
-            Non-negative, finite distances of points to candidates. In a sparse one, a graph of
-            nearest neighbours, an absent entry is a distance of at least the largest there is,
-            whose similarity is 0; and in a square one, every item is at distance 0 from itself,
-            also where that entry is absent.
+            Non-negative, finite distances of points to candidates. A sparse matrix is a graph of
+            nearest neighbours: an absent entry stands for a distance of at least the largest one,
+            so its similarity is 0. In a square graph every item is at distance 0 from itself, even
+            if that entry is absent.
         backend : {"auto", "cpu"}, default "auto"
             Where to compute: on the CPU.
 
         Returns
         -------
         FacilityLocation
-            Its `offset` is the largest distance; 0 for a graph, of which absent entries do not
-            represent.
+            Its `offset` is the largest distance, or 0 for a graph, in which an item represents only
+            its neighbours.
 
         Raises
         ------
@@ -300,21 +307,23 @@ class FacilityLocation(Objective):
         n_candidates: int | None = None,
         backend: str = "auto",
     ) -> "FacilityLocation":
-        """Facility location of each point's nearest neighbours alone, as an index returns them.
+        """Facility location on a graph of nearest neighbours, as a neighbour index returns it.
 
-        Similarity to all others counts as 0. So memory is O(n k), and 10^7 rows are possible.
+        The similarity of a point to all other candidates counts as 0. So memory is O(n k), which
+        allows 10^7 rows.
 
         Parameters
         ----------
         indices : array_like of int, shape (n_points, k), or scipy sparse graph of distances
             The neighbours of each point, at most once each; a negative index stands for none, as
-            in faiss. A graph, alone, is taken as in `from_distances`: the ``kneighbors_graph`` of
-            scikit-learn with ``mode="distance"``.
+            in faiss. A graph, such as scikit-learn's ``kneighbors_graph`` with ``mode="distance"``,
+            is given alone and is treated as in `from_distances`.
         similarities : array_like, shape (n_points, k), optional
             Similarities to these neighbours, not negative. A point represents itself only if it
             is among its own neighbours.
         distances : array_like, shape (n_points, k), optional
-            Distances to them instead, of which similarities are made as in `from_distances`.
+            Distances to these neighbours, in place of similarities. They are converted as in
+            `from_distances`.
         n_candidates : int, optional
             Number of candidates, default n_points: the neighbours are points themselves.
         backend : {"auto", "cpu"}, default "auto"
@@ -327,10 +336,10 @@ class FacilityLocation(Objective):
         Raises
         ------
         ValueError
-            If indices, similarities and distances do not fit together, a neighbour stands twice in
-            a row, or a similarity or distance is negative, NaN or infinite.
+            If the shapes of indices, similarities and distances differ, a row names a neighbour
+            twice, or a similarity or distance is negative, NaN or infinite.
         TypeError
-            If indices are no integers, or another is not numeric.
+            If `indices` are not integers, or similarities or distances are not numeric.
 
         Examples
         --------
@@ -365,7 +374,7 @@ class FacilityLocation(Objective):
 
     @classmethod
     def of(cls, similarity: Any, weights: np.ndarray | None = None) -> "FacilityLocation":
-        """Facility location of similarities that have been checked."""
+        """Facility location on a source of similarities that has been checked."""
         objective = cls.__new__(cls)
         objective._start(similarity, weights)
         return objective
@@ -374,7 +383,7 @@ class FacilityLocation(Objective):
         self, similarity: Any, weights: ArrayLike | None = None, query: np.ndarray | None = None,
         private: np.ndarray | None = None, eta: float = 1.0, nu: float = 1.0,
     ) -> None:  # fmt: skip
-        """With the points' largest similarities to the query and to private items."""
+        """Set up, given each point's largest similarity to the query and to the private items."""
         self._similarity = similarity
         self.n, self.n_points = similarity.n, similarity.n_points
         self.path = similarity.path
@@ -392,7 +401,7 @@ class FacilityLocation(Objective):
         self.reset()
 
     def restrict(self, candidates: ArrayLike) -> "FacilityLocation":
-        """The same points, represented only by some candidates; nothing selected.
+        """The same points, which only some of the candidates can represent. Nothing is selected.
 
         Parameters
         ----------
@@ -413,12 +422,12 @@ class FacilityLocation(Objective):
 
     @cached_property
     def _search(self) -> Any:
-        """The selection as it grows; made when it is first needed."""
+        """The growing selection, which is created when it is first needed."""
         return self._similarity.search(*self._limits)
 
     @property
     def n_evaluations(self) -> int:  # type: ignore[override]
-        """Similarities looked at since `reset`, divided by the number of points, rounded up."""
+        """Similarities computed since `reset`, divided by the number of points and rounded up."""
         return -(-self._similarity.seen(self._search) // self.n_points)
 
     def gains(self, candidates: ArrayLike) -> np.ndarray:
@@ -431,8 +440,9 @@ class FacilityLocation(Objective):
         Returns
         -------
         ndarray of float64, shape (m,)
-            F(S + e) - F(S) for each; 0 for one already added. A candidate's first evaluation looks
-            at up to n_points similarities, later ones at those of points that changed since.
+            F(S + e) - F(S) for each candidate; 0 for an element of S. The first evaluation of a
+            candidate takes up to n_points similarities. Later ones take only those to points whose
+            representative has changed since.
         """
         candidates = check_indices(candidates, self.n, "candidates")
         return self._source.gains(self._search, candidates) * self._similarity.unit
@@ -455,14 +465,14 @@ class FacilityLocation(Objective):
         return elements, gains * self._similarity.unit
 
     def add(self, element: int) -> None:
-        """Select an element: O(n_points) similarities, and a row of them for each point it wins.
+        """Select an element. This computes O(n_points) similarities.
 
-        The rows are looked at when gains are asked for.
+        The next call of `gains` also computes a row of similarities for each point that it wins.
         """
         self._source.add(self._search, check_count(element, "element", 0, self.n - 1))
 
     def take(self, elements: np.ndarray) -> np.ndarray:
-        """Add elements one after the other; what each of them gained. O(n_points) for each."""
+        """Add elements one after the other, and return the gain of each. O(n_points) for each."""
         return self._source.take(self._search, elements) * self._similarity.unit
 
     def exchange(
@@ -478,17 +488,18 @@ class FacilityLocation(Objective):
 
     @property
     def assignment(self) -> np.ndarray:
-        """For each point which of the added elements represents it (n_points,), by order of adding.
+        """For each point the element that represents it, by its position in order of adding.
 
-        The earliest of equally similar ones. -1 for a point to which none is similar, its
-        similarity to all of them being 0 in the matrix that was given; from features, every point
-        has a nearest element, and 0 stands where none was added. With weights, a query or private
-        items, the element that last raised what the point counts, and -1 where none did.
+        Shape (n_points,). Among equally similar elements, the earliest one represents the point. An
+        entry is -1 if the point has similarity 0 to all of them in the given matrix. From features,
+        every point has a nearest element, and entries are 0 while nothing is selected. With
+        weights, a query or private items, the entry is the element that last raised the term of the
+        point, or -1 if none did.
         """
         return self._similarity.assignment(self._search)
 
     def value(self, indices: ArrayLike) -> float:
-        """F(indices), from scratch; does not touch what was added.
+        """F(indices), computed from scratch. This does not change the selection.
 
         Parameters
         ----------
@@ -500,7 +511,7 @@ class FacilityLocation(Objective):
         return self._similarity.value(search)
 
     def assign(self, indices: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-        """Assign every point to the most similar of the given elements, whatever it counts.
+        """Assign every point to the most similar of some elements, regardless of weights and bounds.
 
         Parameters
         ----------
@@ -510,11 +521,11 @@ class FacilityLocation(Objective):
         Returns
         -------
         assignment : ndarray of int64, shape (n_points,)
-            Position in `indices`; the first of equally similar ones. -1 for a point to which
-            none of them is similar, in a matrix that was given.
+            Position in `indices`; the first among equally similar elements. -1 for a point that has
+            similarity 0 to all of them in a given matrix.
         sizes : ndarray of int64, shape (k,)
-            Points assigned to each; 0 is possible, for instance for a repeated element. They sum
-            to the number of points that something represents.
+            Number of points assigned to each element; 0 is possible, for instance for a repeated
+            element. The sizes sum to the number of points that are not -1.
         """
         indices = check_indices(indices, self.n)
         if not len(indices):
@@ -525,7 +536,7 @@ class FacilityLocation(Objective):
 
 
 def _check_place(backend: str, data: ArrayLike, *parts: ArrayLike | None) -> None:
-    """Refuse what a GPU's kernels are not for."""
+    """Refuse options that only the CPU supports."""
     guided = any(part is not None for part in parts)
     if check_backend(backend, data) == "cuda" and guided:
         raise ValueError("weights, query and private are for the CPU: use backend='cpu'")

@@ -85,7 +85,8 @@ class FeatureBased(Coverage):
     weights : array_like, shape (d,), optional
         Non-negative weights of the features, default 1.
     cap : float or array_like of shape (d,), optional
-        Of ``"min"``, which needs it: the amount of a feature from which on more adds nothing.
+        Only for ``"min"``, which needs it: the amount of a feature beyond which more of it adds
+        nothing.
     backend : {"auto", "cpu"}, default "auto"
         Where to compute: on the CPU.
 
@@ -111,9 +112,8 @@ class FeatureBased(Coverage):
     A gain costs O(d), or O(non-zeros of its row) for sparse X; greedy costs k passes over X and
     `lazy_greedy` fewer. Memory beside X: 24 bytes for each feature.
 
-    Terms of a gain are rounded to a grid, at most 2**-52 of d times the largest term there is. Sums
-    of them are exact, so that equal gains are exactly equal, for any number of threads and any
-    layout.
+    The terms of a gain are rounded to a grid of at most 2**-52 * d times the largest term. Their
+    sums are then exact, so equal gains are exactly equal for any number of threads and any layout.
 
     References
     ----------

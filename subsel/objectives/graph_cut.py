@@ -25,8 +25,8 @@ class GraphCut(Pairwise):
         negative); larger values ask for more diversity. Other libraries divide by it: apricot's
         ``alpha`` is 1 / lam, and its values are 1 / lam times as large.
     redundancy : array_like or scipy sparse matrix, shape (n_candidates, n_candidates), optional
-        Finite similarities r between candidates; default `similarity`. Of a matrix that is not
-        symmetric, r_ab + r_ba counts for each pair.
+        Finite similarities r between candidates; default `similarity`. If the matrix is not
+        symmetric, each pair counts r_ab + r_ba.
     private : array_like or scipy sparse matrix, shape (n_candidates, n_private), optional
         Similarities of the candidates to items that the selection should be unlike. They make the
         conditional gain: 2 lam nu sum_p private_jp is taken from what j is worth.
@@ -38,10 +38,10 @@ class GraphCut(Pairwise):
     Attributes
     ----------
     submodular : bool
-        Whether no r is negative (or lam is 0). From features with ``"dot"`` or ``"cosine"`` that
-        is known where no feature is negative, and else taken not to be so.
+        Whether no r is negative (or lam is 0). From features with ``"dot"`` or ``"cosine"``, this
+        is True if no feature is negative, and False otherwise.
     monotone : bool
-        Whether, moreover, no gain is negative beside all other elements.
+        Whether F is submodular and no gain beside all other elements is negative.
 
     Raises
     ------
@@ -53,10 +53,10 @@ class GraphCut(Pairwise):
 
     Notes
     -----
-    One pass over `similarity` at the start, O(n) for each element selected (its non-zeros, and
-    O(n), of a sparse matrix), and 24 bytes for each candidate. `from_features` says what it costs
-    without a matrix. A mutual-information form needs no class of its own: it is
-    ``Modular(2 * lam * similarity_to_queries.sum(axis=1))``.
+    Time: one pass over `similarity` at the start, then O(n) for each element selected; a sparse
+    matrix adds its non-zeros. Memory: 24 bytes for each candidate. `from_features` states its own
+    cost. A mutual-information form needs no class of its own: it is ``Modular(2 * lam *
+    similarity_to_queries.sum(axis=1))``.
 
     Gains become negative as `lam` grows; greedy still selects exactly as many elements as it is
     asked for, unless `min_gain` says when to stop.
@@ -116,8 +116,8 @@ class GraphCut(Pairwise):
         Parameters
         ----------
         X : array_like or scipy sparse matrix, shape (n, d)
-            Finite features, any real dtype. Sparse ones, such as TF-IDF, are for ``"cosine"`` and
-            ``"dot"``, and do not become dense.
+            Finite features, any real dtype. Sparse features, such as TF-IDF, need ``"cosine"`` or
+            ``"dot"``, and are not made dense.
         metric : str or callable, default "cosine"
             Similarity of rows x and y:
 
@@ -125,12 +125,13 @@ class GraphCut(Pairwise):
               rows of zeros. ``"correlation"``: the cosine of x and y, each less its mean.
             - ``"dot"``: <x, y>. ``"rbf"``: exp(-gamma ||x - y||^2).
             - ``"hamming"``: the share of features that are equal.
-            - ``"jaccard"``, or ``"tanimoto"``, of rows of 0 and 1: the share of the features which
-              x and y both have, of those that one of them has; 1 for two rows of zeros. X is kept
-              in bits, n d / 8 bytes.
+            - ``"jaccard"``, or ``"tanimoto"``, for rows of 0 and 1: among the features that at
+              least one of x and y has, the share that both have; 1 for two rows of zeros. X is
+              stored in n d / 8 bytes.
             - a callable: ``metric(A, B)`` gets two blocks of rows, (a, d) and (b, d), and returns
-              the similarities (a, b). They must be finite and symmetric, which is checked among
-              each 32 neighbouring rows, and must not depend on what else is in a block.
+              the similarities (a, b). They must be finite and symmetric; symmetry is checked within
+              blocks of 32 neighbouring rows. The similarity of two rows must not depend on the
+              other rows of a block.
         lam, nu, backend
             As for `GraphCut`.
         gamma : float, optional
@@ -140,10 +141,11 @@ class GraphCut(Pairwise):
 
         Notes
         -----
-        Exact. With ``"cosine"`` and ``"dot"`` the similarity to all points is <x, sum of all rows>:
-        O(n d) at the start and for each element selected; O(non-zeros) for sparse X. So it is with
-        ``"correlation"``. All others take one pass over all pairs at the start, O(n^2 d). Memory: a
-        copy of X and 40 bytes for each row. Sums are float64, also of float32 features.
+        Nothing is approximated. With ``"cosine"``, ``"correlation"`` and ``"dot"`` the similarity
+        of x to all points is <x, sum of all rows>. This takes O(n d) at the start and for each
+        element selected, or O(non-zeros) for sparse X. All other metrics take one pass over all
+        pairs at the start, O(n^2 d). Memory: a copy of X and 40 bytes for each row. Sums are in
+        float64, also for float32 features.
         """
         columns.on_cpu("GraphCut", backend, X)
         lam, nu = _weights(lam, nu)

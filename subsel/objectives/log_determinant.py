@@ -1,4 +1,4 @@
-"""Log-determinant: no element that the others explain."""
+"""Log-determinant: elements that the other selected elements do not explain."""
 
 import copy
 import math
@@ -25,12 +25,12 @@ _LARGEST_INVERTED = 2048
 
 
 class LogDeterminant(Objective):
-    """Log-determinant: F(S) = log det L_S, the part of a kernel L between the elements of S.
+    """Log-determinant: F(S) = log det L_S, where L_S is the kernel L between elements of S.
 
-    The determinant is large where elements are unlike: it is the squared volume that they span. A
-    gain is the log of an element's residual, what is left of it once the selected elements are
-    projected out. Greedy is the usual approximation of the most probable set of a determinantal
-    point process with kernel L.
+    The determinant is the squared volume that the elements span, so it is large if they are unlike
+    one another. A gain is the log of an element's residual: the part that remains once the selected
+    elements are projected out. Greedy is the usual approximation of the most probable set of a
+    determinantal point process with kernel L.
 
     Parameters
     ----------
@@ -39,18 +39,19 @@ class LogDeterminant(Objective):
     ridge : float, default 0.0
         At least 0: added to the diagonal of K. It makes F finite where K is singular.
     quality : array_like, shape (n,), optional
-        q: positive numbers. F changes by 2 log q_j for each element; not together with `query`.
+        q: positive numbers. Each selected element j adds 2 log q_j to F. Not together with `query`.
     query : pair of array_like, shapes (n, m) and (m, m), optional
-        The kernel between candidates and query items, and between query items, the latter with its
-        own ridge. Makes the mutual information between S and the query: elements like the query.
+        The kernel between candidates and query items, and the kernel between query items (`ridge`
+        is not added to it). F is then the mutual information between S and the query, which favours
+        elements like the query.
     private : pair of array_like, shapes (n, p) and (p, p), optional
-        The same of items that S should be unlike. Makes the conditional gain of S beside them; with
-        `query`, the conditional mutual information, for which a third matrix (p, m) holds the
-        kernel between private and query items.
+        The same two kernels for private items, which S should be unlike. F is then the conditional
+        gain of S beside them. With `query` it is the conditional mutual information, which needs a
+        third matrix (p, m): the kernel between private and query items.
     eta, nu : float, default 1.0
-        At least 0: what the kernel between candidates and query items, and between candidates and
-        private items, is multiplied by. Above 1 the kernels may no longer belong together, which
-        is refused once a residual becomes negative.
+        At least 0: factors of the kernel between candidates and query items, and of that between
+        candidates and private items. Above 1 the joint kernel may no longer be positive
+        semidefinite. This raises an error as soon as a residual becomes negative.
     backend : {"auto", "cpu"}, default "auto"
         Log-determinants are computed on the CPU.
 
@@ -59,33 +60,33 @@ class LogDeterminant(Objective):
     submodular : bool
         True without `query`; mutual information is not submodular.
     monotone : bool
-        True with `query`. Else whether no residual, times q^2, can fall below 1. That is so where
-        every eigenvalue of L is at least 1, as from features. It is found out when it is asked for,
-        and is False for a matrix of more than 2048 candidates, where that would take too long.
+        True with `query`. Otherwise, whether no residual times q^2 can fall below 1. This holds if
+        every eigenvalue of L is at least 1, as it is from features. It is computed on first access.
+        For a matrix of more than 2048 candidates that would take too long, and it is False.
 
     Raises
     ------
     ValueError
         If a matrix has the wrong shape, NaN or infinite entries, is not symmetric, or is not
-        positive definite: at once where that shows, otherwise as soon as a residual becomes
-        negative. The message names the pivot, and a ridge that is enough.
+        positive definite. The last is raised at once if it shows, otherwise as soon as a residual
+        becomes negative. The message names the pivot and a sufficient ridge.
     TypeError
         If a matrix is not numeric.
 
     Warns
     -----
     RuntimeWarning
-        From optimizers, if an element was selected that is, but for rounding, a combination of
-        those before it, such as a copy. F would be minus infinity. Instead the element counts as if
-        its residual were 2**-40 of L_jj (2**-22 where the matrix is float32), and it changes no
-        other gain. So such elements come last. `min_gain` stops before them, for instance
-        ``min_gain=0`` before the first element that lowers F; a ridge makes F finite.
+        From optimizers, if a selected element is a linear combination of those before it up to
+        rounding, such as a duplicate. F would be minus infinity. Instead, the residual of the
+        element counts as 2**-40 of L_jj (2**-22 for a float32 matrix), and no other gain changes.
+        So such elements come last. `min_gain` stops the search before them; for instance,
+        ``min_gain=0`` stops before the first element that lowers F. A ridge makes F finite.
 
     Notes
     -----
-    Incremental Cholesky: the t-th element takes one column of K and O(n t) time; memory n k numbers
-    for k elements. `from_features` needs less. The first element is the one of largest L_jj, which
-    for a constant diagonal is the one of index 0. States are float64.
+    The method is incremental Cholesky: the t-th element takes one column of K and O(n t) time.
+    Memory is n k numbers for k elements; `from_features` needs less. The first element is the one
+    with the largest L_jj; for a constant diagonal that is index 0. All state is float64.
 
     References
     ----------
@@ -131,21 +132,22 @@ class LogDeterminant(Objective):
         query: ArrayLike | None = None, private: ArrayLike | None = None, eta: float = 1.0,
         nu: float = 1.0, backend: str = "auto",
     ) -> "LogDeterminant":  # fmt: skip
-        """Log-determinant of L = I + scale K, where K are similarities of the rows of X.
+        """Log-determinant of L = I + scale K, where K holds the similarities of the rows of X.
 
-        Every residual is at least 1, so that F is finite and monotone, also with copies. It is
-        twice the information that noisy measurements along the selected rows give, `scale` being
-        the ratio of signal to noise.
+        Every residual is at least 1, so F is finite and monotone even if rows are duplicated. F is
+        twice the information that noisy measurements along the selected rows give, where `scale` is
+        the signal-to-noise ratio.
 
         Parameters
         ----------
         X : array_like or scipy sparse matrix, shape (n, d)
             As for `GraphCut.from_features`.
         scale : float, default 1.0
-            Positive. Large values ask more for directions that are new, and less for long rows.
+            Positive. Large values favour new directions, small values favour long rows.
         metric : str or callable, default "dot"
-            As for `GraphCut.from_features`, all of whose metrics are positive semidefinite. So must
-            a callable be; that it is not is said as soon as a residual becomes negative.
+            As for `GraphCut.from_features`, all of whose named metrics are positive semidefinite. A
+            callable must be so too; if it is not, an error is raised as soon as a residual becomes
+            negative.
         gamma : float, optional
             Of ``"rbf"``; default 1 / d.
         query, private : array_like, shapes (m, d) and (p, d), optional
@@ -156,10 +158,11 @@ class LogDeterminant(Objective):
 
         Notes
         -----
-        Exact. With ``"dot"``, ``"cosine"`` and ``"correlation"``, dense X and at least as many rows
-        as features: O(n d + d^2) for each element selected, and memory n + d^2 numbers beside a
-        copy of X, however many are selected. Otherwise one column of K for each element, as for a
-        matrix. Gains are off by at most some 2**-52 times scale times the largest squared length.
+        Nothing is approximated. For ``"dot"``, ``"cosine"`` and ``"correlation"`` with dense X and
+        at least as many rows as features, each element takes O(n d + d^2) time. Memory is then n +
+        d^2 numbers beside a copy of X, however many elements are selected. Otherwise each element
+        takes one column of K, as for a matrix. The rounding error of a gain is about 2**-52 times
+        `scale` times the largest squared length.
         """
         columns.on_cpu("LogDeterminant", backend, X)
         scale = float(check_number(scale, "scale", 0, 1e100))
@@ -177,9 +180,9 @@ class LogDeterminant(Objective):
         return objective
 
     def _of(self, states: list[Any], quality: ArrayLike | None, above_one: bool | None) -> None:
-        """From residuals beside what is private, and beside the query too if there is one.
+        """Set up from the residuals beside private items, and then those beside the query as well.
 
-        `above_one` says whether no residual can fall below 1, where that is known.
+        `above_one` says whether no residual can fall below 1; None if that is not known.
         """
         self._states, self.n, self.path = states, states[0].n, states[0].path
         self.submodular = len(states) == 1
@@ -201,7 +204,7 @@ class LogDeterminant(Objective):
         return self._monotone
 
     def _never_falls(self) -> bool:
-        """Whether the gains beside all other elements, the smallest there are, are not negative."""
+        """Whether no gain beside all other elements is negative. These are the smallest gains."""
         state = self._states[0]
         if not isinstance(state, Cholesky) or self.n > _LARGEST_INVERTED:
             return False
@@ -276,14 +279,14 @@ class LogDeterminant(Objective):
         return elements, won
 
     def _leaders(self, taken: np.ndarray) -> np.ndarray:
-        """Candidates of which one has the largest gain, found without logarithms; or none."""
+        """Candidates that include the one of largest gain, found without logarithms; or none."""
         state = self._states[0]
         if not isinstance(state, Spanned) or len(self._states) > 1 or self._extra is not None:
             return np.empty(0)
         return state.leaders(taken | self._added)
 
     def value(self, indices: ArrayLike) -> float:
-        """F(indices), from scratch; does not touch what was added.
+        """F(indices), computed from scratch. This does not change the selection.
 
         Parameters
         ----------
@@ -298,7 +301,7 @@ class LogDeterminant(Objective):
         return values[0] - sum(values[1:]) + extra
 
     def restrict(self, candidates: ArrayLike) -> "LogDeterminant":
-        """The same objective with fewer candidates; nothing selected.
+        """The same objective with fewer candidates. Nothing is selected.
 
         Parameters
         ----------
@@ -320,7 +323,7 @@ def _weights(eta: float, nu: float) -> tuple[float, float]:
 
 
 def _items(given: Any, name: str, n: int, many: int) -> list[np.ndarray]:
-    """Checked kernels of query or private items: to the candidates, among themselves, ..."""
+    """Check the kernels of query or private items: to candidates, among themselves, and across."""
     wanted = ["candidates x items", "items x items", "private x query items"][:many]
     if not isinstance(given, tuple | list) or len(given) != many:
         raise ValueError(f"{name} must be a tuple of {many} kernels: {', '.join(wanted)}")
@@ -347,7 +350,7 @@ def _items(given: Any, name: str, n: int, many: int) -> list[np.ndarray]:
 def _known(
     n: int, told: list[np.ndarray] | None, kept: list[np.ndarray] | None, eta: float, nu: float
 ) -> list[np.ndarray]:
-    """Rows (m, n) whose squares are what private items, then also query items, explain."""
+    """Rows (m, n) whose squares are what private items explain, then also query items."""
     known = np.zeros((0, n))
     if kept:
         factor = cholesky(kept[1], "private[1]")
@@ -356,7 +359,7 @@ def _known(
     if not told:
         return [known]
     across, own = eta * told[0].T, told[1]
-    if kept:  # the query's own kernel, and the one to the candidates, beside the private items
+    if kept:  # both kernels of the query, once private items are projected out
         side = solve(factor, kept[2])
         across, own = across - products(side, known), own - products(side, side)
     explained = solve(cholesky(own, "query[1]"), across)
@@ -367,7 +370,7 @@ def _by_columns(
     rows: columns.RowColumns, scale: float, query: columns.RowColumns | None,
     private: columns.RowColumns | None, eta: float, nu: float,
 ) -> list[Cholesky]:  # fmt: skip
-    """Residuals of I + scale K, for any similarities."""
+    """Residuals of I + scale K for any similarities K."""
 
     def kernel(some: columns.RowColumns, others: columns.RowColumns) -> np.ndarray:
         out = np.empty((others.n, some.n))

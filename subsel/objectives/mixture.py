@@ -24,23 +24,25 @@ class Mixture(Objective):
     Parameters
     ----------
     objectives : sequence of Objective
-        Over the same candidates. A mixture among them is taken apart, and an objective that occurs
-        more than once counts once, with the sum of its weights. The mixture searches the objectives
-        themselves, not copies: what was added to one of them is forgotten.
+        Objectives over the same candidates. A mixture among them is replaced by its parts. An
+        objective that occurs more than once counts once, with the sum of its weights. The mixture
+        uses the objectives themselves, not copies, and resets them: elements that were added to
+        them are forgotten.
     weights : array_like of float, shape (number of objectives,), optional
-        Finite, of either sign; default 1 for each. Objectives are not brought to one scale: compare
-        ``f.value(range(f.n))`` of each, or the values of what each selects alone.
+        Finite weights of either sign; default 1 for each. Objectives are not scaled to match. To
+        choose weights, compare ``f.value(range(f.n))`` of the objectives, or the values of what
+        each selects alone.
 
     Attributes
     ----------
     objectives : list of Objective
     weights : list of float
     submodular : bool
-        Whether every objective is submodular and no weight is negative; the sign of the weight of a
-        `Modular` does not matter.
+        Whether every objective is submodular and no weight is negative. The weight of a `Modular`
+        may have either sign.
     monotone : bool
         Whether every objective is monotone and no weight is negative. A `Modular` counts as
-        monotone if none of its values is negative once multiplied by the weight.
+        monotone if none of its values times its weight is negative.
 
     Raises
     ------
@@ -48,12 +50,12 @@ class Mixture(Objective):
         If there is no objective, the objectives differ in their number of candidates, or a weight
         is missing, NaN or infinite.
     TypeError
-        If something else than objectives is given.
+        If `objectives` holds anything other than objectives.
 
     Notes
     -----
-    Time and memory are those of the objectives together. A gain is the sum of theirs, in the order
-    given.
+    Time and memory are the sums over the objectives. A gain is the weighted sum of their gains, in
+    the order given.
 
     References
     ----------
@@ -110,18 +112,18 @@ class Mixture(Objective):
         return f"Mixture({' + '.join(f'{w:g} * {f!r}' for f, w in _terms(self))})"
 
     def searched(self) -> list[Objective]:
-        """The mixture and its objectives, which it searches themselves."""
+        """The mixture and its objectives, which it searches in place."""
         return [self, *(part for f in self.objectives for part in f.searched())]
 
     @property
     def rounding(self) -> float:  # type: ignore[override]
-        """What the objectives say, and the rounding of the sum of the gains seen so far."""
+        """The objectives' own tolerances, plus the rounding of the sum of the gains seen so far."""
         own = math.fsum(abs(w) * (f.rounding or 0.0) for f, w in _terms(self))
         return own + 2.0**-44 * self._largest
 
     @property
     def caution(self) -> str:  # type: ignore[override]
-        """What the objectives say of the elements added."""
+        """The objectives' warnings about the elements that were added."""
         return "; ".join(f.caution for f in self.objectives if f.caution)
 
     def reset(self) -> None:
@@ -153,7 +155,7 @@ class Mixture(Objective):
             f.add(element)
 
     def value(self, indices: ArrayLike) -> float:
-        """F(indices), from scratch; does not touch what was added.
+        """F(indices), computed from scratch. This does not change the selection.
 
         Parameters
         ----------
@@ -164,7 +166,7 @@ class Mixture(Objective):
         return math.fsum(weight * f.value(indices) for f, weight in _terms(self))
 
     def restrict(self, candidates: ArrayLike) -> "Mixture":
-        """The mixture of the objectives restricted to some candidates; nothing selected.
+        """The mixture of the objectives, restricted to some candidates. Nothing is selected.
 
         Parameters
         ----------
@@ -176,7 +178,7 @@ class Mixture(Objective):
 
 
 def _terms(f: Objective) -> list[tuple[Objective, float]]:
-    """The objectives of a mixture and their weights; another objective with the weight 1."""
+    """The objectives and weights of a mixture; any other objective has the weight 1."""
     if isinstance(f, Mixture):
         return list(zip(f.objectives, f.weights, strict=True))
     return [(f, 1.0)]

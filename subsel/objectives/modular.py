@@ -18,8 +18,8 @@ from subsel.validation import (
 class Modular(Objective):
     """A modular objective: F(S) = the sum of values_j over j in S.
 
-    For relevance, quality or costs beside another objective, in a `Mixture`. Alone, greedy takes
-    the largest values.
+    Use it in a `Mixture` to add relevance, quality or costs to another objective. Alone, greedy
+    selects the largest values.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ class Modular(Objective):
         self._added = np.zeros(self.n, bool)
 
     def gains(self, candidates: ArrayLike) -> np.ndarray:
-        """Marginal gains of candidates: their values, or 0 where they were added, float64 (m,).
+        """Marginal gains, float64 (m,): the values of candidates, or 0 for selected elements.
 
         Parameters
         ----------
@@ -95,7 +95,7 @@ class Modular(Objective):
         return candidates[order], gains[order]
 
     def value(self, indices: ArrayLike) -> float:
-        """F(indices); does not touch what was added.
+        """F(indices), computed from scratch. This does not change the selection.
 
         Parameters
         ----------
@@ -105,7 +105,7 @@ class Modular(Objective):
         return math.fsum(self.values[np.unique(check_indices(indices, self.n))])
 
     def restrict(self, candidates: ArrayLike) -> "Modular":
-        """The same objective with fewer candidates; nothing selected.
+        """The same objective with fewer candidates. Nothing is selected.
 
         Parameters
         ----------

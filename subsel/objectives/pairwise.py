@@ -1,7 +1,7 @@
-"""The pairwise family: what each element is worth alone, less what each pair has in common.
+"""The pairwise family: the worth of each element alone, less what each pair has in common.
 
 F(S) = sum of l_j over j in S, less factor times the sum of r_ab over all ordered pairs a, b in S,
-each element with itself included. Each member says what l, r and the factor are.
+including a = b. Each member of the family defines l, r and the factor.
 """
 
 import copy
@@ -16,23 +16,23 @@ from subsel.validation import ArrayLike, check_candidates, check_count, check_in
 
 
 class Pairwise(Objective):
-    """An objective of pairs.
+    """An objective that is a sum over elements and pairs of elements.
 
     Parameters
     ----------
     pairs : Columns
         The numbers r between candidates; see `subsel.sources.columns`.
     alone : ndarray of float64, shape (n,)
-        What each element is worth alone, l.
+        l, the worth of each element alone.
     factor : float
-        What r is multiplied by. Where it is positive and no r is negative, F is submodular.
+        The factor of r. If it is positive and no r is negative, F is submodular.
     sums : ndarray of float64, shape (n,), optional
-        The sum of each column of r, where it is known already.
+        The sum of each column of r, if it is known already.
 
     Notes
     -----
-    The state is one number for each candidate, the sum of its r with all selected elements, in
-    float64. Adding an element takes one column of r; then every gain is known: O(1) each.
+    The state is one float64 for each candidate: the sum of its r with all selected elements. Adding
+    an element takes one column of r. After that every gain takes O(1).
     """
 
     keeps_gains = True
@@ -52,7 +52,7 @@ class Pairwise(Objective):
         self.reset()
 
     def _never_falls(self, sums: np.ndarray | None) -> bool:
-        """Whether the gains beside all other elements, the smallest there are, are not negative."""
+        """Whether no gain beside all other elements is negative. These are the smallest gains."""
         sums = self._pairs.sums() if sums is None else sums
         others = sums - self._pairs.diagonal()
         least = self._base - 2 * self._factor * others
@@ -98,12 +98,12 @@ class Pairwise(Objective):
         return elements, gains
 
     def value(self, indices: ArrayLike) -> float:
-        """F(indices), from scratch; does not touch what was added.
+        """F(indices), computed from scratch. This does not change the selection.
 
         Parameters
         ----------
         indices : array_like of int, shape (k,)
-            May be empty (F = 0) and may repeat. Time that of the sums of k columns of k numbers.
+            May be empty (F = 0) and may repeat. Time O(k^2) numbers r.
         """
         indices = np.unique(check_indices(indices, self.n))
         if not len(indices):
@@ -112,7 +112,7 @@ class Pairwise(Objective):
         return math.fsum([*self._alone[indices], *(-self._factor * common)])
 
     def restrict(self, candidates: ArrayLike) -> "Pairwise":
-        """The same objective with fewer candidates; nothing selected.
+        """The same objective with fewer candidates. Nothing is selected.
 
         Parameters
         ----------

@@ -31,10 +31,10 @@ def _covered(rule: Uncovered, i: int, level: float) -> float:
 class ProbabilisticSetCover(Coverage):
     """Probabilistic cover: F(S) = sum over concepts u of weights_u (1 - prod_{j in S} (1 - p_ju)).
 
-    The expected weight of the concepts that are covered, if elements cover them independently. With
-    `query`, a concept counts as far as the query covers it too (mutual information); with
-    `private`, as far as it is not covered already (conditional gain); with both, the conditional
-    mutual information. Monotone and submodular.
+    F is the expected weight of the covered concepts if elements cover them independently. With
+    `query`, a concept counts by the probability that the query covers it too (mutual information).
+    With `private`, it counts by the probability that it is not covered already (conditional gain).
+    With both, F is the conditional mutual information. All of these are monotone and submodular.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Saturated coverage: every point wants a share of all the similarity that it could have."""
+"""Saturated coverage: a point is satisfied once it has a given share of its total similarity."""
 
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from subsel.validation import ArrayLike, check_number
 
 
 class Saturated(NamedTuple):
-    """Similarities add up, to at most a cap for each point; all are on a grid.
+    """Similarities add up to at most a cap for each point. All numbers lie on a grid.
 
     Adding `shift` and subtracting it rounds to the grid, as float64 numbers of its size are on it.
     """
@@ -22,9 +22,9 @@ class Saturated(NamedTuple):
 
     @classmethod
     def of(cls, cap: np.ndarray, source: Any) -> "Saturated":
-        """With caps of a source's points, on a grid for sums over its points and candidates."""
+        """The rule for caps of the points, on a grid for sums over points and candidates."""
         up, down = grid(max(source.n, source.n_points), source.unit * source.span)
-        # No level is higher than so many steps of the grid, so a higher cap is none.
+        # No level can exceed this many steps of the grid, so a higher cap never applies.
         steps = np.minimum(np.rint(cap * up), 2.0**53)
         return cls(steps * down, 1.5 * 2.0**52 * down)
 
@@ -47,11 +47,11 @@ def _below_cap(rule: Saturated, i: int, level: float) -> float:
 class SaturatedCoverage(Coverage):
     """Saturated coverage: F(S) = sum_i min(sum_{j in S} s_ij, fraction * sum_j s_ij).
 
-    A point that has the given fraction of all its similarity is satisfied, and the next element
-    helps others. Monotone and submodular. A gain takes O(n_points) similarities, once for each
-    candidate. Adding an element takes its similarity to all candidates out of the gains for each
-    point that is near its share, as long as these are few; else gains are evaluated lazily. Memory
-    beside the similarities: 38 bytes a point and 18 a candidate.
+    A point is satisfied once the selection has the given fraction of its total similarity; further
+    elements then gain nothing from it. Monotone and submodular. The first gain of each candidate
+    takes O(n_points) similarities. When an element is added, gains are corrected for the points
+    that are near their share if these are few; otherwise gains are evaluated lazily. Memory beside
+    the similarities: 38 bytes for each point and 18 bytes for each candidate.
 
     Similarities, shares and their sums are rounded to a grid of at most 2**-52 times n times the
     largest similarity, so that all gains are exact.

@@ -1,4 +1,4 @@
-"""Set cover: every element has some concepts, and concepts want to be covered."""
+"""Set cover: every element covers some concepts, and the selection should cover them all."""
 
 import copy
 import math
@@ -36,7 +36,7 @@ class SetCover(Objective):
     weights : array_like, shape (n_concepts,), optional
         Non-negative weights of the concepts, default 1.
     times : int, default 1
-        By how many elements a concept wants to be covered.
+        Number of selected elements beyond which a concept gains nothing more.
     query, private : array_like of bool, shape (n_concepts,), optional
         Concepts that are asked for, and concepts that are covered already.
     backend : {"auto", "cpu"}, default "auto"
@@ -58,14 +58,14 @@ class SetCover(Objective):
 
     Notes
     -----
-    Gains of all candidates are kept, exact at all times. All steps together cost O(non-zeros of
-    `membership`), for through an inverted index a concept that is covered is taken out of the gains
-    of all candidates that have it, once. Beside that, a step looks for the largest gain in some
-    sqrt(n) of them. Memory: 8 bytes for each non-zero, 16 for each candidate and 32 for each
-    concept.
+    The gains of all candidates are stored and always exact. Once a concept is covered, its weight
+    is subtracted from the gains of all candidates that have it, which an inverted index lists. This
+    happens once for each concept, so all steps together cost O(non-zeros of `membership`). Each
+    step also searches about sqrt(n) gains for the largest. Memory: 8 bytes for each non-zero, 16
+    bytes for each candidate and 32 bytes for each concept.
 
-    Weights are rounded to a grid, at most 2**-52 of n_concepts times the largest of them, which
-    makes every sum exact; smaller ones count as 0.
+    Weights are rounded to a grid of at most 2**-52 * n_concepts times the largest weight, which
+    makes every sum exact. Weights below one step of the grid count as 0.
 
     References
     ----------
@@ -122,7 +122,7 @@ class SetCover(Objective):
         return f"SetCover(n={self.n}, n_concepts={self.n_concepts}, times={self.times})"
 
     def restrict(self, candidates: ArrayLike) -> "SetCover":
-        """The same concepts, covered only by some candidates; nothing selected.
+        """The same concepts, which only some of the candidates can cover. Nothing is selected.
 
         Parameters
         ----------
@@ -141,7 +141,7 @@ class SetCover(Objective):
     def reset(self) -> None:
         """Make the selection empty."""
         self._gains, self._added = self._first_gains.copy(), np.zeros(self.n, bool)
-        # What has no weight is never looked at.
+        # Concepts without weight are left out.
         self._missing = np.where(self._weights > 0, self.times, 0)
 
     def gains(self, candidates: ArrayLike) -> np.ndarray:
@@ -175,7 +175,7 @@ class SetCover(Objective):
         return self._sets, self._weights, self._missing, self._gains, self._added
 
     def value(self, indices: ArrayLike) -> float:
-        """F(indices), from scratch; does not touch what was added.
+        """F(indices), computed from scratch. This does not change the selection.
 
         Parameters
         ----------
@@ -188,7 +188,7 @@ class SetCover(Objective):
 
 
 def _compressed_rows(rows: Any) -> Any:
-    """Rows as SciPy compresses them, but sooner: it looks for what is not 0 among numbers."""
+    """Compressed rows as SciPy makes them, but faster: from a mask of the non-zero entries."""
     from scipy.sparse import csr_array  # takes longer to import than subsel
 
     if not isinstance(rows, np.ndarray):
@@ -201,10 +201,10 @@ def _compressed_rows(rows: Any) -> Any:
 def concept_weights(
     weights: ArrayLike | None, query: ArrayLike | None, private: ArrayLike | None, count: int
 ) -> np.ndarray:
-    """What concepts count for: their weight, if of the query, and if not covered already.
+    """The weight with which each concept counts, given the query and what is covered already.
 
-    `query` and `private` are the probabilities that the query, and what is covered already, cover
-    a concept.
+    `query` is the probability that the query covers a concept, and `private` the probability that
+    the concept is covered already.
     """
 
     def checked(values: ArrayLike, name: str, high: float) -> np.ndarray:

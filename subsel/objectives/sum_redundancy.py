@@ -9,23 +9,23 @@ from subsel.validation import ArrayLike, Metric
 class SumRedundancy(Pairwise):
     """Sum redundancy: F(S) = -sum_{a in S} sum_{b in S} s_ab, ordered pairs and each with itself.
 
-    Elements that are unlike one another, whether or not they are like anything else. For
-    similarities that are not negative no gain is positive: greedy selects exactly as many elements
-    as it is asked for, those that lose least.
+    It selects elements that are unlike one another, whether or not they are like anything else. If
+    no similarity is negative, no gain is positive: greedy still selects as many elements as it is
+    asked for, each with the smallest loss.
 
     Parameters
     ----------
     similarity : array_like or scipy sparse matrix, shape (n, n)
-        Finite similarities between candidates. Of a matrix that is not symmetric, s_ab + s_ba
-        counts for each pair.
+        Finite similarities between candidates. If the matrix is not symmetric, each pair counts
+        s_ab + s_ba.
     backend : {"auto", "cpu"}, default "auto"
         Sum redundancy is computed on the CPU.
 
     Attributes
     ----------
     submodular : bool
-        Whether no similarity is negative. From features with ``"dot"`` or ``"cosine"`` that is
-        known where no feature is negative, and else taken not to be so.
+        Whether no similarity is negative. From features with ``"dot"`` or ``"cosine"``, this is
+        True if no feature is negative, and False otherwise.
     monotone : bool
         False, unless all similarities are 0.
 
@@ -38,8 +38,8 @@ class SumRedundancy(Pairwise):
 
     Notes
     -----
-    O(n) for each element selected, and 24 bytes for each candidate; `GraphCut.from_features` says
-    what features cost. Where all candidates have the same similarity to themselves, the first
+    Time O(n) for each element selected, and 24 bytes for each candidate; for features see
+    `GraphCut.from_features`. If all candidates have the same similarity to themselves, the first
     element is the one of the lowest index.
 
     References
@@ -66,11 +66,11 @@ class SumRedundancy(Pairwise):
         cls, X: ArrayLike, metric: Metric = "cosine", *, gamma: float | None = None,
         backend: str = "auto",
     ) -> "SumRedundancy":  # fmt: skip
-        """Sum redundancy of the rows of X (n, d), without a matrix: O(n d) for each element.
+        """Sum redundancy of the rows of X (n, d). No matrix is made; each element costs O(n d).
 
         X, `metric` and `gamma` are those of `GraphCut.from_features`. Memory: a copy of X and 40
-        bytes for each row. Whether the similarities of a callable are negative is looked up among
-        all pairs, O(n^2) at the start.
+        bytes for each row. For a callable, all pairs are searched for a negative similarity, O(n^2)
+        at the start.
         """
         columns.on_cpu("SumRedundancy", backend, X)
         objective = cls.__new__(cls)
