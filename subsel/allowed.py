@@ -1,4 +1,4 @@
-"""Which rows may be selected, and which sets of them: what `select` and `greedi` take alike."""
+"""The arguments of `select` and `greedi` that limit which rows may be selected."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,9 +24,9 @@ from subsel.validation import (
 
 @dataclass
 class OpenRows:
-    """Which rows are held already, and which may be selected: masks (n,).
+    """Masks (n,) of the rows that are held already, and of those that may be selected.
 
-    `whole` says that the objective gets all rows as candidates in any case.
+    `whole` means that the objective always gets all rows as candidates.
     """
 
     held: np.ndarray
@@ -57,7 +57,7 @@ class OpenRows:
     def part(self, stops: dict[str, float | None]) -> np.ndarray:
         """The rows that the objective gets as candidates, ascending: all, or those that may be."""
         few = np.flatnonzero(self.held | self.open)
-        # A coverage is a part of F of all rows; and leaving out a few makes nothing faster.
+        # `coverage` is a fraction of F of all rows. Also, leaving out a few rows saves no time.
         whole = self.whole or stops.get("coverage") is not None
         whole = whole or 2 * len(few) > len(self.held)
         return np.arange(len(self.held)) if whole else few
@@ -77,7 +77,7 @@ class OpenRows:
 
 
 def only_for_classes(objective: str, refused: dict[str, Any]) -> None:
-    """Refuse what does not go together with labels."""
+    """Refuse arguments that cannot be combined with labels."""
     cure = "for one selection of all rows, pass the classes as groups"
     if objective != "facility_location":
         raise ValueError(f"labels go with facility location only, not with {objective!r}: {cure}")
@@ -99,7 +99,7 @@ def constraint_of(
     `others` are features of rows that are held and not in X.
     """
     n, part = len(rows.open) - (0 if others is None else len(others)), rows.part(stops)
-    known = np.where(part < n, part, 0)  # what others cost, and their group, count nowhere
+    known = np.where(part < n, part, 0)  # the costs and groups of these other rows are never used
     some: list[Constraint] = []
     if isinstance(budget, Constraint):
         raise TypeError(
@@ -193,7 +193,7 @@ def apportion(budget: int, sizes: np.ndarray) -> np.ndarray:
     exact = budget * sizes.astype(np.int64)
     counts = np.maximum(exact // sizes.sum(), 1)
     while counts.sum() != budget:
-        # A class's claim to one more: how far its count lies below its exact share.
+        # The class whose count lies furthest below its exact share gets the next element.
         claim = exact - counts * sizes.sum()
         if counts.sum() < budget:
             counts[np.argmax(np.where(counts < sizes, claim, np.iinfo(np.int64).min))] += 1

@@ -1,4 +1,4 @@
-"""New points, each assigned to the nearest of some representatives."""
+"""Assign new points to their nearest representatives."""
 
 import numpy as np
 
@@ -21,13 +21,14 @@ from subsel.validation import (
 )
 
 _FEWEST = 1024
-"""Rows of a block, at least, where memory allows: representatives are made ready for each block."""
+"""Fewest rows of a block, if memory allows: each block has to prepare the representatives anew."""
 
 _WORK = 2**30
-"""Differences of features that a block may take, about half a second, so that Ctrl-C is heard."""
+"""Most differences of features in a block, about half a second of work between checks for
+Ctrl-C."""
 
 _PER_ROW = 256
-"""Bytes for a row of a block beside its features, at most."""
+"""Most bytes that a row of a block takes beside its features."""
 
 
 def assign(
@@ -38,7 +39,7 @@ def assign(
     backend: str = "auto",
     memory: float | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Assign new points to the nearest of some representatives, as the rows of a selection.
+    """Assign each new point to its nearest representative.
 
     Parameters
     ----------
@@ -49,16 +50,16 @@ def assign(
     metric : str or callable, default "euclidean"
         How distance is measured, as in `select`. ``"rbf"`` has gamma = 1 / d.
     backend : {"auto", "cpu"}, default "auto"
-        Where to compute: on the CPU. Arrays in a GPU's memory are copied from there.
+        Both mean the CPU. Arrays in GPU memory are copied from there.
     memory : float, optional
-        Bytes that the blocks in which points are taken may use together. Default: a quarter of what
-        this process can have now, as in `select`. A block has at least 64 points, and the
-        representatives are copied, even if this is less. The result does not depend on it.
+        Bytes that all blocks of points may use together. Default: a quarter of the memory that is
+        available to this process, as in `select`. The result does not depend on it. A small value
+        may be exceeded, because a block has at least 64 points and the representatives are copied.
 
     Returns
     -------
     assignment : ndarray of int64, shape (n,)
-        For each point the position of its representative; the first of equally near ones.
+        For each point the position of its representative; the first among equally near ones.
     nearness : ndarray of float64, shape (n,)
         For ``"euclidean"``, ``"manhattan"`` and ``"hamming"`` the distance to it; for the others
         the similarity: the cosine of the angle, the correlation, the inner product,
@@ -67,18 +68,19 @@ def assign(
     Raises
     ------
     ValueError, TypeError
-        If an argument is not one of the above: not 2-D, empty, sparse, not numeric, or with NaN or
-        inf (said where); `representatives` of another width than `X_new`.
+        If an array is not 2-D, is empty, sparse or not numeric, or has NaN or inf (the message says
+        where); if `representatives` and `X_new` have different numbers of columns; if another
+        argument is not one of the above.
 
     Notes
     -----
-    Time at most O(n k d), on all threads; groups of points whose representatives are nearer than
-    the next one can be are skipped. With metrics for which `select` makes a matrix, all features
-    are copied, and representatives are compared one after the other. Distances come from exact
-    differences, never from inner products, in float64 if one of the two arrays is, else in float32.
-    Similarities are rounded to the grid that `select` uses for n rows, at most 2**-52 n times the
-    largest of them (see `FacilityLocation`), so that ``assign(X, X[chosen.indices])`` is
-    ``chosen.assignment``; those that are equal on the grid count as equal.
+    Time is at most O(n k d), on all threads. A group of points is skipped if a representative is
+    provably too far away to be the nearest of any of them. For metrics that make `select` compute a
+    matrix, all features are copied, and representatives are compared one after the other. Distances
+    are computed from differences, never from inner products, in float64 if one of the two arrays is
+    float64, else in float32. Similarities are rounded to the grid that `select` uses for n rows, of
+    at most 2**-52 n times the largest similarity (see `FacilityLocation`). Similarities that are
+    equal on the grid count as equal. So ``assign(X, X[chosen.indices])`` is ``chosen.assignment``.
 
     Examples
     --------
@@ -129,7 +131,7 @@ def assign(
         return assignment, np.abs(nearness) * scale.unit
     if metric == "dot":
         return assignment, nearness * scale.unit
-    return assignment, nearness + 1  # stored less the similarity of equals
+    return assignment, nearness + 1  # similarities are stored less 1, the similarity of equal rows
 
 
 def _one_by_one(
@@ -157,7 +159,7 @@ def _checked(X: ArrayLike, name: str) -> np.ndarray:
 
 
 def _scale(arrays: list[np.ndarray], metric: str, dtype: np.dtype) -> Scale:
-    """The units of similarities of all rows."""
+    """The unit in which the similarities of all rows are stored."""
     low = np.min([array.min(axis=0) for array in arrays], axis=0).astype(dtype)
     high = np.max([array.max(axis=0) for array in arrays], axis=0).astype(dtype)
     middle, extent = spread(metric, low, high)

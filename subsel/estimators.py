@@ -38,11 +38,11 @@ __all__ = ["SubsetSampler", "SubsetSelector"]
 _SPARSE_METRICS = ("cosine", "dot")
 
 _BLOCK = 2**22
-"""Similarities to representatives that are computed together for sparse features."""
+"""Number of similarities that are computed together for sparse features."""
 
 
 class _Selecting(ClusterMixin, BaseEstimator):
-    """What both estimators do; `SubsetSelector` explains the parameters."""
+    """The common part of both estimators; `SubsetSelector` documents the parameters."""
 
     def __init__(
         self,
@@ -78,8 +78,8 @@ class _Selecting(ClusterMixin, BaseEstimator):
         y : array_like, shape (n,), optional
             Class of each row. Used only with `by_class`.
         sample_weight : array_like, shape (n,), optional
-            How much each row counts as one that is to be represented, at least 0. A row of weight 0
-            is not selected. For facility location only.
+            Weights of the rows in the objective, at least 0. A row of weight 0 is not selected. For
+            facility location only.
 
         Returns
         -------
@@ -88,8 +88,8 @@ class _Selecting(ClusterMixin, BaseEstimator):
         Raises
         ------
         ValueError, TypeError
-            If X is not as scikit-learn's `check_array` wants it, if there are fewer rows than the
-            budget, or for any reason that `subsel.select` has.
+            If scikit-learn's `check_array` refuses X, if there are fewer rows than the budget, or
+            if `subsel.select` raises.
         """
         features = self._checked(X, reset=True)
         n = features.shape[0]
@@ -145,7 +145,7 @@ class _Selecting(ClusterMixin, BaseEstimator):
 
         Returns
         -------
-        X, y : of the kinds that were given, k rows each
+        X, y : the selected k rows, of the types that were given
             In order of selection.
         """
         check_consistent_length(X, y)
@@ -164,7 +164,7 @@ class _Selecting(ClusterMixin, BaseEstimator):
         return validate_data(self, X, accept_sparse=sparse, dtype=numbers, reset=reset)
 
     def _classes_and_budget(self, y: Any, n: int) -> tuple[np.ndarray | None, Any]:
-        """The class of each row as a number, or None, and the budget for these numbers."""
+        """The class of each row as a number (or None), and the budget in terms of these numbers."""
         if not self.by_class:
             if isinstance(self.budget, str):
                 raise ValueError(f"budget={self.budget!r} needs by_class=True")
@@ -201,14 +201,14 @@ class SubsetSelector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _Selecti
     cluster.
 
     With the default objective this is a k-medoids clusterer: it minimizes the sum of the distances
-    of all rows to the nearest selected row. It is also a transformer, to the distances from each
-    selected row, and a sampler that keeps only the selected rows of X and y.
+    of all rows to the nearest selected row. As a transformer, it computes the distances to each
+    selected row. As a sampler, it keeps only the selected rows of X and y.
 
     Parameters
     ----------
     budget : int, float, mapping or "balanced", default 8
         How many rows to select: a count, or a fraction in (0, 1). With `by_class` also a mapping
-        from each class to its count, or ``"balanced"``, which takes of each class as many rows as
+        from each class to its count, or ``"balanced"``, which selects as many rows of each class as
         the rarest class has.
     objective : str, default "facility_location"
         What to maximize; see `subsel.select`.
@@ -240,7 +240,7 @@ class SubsetSelector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _Selecti
         What `subsel.select` returned.
     n_features_in_ : int
     feature_names_in_ : ndarray of str, shape (d,)
-        Only where X had names of columns that are all strings.
+        Only if X had column names that are all strings.
 
     See Also
     --------
@@ -305,7 +305,7 @@ class SubsetSampler(_Selecting):
 
 
 def _to_each(X: Any, centers: Any, metric: Any) -> np.ndarray:
-    """What `subsel.assign` calls nearness, of each row and each center."""
+    """The nearness (see `subsel.assign`) of each row to each center."""
     if callable(metric):
         return np.asarray(metric(X, centers))
     if metric in ("jaccard", "tanimoto"):

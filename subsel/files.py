@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and a lock on them."""
+"""Write files completely or not at all, and lock them."""
 
 import errno
 import glob

@@ -1,4 +1,4 @@
-"""How much memory this process may still take: the machine's, its container's, its own limits."""
+"""How much memory this process may still take, by the machine, its container and its own limits."""
 
 import os
 import time
@@ -18,7 +18,7 @@ def available_memory(root: str | os.PathLike = "/") -> int:
 
     The smallest of what the machine has free, what each control group around the process leaves
     (containers and batch systems limit memory by these, versions 1 and 2), and what the process's
-    own limits leave (``ulimit -v`` and ``ulimit -d``). 4 GiB where the system says none of them.
+    own limits leave (``ulimit -v`` and ``ulimit -d``). 4 GiB if the system reports none of them.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ def available_memory(root: str | os.PathLike = "/") -> int:
 
 
 def recently_available() -> int:
-    """The same as of a tenth of a second ago at most: it takes reading some thirty files."""
+    """`available_memory`, at most a tenth of a second old: it has to read about thirty files."""
     return _measured_in(int(time.monotonic() / _FRESH))
 
 
@@ -41,7 +41,7 @@ def _measured_in(period: int) -> int:
 
 
 def _machine(root: Path) -> Iterator[int]:
-    """What the machine has free; half of what it has where it does not say."""
+    """The free memory of the machine; half of its memory if it does not report what is free."""
     for line in _lines(root / "proc/meminfo"):
         if line.startswith("MemAvailable:"):
             yield int(line.split()[1]) * 1024

@@ -1,4 +1,4 @@
-"""Long searches in portions, so that a progress bar moves and Ctrl-C is heard."""
+"""Split long searches into portions, so that a progress bar moves and Ctrl-C works."""
 
 import threading
 import time
@@ -16,9 +16,9 @@ _obeyed = threading.local()
 
 
 def obey(stop: threading.Event) -> None:
-    """Let what this thread does in portions end soon after an event is set.
+    """Make the portions of this thread stop soon after an event is set.
 
-    Ctrl-C is heard by the main thread alone; by such an event it tells the others.
+    Only the main thread receives Ctrl-C. It tells the other threads by such an event.
     """
     _obeyed.stop = stop
 
@@ -31,14 +31,14 @@ def heed() -> None:
 
 
 class Pace:
-    """How much to do at a time, so that it takes about a tenth of a second."""
+    """Chooses the size of the next portion, so that it takes about a tenth of a second."""
 
     def __init__(self, first: int = 1) -> None:
         self._size = first
         self._began: float | None = None
 
     def size(self) -> int:
-        """Of the portion that begins now; twice the last one, or half of it if that took long."""
+        """The size of the next portion: twice the last one, or half of it if that took long."""
         heed()
         now = time.perf_counter()
         if self._began is not None:
@@ -49,7 +49,7 @@ class Pace:
 
 
 def portion(work: int, count: int) -> int:
-    """How many of `count` equal parts of some work, in similarities, are one portion."""
+    """How many of the `count` equal parts of some work, in similarities, make one portion."""
     return max(1, count if work <= PORTION else count * PORTION // work)
 
 
@@ -63,9 +63,10 @@ def portions(count: int, first: int = 1) -> Iterator[slice]:
 
 
 def interruptible(function: Callable, *arguments: Any) -> Any:
-    """Call a function that lets other threads run, such as a kernel, so that Ctrl-C is heard.
+    """Call a function that releases the GIL, such as a kernel, in a way that Ctrl-C can interrupt.
 
-    After Ctrl-C the function runs on to its end, unseen: what it works on must be its own.
+    After Ctrl-C the function runs on to its end in the background, so nothing else may use its
+    data.
     """
     if threading.current_thread() is not threading.main_thread():
         return function(*arguments)

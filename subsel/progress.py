@@ -1,4 +1,4 @@
-"""What a terminal shows, which cannot spoil the work that it tells of."""
+"""Progress bars and output that cannot make the work itself fail."""
 
 import sys
 from contextlib import suppress
@@ -39,20 +39,20 @@ class _Unfailing:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> None:
-        """Write, or not."""
+        """Write, and ignore errors."""
         with suppress(OSError):
             self._stream.write(text)
 
     def flush(self) -> None:
-        """Flush, or not."""
+        """Flush, and ignore errors."""
         with suppress(OSError):
             self._stream.flush()
 
 
 def say(text: str) -> None:
-    """Write to standard output; what its encoding has not is shown as an escape.
+    """Write to standard output; characters that its encoding lacks are written as escapes.
 
-    If it cannot be written, nothing is raised: what is told of has been done.
+    If standard output cannot be written, nothing is raised, because the work is done already.
     """
     if sys.stdout is None:
         return

@@ -10,7 +10,7 @@ import numpy as np
 from subsel.validation import check_choice
 
 _SHOWN = 6
-"""Classes that a repr names."""
+"""The number of classes that a repr names."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -30,12 +30,13 @@ class Selection:
         to date (facility location) count the similarities that they computed, divided by the number
         of points and rounded up.
     assignment : ndarray of int64, shape (n,), or None
-        For each point the position in `indices` of the element that represents it; the earliest
-        where several are equally similar. With labels, always an element of the point's own class.
-        -1 for a point that no selected element represents; see `uncovered`.
+        For each point the position in `indices` of the element that represents it. Among equally
+        similar elements, the earliest one represents the point. With labels, the element is always
+        of the point's own class. -1 means that no selected element represents the point; see
+        `uncovered`.
     sizes : ndarray of int64, shape (k,), or None
-        Number of points assigned to each selected element (CRAIG's weights); they sum to n less
-        the points that nothing represents.
+        Number of points assigned to each selected element (CRAIG's weights). The sizes sum to the
+        number of points that have a representative.
     values : ndarray of float64, shape (k,)
         F after each pick, including given elements; the last is `value`.
     stopped : str
@@ -43,18 +44,18 @@ class Selection:
         ``"min_gain"``, or ``"exhausted"`` (no candidate was left).
     bound : float or None
         An upper bound of the largest F of any selection under the same constraint, with the same
-        elements given and excluded: ``value / bound`` is a proven part of the optimum, mostly far
-        above what an algorithm guarantees. None where the objective is not both monotone and
-        submodular, or where it was not computed (`subsel.greedi`).
+        elements given and excluded: ``value / bound`` is a proven fraction of the optimum, usually
+        far above the guarantee of the algorithm. None if the objective is not both monotone and
+        submodular, or if the bound was not computed (`subsel.greedi`).
     cost : float or None
-        What the selection costs, under a `subsel.constraints.Knapsack`.
+        The total cost of the selection, under a `subsel.constraints.Knapsack`.
     path : str
         How the similarities were obtained: ``"features"`` (recomputed), ``"dense"`` or
         ``"sparse"`` (in memory), ``"cuda features"`` or ``"cuda dense"`` (the same on a GPU),
-        ``"mixed"`` if classes differ, or ``""`` for other objectives. By ``method="auto"``, from
-        many rows, with what was searched: ``"features: 100000 of 2000000 rows"``.
+        ``"mixed"`` if classes differ, or ``""`` for other objectives. If ``method="auto"`` searched
+        only some of the rows, it says so: ``"features: 100000 of 2000000 rows"``.
     per_class : dict of label to int, or None
-        With labels: how many elements of each class were selected.
+        With labels: the number of selected elements of each class.
     """
 
     indices: np.ndarray
@@ -89,18 +90,18 @@ class Selection:
 
     @property
     def uncovered(self) -> int | None:
-        """How many points nothing selected represents; None without an assignment."""
+        """The number of points without a representative; None without an assignment."""
         return None if self.assignment is None else int(np.count_nonzero(self.assignment < 0))
 
     def plot(self, ax: Any = None, **options: Any) -> Any:
-        """Draw F after each pick, the bound, and how many picks are enough: `subsel.plots.curve`.
+        """Draw F after each pick, its bound, and how many picks are enough (`subsel.plots.curve`).
 
         Parameters
         ----------
         ax : matplotlib Axes, optional
             Where to draw; default a new figure.
         **options
-            Of `subsel.plots.curve`.
+            Other arguments of `subsel.plots.curve`.
 
         Returns
         -------
@@ -111,7 +112,7 @@ class Selection:
         return curve(self, ax, **options)
 
     def columns(self) -> dict[str, np.ndarray]:
-        """What is known of each selected element: its row, rank from 1, gain, and size if any."""
+        """The row, rank (from 1), gain and, if known, size of each selected element."""
         known = {
             "row": self.indices,
             "rank": np.arange(1, len(self) + 1),
@@ -151,7 +152,7 @@ class Selection:
         return make(self.columns())
 
     def to_torch(self, device: Any = None) -> "Selection":
-        """The same with torch tensors in place of the arrays.
+        """A copy with torch tensors in place of NumPy arrays.
 
         Parameters
         ----------
@@ -177,15 +178,15 @@ if TYPE_CHECKING:
 
 
 def sizes_of(assignment: np.ndarray, k: int) -> np.ndarray:
-    """How many points are assigned to each of k elements; -1 counts for none."""
+    """The number of points assigned to each of k elements; -1 counts for no element."""
     return np.bincount(assignment[assignment >= 0], minlength=k)
 
 
 def by_falling_gain(gains: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
-    """How the picks of several parts are merged into one order, by decreasing gain.
+    """The order that merges the picks of several parts by decreasing gain.
 
-    Returns the order, as positions in all gains one part after the other, and for each part the
-    places that its picks get. Among equal gains the earlier part, and the earlier pick, is first.
+    Returns the order, as positions in the concatenated gains, and for each part the positions of
+    its picks in that order. Among equal gains the earlier part and the earlier pick come first.
     """
     ranking = np.argsort(-np.concatenate(gains), kind="stable")
     place = np.empty_like(ranking)
@@ -194,9 +195,9 @@ def by_falling_gain(gains: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarra
 
 
 def bound_of_greedy(gains: np.ndarray, k: int, base: float = 0.0) -> float:
-    """An upper bound of F of k elements beside what is worth `base`, from greedy's own gains.
+    """An upper bound of F of any k elements, from the gains of greedy; F starts at `base`.
 
-    At each prefix, none of the k could gain more than the one that greedy took.
+    At each prefix, no element could gain more than the one that greedy selected.
     """
     before = base + np.cumsum(gains) - gains
     return float((before + np.maximum(gains, 0) * k).min(initial=math.inf))
@@ -205,7 +206,7 @@ def bound_of_greedy(gains: np.ndarray, k: int, base: float = 0.0) -> float:
 def merged(
     parts: list[Selection], members: list[np.ndarray], n: int, names: list | None = None
 ) -> Selection:
-    """One selection of all `n` rows from those of disjoint parts, by decreasing gain.
+    """Merge the selections of disjoint parts of all `n` rows into one, by decreasing gain.
 
     Among equal gains the earlier part comes first. ``members[c]`` are the rows of part c, and
     ``names[c]`` is its label.

@@ -15,34 +15,35 @@ def check_objective(
     tolerance: float = 1e-9,
     random_state: int | np.random.Generator | None = 0,
 ) -> None:
-    """Try whether an objective keeps what it promises, on random sets.
+    """Check on random sets that an objective keeps its contract.
 
-    Checks that F(empty) is 0; that gains are differences of values; that `add`, `extend`, `reset`
-    and `restrict` agree with them; that gains never rise where the objective says that it is
-    submodular, and are never negative where it says that it is monotone; and that what comes back
-    has the right types and shapes. The objective is reset at the end.
+    F(empty) must be 0, and gains must be differences of values. `add`, `extend`, `reset` and
+    `restrict` must agree with both. Gains must never rise if the objective is declared submodular,
+    and must never be negative if it is declared monotone. All results must have the right types and
+    shapes. The objective is reset at the end.
 
     Parameters
     ----------
     f : Objective
     trials : int, default 20
-        How many random sets are tried, each of at most 8 elements.
+        Number of random sets, each of at most 8 elements.
     tolerance : float, default 1e-9
-        By how much numbers may differ, as a part of the largest gain beside nothing or one element.
+        Largest difference that counts as rounding, as a fraction of the largest gain beside no or
+        one element.
     random_state : int, numpy.random.Generator or None, default 0
         Seed of the sets.
 
     Raises
     ------
     AssertionError
-        With what is broken, and the sets that show it.
+        If a check fails. The message names the broken rule and the sets that show it.
     TypeError, ValueError
-        If f is no objective, or another argument is not one of the above.
+        If `f` is not an objective, or another argument is not one of the above.
 
     Notes
     -----
-    Time: `trials` times some ten values of at most 9 elements, and as many gains of all candidates.
-    A property that fails on few sets may go unnoticed.
+    Each trial takes about ten values of at most 9 elements, and as many evaluations of all gains. A
+    rule that is broken on few sets may go unnoticed.
 
     Examples
     --------
@@ -83,7 +84,7 @@ class _Checks:
         return abs(a - b) <= self.slack * (1 + len(self.first) ** 0.5)
 
     def gains(self) -> np.ndarray:
-        """Gains of all candidates, once their type and shape are seen to be right."""
+        """Gains of all candidates, with a check of their type and shape."""
         everything = np.arange(self.f.n)
         everything.flags.writeable = False
         gains = self.f.gains(everything)
@@ -97,7 +98,7 @@ class _Checks:
         return np.array(gains, np.float64)
 
     def value(self, elements: list[int]) -> float:
-        """F of a set, once its type is seen to be right."""
+        """F of a set, with a check of its type."""
         value = self.f.value(np.array(elements, np.int64))
         self.that(
             isinstance(value, float | np.floating) and bool(np.isfinite(value)),

@@ -21,7 +21,7 @@ COMMANDS = {
 
 
 FAILURES = (ValueError, TypeError, OSError, ImportError, RuntimeError, MemoryError)
-"""What a file, an option or a machine can be to blame for."""
+"""Errors that a file, an option or the machine can cause; they are reported in one line."""
 
 
 def main(arguments: list[str] | None = None) -> int:

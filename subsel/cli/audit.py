@@ -1,4 +1,4 @@
-"""`subsel audit`: which training images a trained model finds suspicious."""
+"""`subsel audit`: list the training images that a trained model finds suspicious."""
 
 import argparse
 from pathlib import Path
@@ -11,7 +11,7 @@ WRITES = ("html", "csv", "json")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Data, model, and what to write."""
+    """Add the options of the command."""
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument(
         "--data",
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check(args: argparse.Namespace) -> str | None:
-    """What is wrong with the options, if anything is."""
+    """An error message if the options are wrong, else None."""
     if not args.weights.is_file():
         return f"--weights: there is no file {args.weights}"
     for kind in WRITES:
@@ -57,7 +57,7 @@ def check(args: argparse.Namespace) -> str | None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Look, write and print the most suspicious."""
+    """Audit the images, write the files, and print the most suspicious images."""
     from torch import nn
 
     from subsel.defense import audit

@@ -1,6 +1,6 @@
-"""Formats of files: each is a function from paths to a `Table`, which hands out rows in parts.
+"""File formats: a function for each format makes a `Table`, which yields its rows in parts.
 
-`_parquet`, `_ipc` and `_csv` hand out batches of Arrow, and `_npy`, `_npz` and `_zarr` arrays.
+`_parquet`, `_ipc` and `_csv` yield Arrow batches; `_npy`, `_npz` and `_zarr` yield arrays.
 """
 
 import csv
@@ -26,17 +26,17 @@ NUMBER, VECTOR, OTHER = "a number", "a vector", "no number"
 
 
 class InputError(ValueError):
-    """What is wrong with a file, in a sentence for the user who named it."""
+    """An error in a file or option, worded for the user of the command."""
 
 
 @dataclass
 class Table:
     """A file of rows: its columns by name, and how to read some of them.
 
-    `columns` has for each NUMBER, VECTOR or OTHER, and `types` what it is in the file. `parts`
-    gives dicts of arrays of Arrow or of NumPy, for neighbouring rows, from the columns of features
-    and from others. `n` is None where only reading tells. `whole` has arrays that need no copy. In
-    a file of text, a type is only what the first lines suggest.
+    `columns` maps each name to NUMBER, VECTOR or OTHER, and `types` maps it to its type in the
+    file. `parts` yields consecutive rows of the wanted columns, as dicts of Arrow or NumPy arrays.
+    `n` is the number of rows, or None if it is unknown before reading. `whole` holds arrays that
+    need no copy. In a text file, a type is a guess from the first lines.
     """
 
     path: Path
@@ -48,15 +48,16 @@ class Table:
     text: bool = False
 
     def named(self, name: str) -> str:
-        """The column of a name; says which there are if it is none."""
+        """Check that a column exists; the error lists the columns that do."""
         if name in self.columns:
             return name
         raise InputError(f"{self.path} has no column {name!r}; it has {listed(self.columns)}")
 
     def features(self, wanted: str | None, taken: Iterable[str]) -> list[str]:
-        """Names of the columns of features: one, several with commas, a range ``a:z``, or None.
+        """Names of the feature columns, from one name, names with commas, a range ``a:z``, or None.
 
-        By default the only column of vectors; without one, all numeric columns that are not taken.
+        None means the only column of vectors or, if there is none, all numeric columns not in
+        `taken`.
         """
         if wanted is None:
             return self._usual(set(taken))
@@ -93,14 +94,14 @@ class Table:
 
 
 def listed(names: Iterable[str], most: int = 12) -> str:
-    """Names in quotes, not too many."""
+    """The names in quotes, at most a few of them."""
     names = list(names)
     some = ", ".join(map(repr, names[:most]))
     return some + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def open_table(path: Path) -> Table:
-    """A table of any format that is known, by the name's ending; for a folder, by its files."""
+    """Open a table; the ending of its name, or the files of a folder, decide the format."""
     if not path.exists():
         raise InputError(f"{path} does not exist")
     if path.is_dir():
@@ -127,7 +128,7 @@ def _folder(path: Path) -> Table:
 
 
 def needed(package: str, path: Path) -> Any:
-    """A module of an optional package."""
+    """Import a module of an optional package; the error says how to install it."""
     try:
         return import_module(package)
     except ImportError:
@@ -141,7 +142,7 @@ def needed(package: str, path: Path) -> Any:
 
 
 def _of_arrow(paths: list[Path], schema: Any, n: int | None, batches: Callable) -> Table:
-    """A table from its schema, and a function that gives batches of some columns."""
+    """A table from an Arrow schema and a function that yields batches of some columns."""
     from pyarrow import types
 
     def kind(dtype: Any) -> str:
@@ -236,7 +237,7 @@ def _csv(paths: list[Path]) -> Table:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Errors of a library that does not say which file they are about."""
+    """Add the path of the file to errors of a library that does not name it."""
     try:
         yield
     except InputError:
@@ -256,7 +257,7 @@ def _is_number(text: str) -> bool:
 
 
 def _of_arrays(path: Path, arrays: dict[str, Any], load: Callable[[str], Any]) -> Table:
-    """A table from objects with `shape` and `dtype`, and a function that gives what has entries."""
+    """A table from objects with `shape` and `dtype`, and a function that returns their arrays."""
 
     def kind(array: Any) -> str:
         if np.dtype(array.dtype).kind not in "biuf" or len(array.shape) not in (1, 2):

@@ -1,4 +1,4 @@
-"""`subsel info`: what this installation is made of, for bug reports."""
+"""`subsel info`: versions and settings of this installation, for bug reports."""
 
 import argparse
 import os
@@ -14,18 +14,18 @@ PACKAGES = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """It has none."""
+    """Add nothing: the command has no options."""
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print it."""
+    """Print them."""
     for name, value in facts():
         say(f"{name:14}{value}\n")
     return 0
 
 
 def facts() -> list[tuple[str, str]]:
-    """Names and values."""
+    """The names and values that `run` prints."""
     from subsel.kernels.compiling import threads
     from subsel.kernels.disk_cache import cache_folder
 

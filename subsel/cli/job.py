@@ -1,4 +1,4 @@
-"""What `subsel select` does: features are read, rows selected, files written."""
+"""The work of `subsel select`: read features, select rows, write files."""
 
 import argparse
 import os
@@ -39,10 +39,10 @@ _NUMBERS = 2**22
 
 
 class Percentage(Fraction):
-    """A part of the rows."""
+    """A budget that is a percentage of the rows."""
 
     def argument(self, n: int) -> Any:
-        """As `select` takes it, of n rows."""
+        """The budget in the form that `select` takes, for n rows."""
         return n if self == 1 else float(self)
 
 
@@ -52,7 +52,7 @@ class Job:
     Parameters
     ----------
     args : argparse.Namespace
-        Options that `subsel.cli.select.check` found nothing wrong with.
+        Options that `subsel.cli.select.check` accepted.
     """
 
     def __init__(self, args: argparse.Namespace) -> None:
@@ -61,7 +61,7 @@ class Job:
         self.bar = self.show and sys.stderr is not None and sys.stderr.isatty()
 
     def run(self) -> None:
-        """Read, select, write; nothing is written if anything fails before."""
+        """Read, select and write. If reading or selecting fails, nothing is written."""
         args = self.args
         self._check_places()
         scratch = args.out.with_name(f".{args.out.name}.{os.getpid()}.features")
@@ -74,14 +74,14 @@ class Job:
                 scratch.unlink(missing_ok=True)
 
     def tell(self, text: str) -> None:
-        """A line on standard error, which may be lost if that cannot be written."""
+        """Write a line to standard error; if that fails, the line is lost and the work goes on."""
         if self.show and sys.stderr is not None:
             with suppress(OSError):
                 sys.stderr.write(f"{text}\n")
                 sys.stderr.flush()
 
     def _check_places(self) -> None:
-        """Refuse before any work what would fail after it."""
+        """Refuse, before any work is done, output paths that could not be written."""
         args = self.args
         written = [p.resolve() for p in (args.out, args.assignments, args.plot) if p is not None]
         if len(set(written)) < len(written):
@@ -99,7 +99,7 @@ class Job:
     # Reading
 
     def _read(self, scratch: Path) -> tuple[np.ndarray, dict[str, Any]]:
-        """Features, and the columns that options name, by option."""
+        """The features, and for each option the column that it names."""
         args = self.args
         table = formats.open_table(args.file)
         named = {"by": args.by, "costs": args.costs, "id": args.id}
@@ -157,7 +157,7 @@ class Job:
         return chosen
 
     def _in_parts(self, largest: int) -> bool:
-        """Whether rows are searched in parts."""
+        """Whether the rows are searched in parts."""
         args = self.args
         if args.scheduler is not None or args.partitions is not None:
             return args.scheduler is not None or args.partitions > 1
@@ -171,7 +171,7 @@ class Job:
     def _whole(self, X: np.ndarray, budget: Any, options: dict[str, Any]) -> Any:
         import subsel
 
-        # A matrix beside large features would take more memory than these.
+        # A matrix of similarities could take more memory than large features do.
         memory = None if X.nbytes <= _SMALL else X.nbytes // 4
         return subsel.select(
             X, budget, coverage=self.args.coverage, min_distance=self.args.min_distance,
@@ -179,7 +179,7 @@ class Job:
         )  # fmt: skip
 
     def _of_many(self, X: np.ndarray, budget: Any, options: dict[str, Any]) -> Any:
-        """From a sample, or from partitions, whichever is for these options."""
+        """Select from a sample of the rows or in partitions, whichever these options allow."""
         import subsel
 
         if self.args.objective != "facility_location":
@@ -234,12 +234,12 @@ class Job:
 
 
 def proven(value: float, bound: float) -> str:
-    """A percentage that is rounded down, so that what is claimed holds."""
+    """The proven percentage of the optimum, rounded down so that the claim holds."""
     return f"{floor(1000 * value / bound) / 10}%"
 
 
 def _too_large(path: Path) -> bool:
-    """Whether a file's features may take more than half of the memory that is free."""
+    """Whether the features of a file may take more than half of the free memory."""
     if path.suffix == ".npy":  # is mapped in any case
         return False
     files = path.rglob("*") if path.is_dir() else [path]
@@ -247,7 +247,7 @@ def _too_large(path: Path) -> bool:
 
 
 def classes_of(column: Any, name: str) -> np.ndarray:
-    """A column of classes as `select` takes it; names become numbers, in the order of the names."""
+    """A column of classes in the form that `select` takes. Names become numbers in sorted order."""
     if isinstance(column, np.ndarray):
         return column
     import pyarrow as pa
@@ -307,7 +307,7 @@ def _cast(column: Any, dtype: Any, what: str) -> Any:
 
 
 def _curve() -> Callable[[Any], Any]:
-    """What draws a selection."""
+    """The function that draws a selection; an error if matplotlib is missing."""
     try:
         import matplotlib
 
@@ -319,7 +319,7 @@ def _curve() -> Callable[[Any], Any]:
 
 
 def assignments(X: np.ndarray, chosen: Any, metric: str) -> dict[str, np.ndarray]:
-    """For every row its representative, -1 if a given row represents it, and their similarity."""
+    """For every row the row that represents it (-1: a given row does), and their similarity."""
     places = np.asarray(chosen.assignment)
     known = places >= 0
     rows = np.full(len(X), -1, np.int64)
@@ -337,7 +337,7 @@ def _blocks(n: int, d: int) -> Iterator[tuple[int, int]]:
 
 
 def similarities(A: np.ndarray, B: np.ndarray, metric: str) -> np.ndarray:
-    """Of each row of A to that of B in its place; of a distance, what is below zero by as much."""
+    """Similarities of each row of A to the same row of B; distances count as negative."""
     A, B = A.astype(np.float64), B.astype(np.float64)
     if metric == "jaccard":
         both, either = ((A != 0) & (B != 0)).sum(1), ((A != 0) | (B != 0)).sum(1)

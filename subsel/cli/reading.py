@@ -1,4 +1,4 @@
-"""Rows of a file, read into one array a part at a time, so that they are never in memory twice."""
+"""Read rows of a file part by part into one array, so that they are never in memory twice."""
 
 import sys
 from pathlib import Path
@@ -15,7 +15,7 @@ from subsel.validation import float_type
 def read(
     table: Table, features: list[str], others: list[str], *, show: bool, scratch: Path | None = None
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """The features in one array (n, d), and other columns as they come.
+    """The features in one array (n, d), and other columns in the type that the file has.
 
     Parameters
     ----------
@@ -24,7 +24,7 @@ def read(
     show : bool
         Whether to show a progress bar on a terminal.
     scratch : Path, optional
-        A file to fill in place of memory, which is mapped.
+        A file to fill and map in place of memory.
     """
     kept: dict[str, list] = {name: [] for name in others}
     rows: Any = None
@@ -53,7 +53,7 @@ def read(
 def _block(
     table: Table, features: list[str], part: dict[str, Any], start: int, widths: Any
 ) -> tuple[np.ndarray, list[int]]:
-    """Features of some rows, side by side, in the type that they are computed in, and widths."""
+    """Features of some rows in the type used for computing, and the width of each column."""
     columns, found = [], []
     for at, name in enumerate(features):
         where = f"{table.path}: column {name!r}"
@@ -78,7 +78,7 @@ def _block(
 
 
 class _Whole:
-    """Features that lie in one array already."""
+    """Features that are one array in the file already."""
 
     widths = None
 
@@ -133,7 +133,7 @@ def _joined(parts: list) -> Any:
 
 
 def read_column(path: Path, preferred: str | None = None) -> Any:
-    """The only column of a file, or the one of a name, as it comes."""
+    """The only column of a file, or the named one, in the type that the file has."""
     table = open_table(path)
     name = preferred if preferred in table.columns else None
     if name is None:

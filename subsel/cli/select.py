@@ -26,7 +26,7 @@ examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Its options."""
+    """Add the options of the command."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = __doc__.split("\n", 1)[0].partition(": ")[2].capitalize()
     parser.usage = "subsel select FILE --budget 1%% --out FILE [options]"
@@ -155,7 +155,7 @@ def _count(text: str) -> int:
 
 
 def check(args: argparse.Namespace) -> str | None:
-    """What is wrong with the options by themselves."""
+    """An error message if the options do not fit together, else None."""
     if args.budget is None and args.coverage is None and args.min_distance is None:
         return "say how much to select: --budget, --coverage or --min-distance"
     if args.costs is None and isinstance(args.budget, float):
@@ -185,6 +185,6 @@ def check(args: argparse.Namespace) -> str | None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Read, select, write."""
+    """Read the file, select rows, and write them."""
     Job(args).run()
     return 0

@@ -1,9 +1,9 @@
 """`subsel warm-up`: compile every kernel for the usual kinds of input, and keep the result on disk.
 
-The first selection of a kind compiles what it needs, which takes up to half a minute. This does it
-ahead, for instance when a container is built. Run it as a user who can write to the package, whose
-kernels then serve everybody, or as the user who will later select (``NUMBA_CACHE_DIR`` names a
-folder of your own).
+The first selection of each kind compiles its kernels, which takes up to half a minute. This command
+compiles them ahead, for instance when a container is built. Run it as the user who will later
+select, or as a user who can write to the folder of the package; then the kernels serve all users.
+``NUMBA_CACHE_DIR`` names another folder for them.
 """
 
 import argparse
@@ -18,14 +18,14 @@ from subsel.progress import Progress, say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Its options."""
+    """Add the options of the command."""
     parser.add_argument(
         "--quick", action="store_true", help="only what selecting rows of features needs"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compile; say where the result is kept."""
+    """Compile all kernels, and print where they are kept."""
     from subsel.kernels.disk_cache import cache_folder
 
     began = time.perf_counter()
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _everything() -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Kinds of input, and jobs that compile for them."""
+    """Pairs of a kind of input and a job that compiles the kernels for it."""
     yield from _features()
     for dtype in (np.float32, np.float64):
         yield f"other objectives of features, {dtype.__name__}", partial(_others, dtype)

@@ -1,4 +1,4 @@
-"""What was selected, as a file: whole or not at all, in the format that its name says."""
+"""Write a selection to a file, completely or not at all, in the format of its ending."""
 
 import csv
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What an optimizer needs of a constraint; the simplest one, a count; and several at once."""
+"""The interface between optimizers and constraints, the constraint `Count`, and `a & b`."""
 
 import math
 from abc import ABC, abstractmethod
@@ -10,14 +10,14 @@ from subsel.validation import check_budget, check_count
 
 
 class State(ABC):
-    """A selection as a constraint sees it while it grows.
+    """The state of a constraint while a selection grows.
 
     Attributes
     ----------
     costs : ndarray of float64, shape (n,), or None
         If given, greedy compares gains divided by these.
     most : int or None
-        How many elements can be selected at most, where that is known; for the progress bar.
+        The largest number of elements that can be selected, if it is known; for the progress bar.
     singles : bool
         Whether greedy also tries, at each of its prefixes, the best single element that may follow,
         and returns the best set that it saw.
@@ -29,19 +29,19 @@ class State(ABC):
 
     @abstractmethod
     def safe(self) -> int:
-        """How many elements may be added, whichever they are, before `close` has to be asked again.
+        """How many elements may be added, whichever they are, before `close` must be called again.
 
-        0 means that the selection is full. It need not be the most: 1 is always right while
-        anything may be added.
+        0 means that the selection is full. A smaller number than possible is correct too: 1 always
+        is, as long as anything may be added.
         """
 
     @abstractmethod
     def close(self, closed: np.ndarray) -> None:
-        """Mark in ``closed`` (n,), bool, what may not be added now or ever again."""
+        """Mark in ``closed``, bool (n,), the elements that may not be added now or later."""
 
     @abstractmethod
     def add(self, elements: np.ndarray) -> None:
-        """Elements were selected, in this order, each when it was allowed."""
+        """Record that these elements were selected, in this order. Each was allowed at its turn."""
 
 
 class Constraint(ABC):
@@ -52,7 +52,8 @@ class Constraint(ABC):
     Attributes
     ----------
     floors : bool
-        Whether the selection has to contain something, so that no other constraint may end it.
+        Whether the constraint demands some elements, so that no other constraint may end the
+        selection early.
     """
 
     floors: bool = False
@@ -66,7 +67,7 @@ class Constraint(ABC):
         closed : ndarray of bool, shape (n,)
             Candidates that may not be selected: those given and those excluded.
         given : ndarray of int64
-            Elements held from the start. They are not selected, and use up no count and no cost.
+            Elements held from the start. They are not selected, and do not count or cost anything.
 
         Raises
         ------
@@ -75,26 +76,26 @@ class Constraint(ABC):
         """
 
     def beside(self, closed: np.ndarray, given: np.ndarray) -> State:
-        """An empty selection, as `start`, beside another constraint, which may end it earlier.
+        """An empty selection beside another constraint, which may end it earlier.
 
-        The same as `start` unless a subclass can then promise less.
+        The same as `start`, unless a subclass has weaker requirements in this case.
         """
         return self.start(closed, given)
 
     def most_of(self, gains: np.ndarray) -> float:
-        """The largest sum of gains of a set that may be selected, or a bound above it.
+        """The largest sum of gains of any set that may be selected, or an upper bound of it.
 
-        The sum of all gains unless a subclass knows better.
+        By default the sum of all gains; a subclass may return a smaller bound.
 
         Parameters
         ----------
         gains : ndarray of float64, shape (n,)
-            Not negative; 0 for what may not be selected.
+            Not negative; 0 for elements that may not be selected.
         """
         return math.fsum(gains)
 
     def cost(self, elements: np.ndarray) -> float | None:
-        """What a selection costs; None where the constraint has no costs."""
+        """The cost of a selection; None if the constraint has no costs."""
         return None
 
     def __and__(self, other: Any) -> "Both":
@@ -107,7 +108,8 @@ class Count(Constraint):
     Parameters
     ----------
     k : int
-        In 1..n, and no more than may be selected. Beside another constraint any number from 1 on.
+        At least 1, and at most the number of elements that may be selected. Beside another
+        constraint it has no upper limit.
 
     Examples
     --------
@@ -153,7 +155,7 @@ class _Counting(State):
 
 
 class Unlimited(Constraint):
-    """As many elements as there are: a target decides."""
+    """No limit: a target or another stop ends the search."""
 
     def __repr__(self) -> str:
         return "no budget"
@@ -161,17 +163,17 @@ class Unlimited(Constraint):
     def start(self, closed: np.ndarray, given: np.ndarray) -> State:
         """An empty selection."""
         most = _left(closed)
-        return _Counting(most + 1, most)  # never full: what ends it is that no candidate is left
+        return _Counting(most + 1, most)  # never full: the search ends when no candidate is left
 
 
 class Both(Constraint):
-    """What two constraints allow; made by ``a & b``.
+    """The sets that two constraints both allow, made by ``a & b``.
 
     Raises
     ------
     ValueError
-        If one of them has floors, which the other might leave unmet, or if both divide gains by
-        costs of their own.
+        If one constraint demands elements (`at_least`) that the other might prevent, or if both
+        divide gains by their own costs.
     """
 
     def __init__(self, a: Constraint, b: Constraint) -> None:
@@ -196,7 +198,7 @@ class Both(Constraint):
         return min(self.a.most_of(gains), self.b.most_of(gains))
 
     def cost(self, elements: np.ndarray) -> float | None:
-        """Of the one that has costs; of the first if both have."""
+        """The cost by the constraint that has costs, or by the first one if both have."""
         own = self.a.cost(elements)
         return self.b.cost(elements) if own is None else own
 
@@ -226,7 +228,7 @@ class _Jointly(State):
 
 
 def as_constraint(budget: Any) -> Constraint:
-    """A constraint as it is; a number as a count; None as no limit."""
+    """The constraint that an argument means: itself, a `Count` for a number, no limit for None."""
     if isinstance(budget, Constraint):
         return budget
     return Unlimited() if budget is None else Count(budget)

@@ -1,4 +1,4 @@
-"""At most, or at least, so many elements of each group: sources, classes, authors."""
+"""Limits for each group, such as a source, a class or an author."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,32 +10,32 @@ from subsel.validation import ArrayLike, check_count, check_labels
 
 
 class Groups(Constraint):
-    """So many elements of each group at most, at least, and of all together.
+    """Limits on the number of elements of each group, and of all groups together.
 
     Parameters
     ----------
     labels : array_like of int, bool or str, shape (n,)
         Group of each candidate.
     at_most : int, or mapping from label to int, optional
-        How many of a group may be selected; a number is for each group. Groups that a mapping does
-        not name have no limit.
+        The most elements of a group that may be selected. A number applies to every group. Groups
+        that a mapping does not name have no limit.
     at_least : int, or mapping from label to int, optional
-        How many of a group must be selected; a number is for each group. Groups that a mapping does
-        not name need none. Only with `count`.
+        The fewest elements of a group that must be selected. A number applies to every group.
+        Groups that a mapping does not name have no minimum. Only with `count`.
     count : int, optional
-        How many elements in all. Default: as many as `at_most` leaves.
+        The number of elements in all. Default: as many as `at_most` allows.
 
     Raises
     ------
     ValueError, TypeError
         If an argument is not one of the above, a mapping names a label that does not occur, or the
-        numbers cannot be met, for instance because a group is too small or too few of it are
-        neither given nor excluded.
+        numbers cannot be met, for instance because a group has too few elements that are neither
+        given nor excluded.
 
     Notes
     -----
-    Floors are met by keeping enough room: once as many picks are left as groups still need, only
-    elements of those groups may follow. What is `given` is not counted.
+    `at_least` is met by reserving room: once the number of picks left equals the number of elements
+    that groups still need, only elements of those groups may follow. `given` elements do not count.
 
     For a monotone submodular F, greedy reaches at least 1/2 of the largest F of any set that the
     constraint allows: the sets that can be extended to one that meets the floors form a matroid.
@@ -110,7 +110,7 @@ class Groups(Constraint):
         return _Quotas(self.group, room, self.at_least.copy(), count)
 
     def most_of(self, gains: np.ndarray) -> float:
-        """The largest gains of each group, and of these the largest of all."""
+        """The sum of the largest gains that the limits of the groups and the count allow."""
         order = np.lexsort((-gains, self.group))
         starts = np.searchsorted(self.group[order], np.arange(len(self._names)))
         rank = np.arange(len(order)) - starts[self.group[order]]
@@ -126,7 +126,7 @@ class _Quotas(State):
 
     @property
     def _slack(self) -> int:
-        """Picks that need not go to a group in need."""
+        """The number of picks that are not reserved for a group in need."""
         return self._left - int(self._need.sum())
 
     def safe(self) -> int:
@@ -149,7 +149,7 @@ class _Quotas(State):
 
 
 def _by_group(numbers: Any, names: list, name: str, otherwise: np.ndarray) -> np.ndarray:
-    """A number for each group, from one for all or from a mapping of labels to numbers."""
+    """One number for each group, from a single number or from a mapping of labels to numbers."""
     if numbers is None:
         return otherwise
     values = otherwise.copy()

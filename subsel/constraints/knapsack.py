@@ -14,40 +14,41 @@ RULES = ("ratio", "plain", "best")
 
 
 class Knapsack(Constraint):
-    """Elements whose costs sum to at most a budget.
+    """Limit the sum of the costs of all selected elements.
 
     Parameters
     ----------
     costs : array_like, shape (n,)
-        What each candidate costs: positive, finite.
+        The cost of each candidate: positive, finite.
     budget : float
-        What the selected elements may cost together; what is `given` costs nothing.
+        The largest total cost of the selected elements. `given` elements cost nothing.
     rule : {"best", "ratio", "plain"}, default "best"
         How an optimizer compares elements that still fit:
 
         - ``"ratio"``: by gain / cost.
         - ``"plain"``: by gain alone.
-        - ``"best"``: by gain / cost; and at each prefix of the selection, the one element of
-          largest gain that still fits is tried as the last. The best set that was seen is returned.
-          For `greedy` and `lazy_greedy`.
+        - ``"best"``: by gain / cost. In addition, at each prefix of the selection the element of
+          largest gain that still fits is tried as the last one, and the best set of all is
+          returned. Only `greedy` and `lazy_greedy` support this.
 
     Raises
     ------
     ValueError, TypeError
-        If a cost is not a positive number (said which), the budget is not one, the costs are not as
-        many as the candidates, or nothing that may be selected fits the budget.
+        If a cost (named in the message) or the budget is not a positive number, the number of costs
+        differs from the number of candidates, or no element that may be selected fits the budget.
 
     Notes
     -----
-    Sums are exact, of the numbers as they are written in decimal: three times 0.1 fits a budget of
-    0.3, though it does not in floating point. A sum that equals the budget fits.
+    Sums are exact for the costs as written in decimal: three times 0.1 fits a budget of 0.3,
+    although it does not in floating point. A sum that equals the budget fits.
 
     For a monotone submodular F, greedy by ``"best"`` reaches at least 1/2 of the largest F of any
-    set within the budget (Yaroslavtsev, Zhou, Avdiukhin 2020, "Greedy+Max"). The two other rules
-    alone have no such guarantee. It costs little: by the ratio that greedy found at a prefix,
-    hardly any single element can be worth trying but at the last few.
+    set within the budget (Yaroslavtsev, Zhou, Avdiukhin 2020, "Greedy+Max"). The other two rules
+    have no such guarantee. Trying single elements costs little: bounds from the gain / cost ratios
+    rule out nearly all of them, except at the last few prefixes.
 
-    A target, coverage or min_gain that ends the search early also ends it without trying singles.
+    If a target, coverage or min_gain ends the search early, single elements are not tried at that
+    point.
 
     References
     ----------
@@ -87,7 +88,7 @@ class Knapsack(Constraint):
         return _Filling(self, closed)
 
     def most_of(self, gains: np.ndarray) -> float:
-        """What fits in the order of gain / cost, and a part of the next one."""
+        """The gains of what fits by gain / cost, plus a fraction of the next element."""
         some = np.flatnonzero((gains > 0) & (self.costs <= _at_most(written(self.budget))))
         gains, costs = gains[some], self.costs[some]
         order = np.argsort(-gains / costs, kind="stable")
@@ -128,20 +129,20 @@ class _Filling(State):
 
 
 def written(number: Any) -> Fraction:
-    """A number as it is written in decimal, exactly: 0.1 is 1/10."""
+    """The exact value of a number as written in decimal: 0.1 is 1/10."""
     if isinstance(number, float | np.floating):
         return Fraction(str(number))
     return Fraction(number if isinstance(number, Fraction | Decimal) else int(number))
 
 
 def _at_most(limit: Fraction) -> float:
-    """The largest float that, as it is written, is not above a limit."""
+    """The largest float whose decimal form does not exceed a limit."""
     nearest = float(limit)
     return nearest if written(nearest) <= limit else math.nextafter(nearest, -math.inf)
 
 
 def _checked(costs: ArrayLike) -> np.ndarray:
-    """Costs in float64, as they are written: 0.1 in float32 is 0.1."""
+    """Checked costs in float64, with their decimal values: 0.1 in float32 becomes 0.1."""
     array = as_float_array(costs, "costs")
     if array.ndim != 1 or not array.size:
         raise ValueError(f"costs must have one entry for each candidate, not shape {array.shape}")

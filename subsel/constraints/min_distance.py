@@ -1,4 +1,4 @@
-"""No two selected elements nearer to one another than so much: near-duplicates."""
+"""A minimum distance between selected elements, which excludes near-duplicates."""
 
 import math
 
@@ -23,15 +23,15 @@ _SAFE = 400
 
 
 class MinDistance(Constraint):
-    """Elements at a distance of at least `least` from one another, and from what is given.
+    """Keep selected elements at least `least` apart from one another and from `given` elements.
 
     Parameters
     ----------
     X : array_like or scipy sparse matrix, shape (n, d)
-        Features of the candidates: finite, any real dtype; sparse ones for ``"cosine"``.
+        Features of the candidates: finite, any real dtype. Sparse features need ``"cosine"``.
     least : float
-        The smallest distance that two selected elements may have; positive. A pick closes what lies
-        nearer; what lies exactly so far stays open.
+        The smallest distance that two selected elements may have; positive. A distance of exactly
+        `least` is allowed.
     metric : str or callable, default "euclidean"
         Distance of two rows: ``"euclidean"``, ``"cosine"``, or another of
         `DisparitySum.from_features`.
@@ -39,15 +39,16 @@ class MinDistance(Constraint):
     Raises
     ------
     ValueError, TypeError
-        If X is not 2-D, is empty, or has NaN or inf (said where); if it has not one row for each
-        candidate; if `least` or `metric` is not one of the above.
+        If X is not 2-D, is empty, or has NaN or inf (the message says where); if it does not have
+        one row for each candidate; if `least` or `metric` is not one of the above.
 
     Notes
     -----
     Distances come from exact differences in float64, so copies are at distance 0. A pick costs at
-    most O(n d), and no matrix of distances is made: many rows are seen to be far from their first
-    features. Alone, it allows as many elements as fit; ``MinDistance(X, least) & Count(k)`` at
-    most k. No guarantee is known for greedy under it, for F in general.
+    most O(n d), often less, because the first features of a row can show that it is far away. No
+    matrix of distances is made. The constraint alone allows as many elements as fit;
+    ``MinDistance(X, least) & Count(k)`` allows at most k. For F in general, no guarantee is known
+    for greedy under this constraint.
 
     Examples
     --------
@@ -82,7 +83,7 @@ class MinDistance(Constraint):
 
 
 class _Near:
-    """Closes what is near by distances that are lengths of differences."""
+    """Closes near elements by distances that are lengths of differences."""
 
     def __init__(self, features: np.ndarray, squared: float) -> None:
         self.features, self.squared, self.n = features, squared, len(features)
@@ -92,7 +93,7 @@ class _Near:
 
 
 class _NearByColumns:
-    """Closes what is near by any distances."""
+    """Closes near elements by any distance."""
 
     def __init__(self, pairs: RowColumns, least: float) -> None:
         self.pairs, self.least, self.n = pairs, least, pairs.n
@@ -118,7 +119,7 @@ class _Apart(State):
 
 
 def _prepared(features: np.ndarray, least: float, metric: str) -> tuple[np.ndarray, float]:
-    """Rows, and the squared distance of them that stands for `least`."""
+    """The rows to compare, and the squared distance between them that corresponds to `least`."""
     if metric == "cosine":  # 1 - cos(x, y) = ||x - y||^2 / 2 for rows of length 1
         rows = np.empty((len(features), features.shape[1] + 1))
         cpu.unit_rows(features, rows)

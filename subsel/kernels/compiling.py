@@ -1,6 +1,6 @@
 """How kernels are compiled, where the result is kept, and how many threads they may use.
 
-Everything that subsel asks of Numba's compiler for the CPU goes through this file:
+All uses of Numba's compiler for the CPU go through this file:
 
 - `kernel` compiles a function and keeps the machine code on disk (`subsel.kernels.disk_cache`).
 - `by_type` makes a function whose body is chosen by the type of its first argument. One search then
@@ -32,7 +32,7 @@ from numba.extending import overload
 
 try:
     from subsel.kernels.disk_cache import keep_on_disk
-except ImportError:  # a version of Numba that is made otherwise inside
+except ImportError:  # a version of Numba with other internals
 
     def keep_on_disk(compiled: Any) -> None:
         """Numba's own cache, which notices changes in one file only."""
@@ -44,10 +44,11 @@ _COMPILES = not config.DISABLE_JIT
 
 
 def _load_without_blas() -> None:
-    """Load Numba's arrays without SciPy's linear algebra, a third of what a first call takes.
+    """Load Numba's arrays without SciPy's linear algebra, which is a third of the time of a first
+    call.
 
-    Numba imports that to learn whether it is there, which it is, as subsel needs SciPy; and again
-    where a function multiplies matrices, which no kernel does.
+    Numba imports it to learn whether SciPy is installed, which subsel requires anyway, and again
+    for functions that multiply matrices, which no kernel does.
     """
     from numba.np import linalg
 
@@ -60,11 +61,11 @@ def _load_without_blas() -> None:
 
 
 if _COMPILES:
-    with contextlib.suppress(ImportError, AttributeError):  # made otherwise inside
+    with contextlib.suppress(ImportError, AttributeError):  # other internals
         _load_without_blas()
 
 _AS_A_PART: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-with contextlib.suppress(ImportError):  # a version of Numba that is made otherwise inside
+with contextlib.suppress(ImportError):  # a version of Numba with other internals
     from subsel.kernels.parts import PartCompiler
 
     _AS_A_PART["pipeline_class"] = PartCompiler
@@ -82,14 +83,16 @@ def kernel(function: Any = None, **options: Any) -> Any:
 
 
 def inner(function: Any = None, *, makes_arrays: bool = False) -> Any:
-    """Compile a function that kernels alone call: no way in from Python, nothing kept on disk.
+    """Compile a function that only kernels call: Python cannot call it, and it is not kept on disk.
 
-    What kernels call becomes part of them. A way in unpacks the arrays of a store and of a search,
-    some hundred numbers, and takes as long to compile as a short kernel itself.
+    Such a function becomes part of each kernel that calls it. A wrapper for Python would unpack the
+    arrays of a store and of a search, about a hundred numbers, and would take as long to compile as
+    a short kernel.
 
-    Nor does it count the references to arrays, for what calls it holds them: two atomic additions
-    for every array of every store that is handed on took a fifth of a search. So a function
-    that makes an array, or is returned one, must say so.
+    The function does not count references to arrays either, because its caller holds them: two
+    atomic additions for each array of each store that is passed on took a fifth of a search. So a
+    function that makes an array, or that another function returns one to, must say so with
+    `makes_arrays`.
     """
     if function is None:
         return functools.partial(inner, makes_arrays=makes_arrays)
@@ -99,7 +102,7 @@ def inner(function: Any = None, *, makes_arrays: bool = False) -> Any:
 
 
 def uncached(compiled: Any) -> Any:
-    """The same kernel, without the disk cache: for rules that stand outside of this package."""
+    """The same kernel without the disk cache, for rules from outside of this package."""
     return _uncached(compiled) if _COMPILES else compiled
 
 
@@ -112,15 +115,16 @@ def _uncached(compiled: Any) -> Any:
 
 
 def inlined(function: Any) -> Any:
-    """Compile a function into each place where it is called.
+    """Compile a function that is inlined wherever it is called.
 
-    LLVM could do so as well (``forceinline``), which compiles as fast and runs a little slower.
+    Numba does the inlining. LLVM could do it as well (``forceinline``); that compiles as fast but
+    runs a little slower.
     """
     return numba.njit(inline="always")(function)
 
 
 def intrinsic(in_python: Callable) -> Callable:
-    """A function in LLVM's own language, and what stands for it where nothing is compiled."""
+    """A function in LLVM's language, and its twin in Python, which replaces it without the JIT."""
     return _intrinsic if _COMPILES else lambda _: in_python
 
 
@@ -129,8 +133,8 @@ def by_type(stub: Any = None, *, inline: bool = False, makes_arrays: bool = Fals
 
     ``stub.of(Type)`` is the decorator that gives the body for a type; its arguments have the names
     of the stub's. Works in compiled kernels, in plain Python and on the CUDA simulator. With
-    `inline` the body is put where it is called: for small ones in loops, and for those that are
-    handed many arrays, each of which is seven numbers to pass on. `makes_arrays` is as in `inner`.
+    `inline` the body is inlined, which helps for small functions in loops, and for functions that
+    take many arrays, each of which is passed as seven numbers. `makes_arrays` is as in `inner`.
     """
     if stub is None:
         return functools.partial(by_type, inline=inline, makes_arrays=makes_arrays)
@@ -161,10 +165,10 @@ def by_type(stub: Any = None, *, inline: bool = False, makes_arrays: bool = Fals
 
 
 class _CompilationNotice(event.Listener):
-    """Tells a person who waits, once, that kernels are being compiled; cached ones are not."""
+    """Tells a waiting user, once, that kernels are being compiled; cached kernels are not."""
 
     def on_start(self, event_: Any) -> None:
-        """Say it, at the first of our kernels."""
+        """Write the notice when the first kernel of subsel is compiled."""
         if event_.data["dispatcher"].py_func.__module__.startswith("subsel.kernels"):
             event.unregister("numba:compile", self)
             said = "compiling for this kind of input, once on this machine; up to half a minute"
@@ -173,15 +177,15 @@ class _CompilationNotice(event.Listener):
                 sys.stderr.write(f"subsel: {said} ...\n")
 
     def on_end(self, event_: Any) -> None:
-        """Nothing to say."""
+        """Do nothing."""
 
 
 class _InterruptsKept(event.Listener):
-    """Sees to it that Ctrl-C is not lost while kernels are compiled.
+    """Makes sure that Ctrl-C is not lost while kernels are compiled.
 
-    LLVM calls Python functions of llvmlite's, and it is mostly there that Python gets round to
-    Ctrl-C, for LLVM takes the longest time. What is raised in them is printed and forgotten, and
-    leaves a kernel without machine code. What is raised while Python tidies up is forgotten, too.
+    LLVM takes most of the time, and calls Python functions of llvmlite, so Python mostly handles
+    Ctrl-C in these. An exception in them is printed and then ignored, and leaves a kernel without
+    machine code. An exception while Python cleans up objects is ignored, too.
     """
 
     def __init__(self) -> None:
@@ -189,7 +193,7 @@ class _InterruptsKept(event.Listener):
         self._again: threading.Timer | None = None
 
     def on_start(self, _: Any) -> None:
-        """Stand in for Python's own handler of Ctrl-C, if it has that."""
+        """Replace Python's own handler of Ctrl-C, if that is in place."""
         if threading.current_thread() is not threading.main_thread():
             return
         if self._depth or signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -206,11 +210,11 @@ class _InterruptsKept(event.Listener):
         if signal.getsignal(signal.SIGINT) == self._interrupt:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         if self._again and isinstance(sys.exc_info()[1], KeyboardInterrupt):
-            self._again.cancel()  # it was heard
+            self._again.cancel()  # it took effect
         self._again = None
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        """Raise KeyboardInterrupt, but not where LLVM calls; and again, until it is heard."""
+        """Raise KeyboardInterrupt outside of calls by LLVM, repeatedly until it takes effect."""
         if self._again:
             self._again.cancel()
         self._again = threading.Timer(0.1, interrupt_main)
@@ -223,7 +227,7 @@ class _InterruptsKept(event.Listener):
 
 
 event.register("numba:compile", _InterruptsKept())
-event.register("numba:compile", _CompilationNotice())  # last, as it takes itself off the list
+event.register("numba:compile", _CompilationNotice())  # last: it removes itself
 
 
 # --- Threads ----------------------------------------------------------------------------------
@@ -255,11 +259,11 @@ def single_thread() -> None:
         numba.set_num_threads(1)
 
 
-# --- What stands for the intrinsics in plain Python -------------------------------------------
+# --- The twins of the intrinsics in plain Python ----------------------------------------------
 
 
 def fma(x: Any, y: Any, z: Any) -> Any:
-    """X * y + z, rounded once, of arrays of one float type; the C library's, number by number."""
+    """X * y + z with one rounding, for arrays of one float type, by the C library."""
     single = np.result_type(x, y, z) == np.float32
     function = _c_function(
         "fmaf" if single else "fma", ctypes.c_float if single else ctypes.c_double

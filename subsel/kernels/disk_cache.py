@@ -2,9 +2,9 @@
 
 Numba's own disk cache looks only at the file in which a function stands, so it goes stale when a
 function called from another file changes; it raises where no folder can be written to and where a
-file is damaged; and two processes that fill it at the same time can mix up each other's files. This
-one is stamped with all sources of kernels and objectives, and has a file of its own for each kernel
-and each kind of arguments.
+file is damaged; and two processes that fill it at the same time can mix up each other's files. The
+cache in this module is stamped with all sources of kernels and objectives, and has its own file for
+each kernel and each kind of arguments.
 
 It builds on classes of Numba that are not public. Where a version of Numba lacks them, this module
 cannot be imported, and `subsel.kernels.compiling` goes back to Numba's cache.
@@ -58,9 +58,9 @@ def cache_folder() -> Path | None:
     """Where compiled kernels are kept; None where nothing can be written.
 
     ``NUMBA_CACHE_DIR`` if it is set; else the first that can be written of the package's own
-    folder, the user's cache folder, and a folder in the temporary directory. What lies there is
-    executed, so the last is used only if it belongs to this user and nobody else can write to it.
-    The package's own folder is read also where it cannot be written.
+    folder, the user's cache folder, and a folder in the temporary directory. The files in there are
+    executed, so the last folder is used only if it belongs to this user and nobody else can write
+    to it. The folder of the package is read even if it cannot be written.
     """
     own = f"subsel-{hashlib.sha256(str(_PACKAGE).encode()).hexdigest()[:16]}"
     if config.CACHE_DIR:
@@ -130,7 +130,7 @@ class _Files:
         return f"{self._name}.{_stamp()[:12]}.{digest[:24]}.nbc"
 
     def load(self, key: Any) -> Any:
-        """What was kept under this key; None if nothing was, or if it cannot be read."""
+        """The data stored under this key; None if there is none, or if it cannot be read."""
         found = (self._read(place / self._file(key), key) for place in self._all)
         return next((data for data in found if data is not None), None)
 
@@ -145,7 +145,7 @@ class _Files:
         return data if (stamp, kept) == (_stamp(), key) else None
 
     def save(self, key: Any, data: Any) -> None:
-        """Keep data, and remove what other states of the sources left behind."""
+        """Store data, and remove files of other states of the sources."""
         if self._folder is None:
             return
         path = self._folder / self._file(key)
@@ -186,7 +186,8 @@ class _Locator(_CacheLocator):
         self._line = function.__code__.co_firstlineno
 
     def ensure_cache_path(self) -> None:
-        """Nothing: Numba would raise an error where a folder is full or gone; `_Files` does not."""
+        """Do nothing: Numba would raise an error for a full or missing folder; `_Files` does
+        not."""
 
     def get_cache_path(self) -> str:
         """The folder."""
@@ -223,7 +224,7 @@ class _KernelCache(FunctionCache):
         self._cache_file = _Files(cache_folder(), name, *_folders())
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """What was kept; None if it is damaged, so that the kernel is compiled anew."""
+        """The stored kernel; None if it is damaged, so that the kernel is compiled again."""
         try:
             return super().load_overload(sig, target_context)
         except Exception:

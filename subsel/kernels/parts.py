@@ -1,9 +1,9 @@
-"""Functions that kernels alone call are optimized once, as a part of each kernel.
+"""Functions that only kernels call are not optimized alone, but as a part of each kernel.
 
-Numba optimizes every function by itself and makes machine code of it, and then does so again in
-every function that calls it, for which it is linked in. Of a search in eight layers the lowest is
-optimized eight times, and only the last result runs. Here a part is typed and lowered once, and
-nothing more.
+Numba optimizes every function alone and makes machine code of it. It then links the function into
+every caller, and optimizes it there again. In a search of eight layers, the lowest function is
+optimized eight times, and only the last result runs. Here such a part is only typed and lowered,
+once.
 
 It builds on classes of Numba that are not public. Where a version of Numba lacks them, this module
 cannot be imported, and `subsel.kernels.compiling` leaves parts to Numba.
@@ -19,19 +19,19 @@ class _Part(CPUCodeLibrary):
     """The code of a function, for linking alone."""
 
     def _optimize_final_module(self) -> None:
-        """Nothing: it is optimized where it is linked in."""
+        """Do nothing: the code is optimized where it is linked in."""
 
     def _optimize_functions(self, module: Any) -> None:
-        """Nothing either."""
+        """Do nothing, for the same reason."""
         module.data_layout = self._codegen._data_layout
 
     def _finalize_final_module(self) -> None:
-        """No machine code."""
+        """Make no machine code."""
         self._finalize_dynamic_globals()
         self._finalized = True
 
     def get_pointer_to_function(self, name: str) -> int:
-        """None: it cannot be called from Python."""
+        """None: Python cannot call the function."""
         return 0
 
     @property

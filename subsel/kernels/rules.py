@@ -1,4 +1,4 @@
-"""Rules of coverage objectives: how similarities join, and what a point is worth.
+"""Rules of coverage objectives: how similarities combine, and the worth of a point.
 
 A coverage objective is F(S) = sum over points i of worth(level_i), where adding a candidate j turns
 the level of point i into join(level_i, s_ij). A rule is a named tuple of parameters, scalars or
@@ -16,9 +16,9 @@ arrays with one entry for each point, and two scalar functions that are register
         return min(level, rule.cap[i])
 
 These few lines serve every backend: they are compiled into the CPU's kernels, compiled for CUDA,
-and called as plain Python on the CUDA simulator and without the JIT. A rule must leave a level as
-it is for a similarity of 0. For F to be monotone and submodular, worth must be nondecreasing and
-concave in what is added. The level of a point begins at the rule's `start`, 0 unless it says so.
+and called as plain Python on the CUDA simulator and without the JIT. A similarity of 0 must not
+change a level. F is monotone and submodular if worth is nondecreasing and concave in what is added.
+The level of a point begins at the rule's `start`, 0 unless it says so.
 
 Where similarities add up and worth is the level up to a cap, a third function `left` may say how
 much of a similarity a point can still take: then its term is min(s, left), and gains can follow the

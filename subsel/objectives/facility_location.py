@@ -511,7 +511,7 @@ class FacilityLocation(Objective):
         return self._similarity.value(search)
 
     def assign(self, indices: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-        """Assign every point to the most similar of some elements, regardless of weights and bounds.
+        """Assign every point to its most similar element. Weights and bounds have no effect.
 
         Parameters
         ----------

@@ -1,7 +1,7 @@
-"""Where similarities come from: the one door to matrices and features, on the CPU or a GPU.
+"""Sources of similarities: the single entry point for matrices and features, on the CPU or a GPU.
 
-What a user gives, a matrix or features, goes in here once, and comes out checked, as a source that
-any objective can search. Nothing above this package asks where it computes.
+This package checks a matrix or features once and returns a source that any objective can search. No
+code above it depends on where the source computes.
 """
 
 import math
@@ -71,10 +71,11 @@ def matrix(similarity: Any, backend: str = "auto", name: str = "similarity") -> 
 def amounts(
     X: Any, backend: str, name: str, axes: str, what: str, high: float = math.inf
 ) -> Amounts:
-    """What each candidate has of some features or concepts: rows (n, d), dense or scipy sparse.
+    """The amounts of features or concepts that each candidate has: rows (n, d), dense or scipy
+    sparse.
 
-    They are kept on the CPU, wherever they come from. `what` names the entries in
-    messages; none may be larger than `high`.
+    They are kept on the CPU, even if they come from a GPU. `what` names the entries in messages;
+    none may be larger than `high`.
     """
     if check_choice(backend, BACKENDS, "backend") == "cuda":
         raise ValueError(f"{what} are for the CPU's kernels alone: use backend='cpu'")
@@ -143,7 +144,7 @@ def cuda_sources() -> Any:
 
 
 def require_gpu() -> None:
-    """Say what is missing, and what cures it, where there is no GPU that can be used.
+    """Raise an error that says what is missing, and how to get it, if no GPU can be used.
 
     Raises
     ------

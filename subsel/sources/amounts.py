@@ -1,4 +1,4 @@
-"""What each candidate has of some features or concepts: a matrix with candidates in its rows."""
+"""The amounts of features or concepts that candidates have: a matrix with a row per candidate."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -55,7 +55,7 @@ class Amounts:
         return cls(rows, check_stored(rows, name, what))
 
     def refuse(self, wrong: Callable[[np.ndarray], np.ndarray], name: str, wanted: str) -> None:
-        """Say where the first entry is that is wrong, if there is one, and what is wanted."""
+        """Raise an error that names the first wrong entry and what is wanted, if there is one."""
         dense = isinstance(self.rows, np.ndarray)
         entries = self.rows if dense else self.rows.data
         bad = wrong(entries)

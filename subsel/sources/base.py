@@ -31,7 +31,7 @@ def limited(search: Any) -> bool:
 
 
 class Similarity:
-    """What the three kinds have in common; here, slots are the rows and columns themselves.
+    """The common part of the three kinds of sources. By default, slots are the rows and columns.
 
     Attributes
     ----------
@@ -43,8 +43,9 @@ class Similarity:
     offset, unit, span : float
         Similarity = unit * (stored + offset), stored within `span` above -offset.
     unassigned : int
-        What `assignment` says of a point to which no element that was added is similar: -1 where
-        a matrix says so, by a similarity of 0. From features, the first element is as near as any.
+        The entry of `assignment` for a point that is similar to no added element: -1 for a matrix,
+        where a similarity of 0 means that. From features it is 0, because the first element is as
+        near as any.
     path : str
     """
 
@@ -68,8 +69,8 @@ class Similarity:
     ) -> Limits:
         """Bounds of what counts of the points' similarities, and weights of the points.
 
-        All are (n_points,), or None where there are none. Bounds are rounded to numbers that
-        similarities could be.
+        Each has the shape (n_points,), or is None if it was not given. Bounds are rounded to values
+        that similarities can have.
         """
         largest = self.span - self.offset
         heaviest = 1.0 if weights is None else float(weights.max())
@@ -88,7 +89,7 @@ class Similarity:
         )
 
     def search(self, limits: Limits | None = None, *, log: bool = True) -> Search:
-        """Nothing selected; without a `log`, gains cannot be kept."""
+        """A search with nothing selected. Without a `log`, gains cannot be kept up to date."""
         blocks = -(-self.n // self.width)
         n_points = self.point_slots
         entries = (_LOG if log else 1) * n_points
@@ -118,7 +119,7 @@ class Similarity:
         return GeneralSearch(*search, *limits, np.empty(0)) if limits else search
 
     def limits_of(self, search: Any) -> Limits:
-        """What limits the terms in a search; bounds that are none where nothing does."""
+        """The limits of the terms in a search; infinite bounds if there are none."""
         if isinstance(search, Search):
             most = np.full(self.point_slots, np.inf)
             return Limits(np.empty(0), most, np.empty(0), 1.0, 1.0)
@@ -145,11 +146,11 @@ class Similarity:
 
     @property
     def _too_much(self) -> int:
-        """Similarities from which on work is for several threads, or too long for one kernel."""
+        """Number of similarities above which work is split among threads or kernel calls."""
         return PARALLEL_WORK if threads() > 1 else pacing.PORTION
 
     def make_room(self, search: Search) -> None:
-        """See to it that the log takes another element's changes."""
+        """Make room in the log for the changes of another element."""
         if search.counts[cpu.LOGGED] + len(search.best) > len(search.changed):
             self._empty_log(search)
 
@@ -160,11 +161,11 @@ class Similarity:
         np.minimum(search.settled, 0, out=search.settled)
 
     def thinned(self, search: Search) -> "Similarity":
-        """The source that the search continues with: this one, less what cannot count any more."""
+        """The source to continue with: this one without entries that no longer matter."""
         return self
 
     def grow(self, search: Search, elements: np.ndarray, gains: np.ndarray) -> int:
-        """Fill `elements` and `gains` greedily, up to where `thinned` is to be asked: how many."""
+        """Fill `elements` and `gains` greedily until `thinned` is due; return how many."""
         search.counts[cpu.TODO] = at = 0
         while True:
             self.make_room(search)
@@ -174,11 +175,11 @@ class Similarity:
             self.settle(search, search.todo[: search.counts[cpu.TODO]])
 
     def mark_taken(self, search: Search, taken: np.ndarray) -> None:
-        """Say which candidates are not to be added."""
+        """Mark the candidates that must not be added."""
         np.copyto(search.taken, taken[self.order])
 
     def priced(self, search: Any, costs: np.ndarray | None) -> Any:
-        """The same search, which compares gains divided by costs; by none from now on for None."""
+        """The same search, comparing gains divided by costs from now on; None means no costs."""
         plain = isinstance(search, Search)
         if costs is None:
             return search if plain else search._replace(costs=np.empty(0))
@@ -203,7 +204,7 @@ class Similarity:
         return self.of_points(search.assigned)[: self.n_points].copy()
 
     def value(self, search: Any) -> float:
-        """Sum of what the points' similarities to what represents them count."""
+        """F: the sum of the terms of all points, given their representatives."""
         if limited(search):
             terms = self._weighed(search, search.best) - self._weighed(search, search.start)
         else:
@@ -214,17 +215,17 @@ class Similarity:
     def _weighed(search: Any, similarities: np.ndarray) -> np.ndarray:
         if not search.weights.size:
             return similarities
-        with np.errstate(invalid="ignore"):  # of padding: infinity times a weight of 0
+        with np.errstate(invalid="ignore"):  # NaN of padding slots: infinity times a weight of 0
             return np.rint(search.weights * similarities * search.up) * search.down
 
     def best(self, search: Search) -> np.ndarray:
-        """Each point's similarity to what represents it."""
+        """Each point's similarity to its representative."""
         return (self.of_points(search.best)[: self.n_points] + self.offset) * self.unit
 
     def represent(
         self, candidates: np.ndarray, limits: Limits | None = None
     ) -> tuple[Search, np.ndarray]:
-        """A search to which candidates were added one by one, and what each of them gained."""
+        """Add candidates one by one to a new search; return it and the gain of each."""
         search = self.search(limits, log=False)
         slots, gains = self.slots(candidates), np.empty(len(candidates))
         work = self.n_points * len(slots)
@@ -233,9 +234,9 @@ class Similarity:
         return search, gains * self.unit
 
     def take(self, search: Search, elements: np.ndarray) -> np.ndarray:
-        """Add candidates one by one; what each gained, in units of `unit`.
+        """Add candidates one by one; return the gain of each, in units of `unit`.
 
-        Gains of the others are then unknown, where they were kept.
+        If gains are kept up to date, those of the other candidates are then unknown.
         """
         self._empty_log(search)
         gains = cpu.represent(self.store, self.slots(elements), search)
@@ -244,7 +245,7 @@ class Similarity:
 
     @staticmethod
     def seen(search: Search) -> int:
-        """Similarities looked at."""
+        """The number of similarities computed."""
         return int(search.counts[cpu.SEEN])
 
     @property
@@ -254,7 +255,7 @@ class Similarity:
 
     @property
     def terms(self) -> float:
-        """Similarities of one candidate that are looked at for a gain from scratch."""
+        """The number of similarities that one gain takes from scratch."""
         return self.n_points
 
     @property

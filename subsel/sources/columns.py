@@ -1,10 +1,9 @@
 """Pairwise numbers between candidates, one column at a time and in float64.
 
 Objectives of pairs (graph cut, dispersion) and determinants look at one column for each element
-that they select. Here are the three places that columns come from: a dense matrix, a sparse one,
-and features, of which a column is computed when it is asked for (`subsel.sources.measures` has
-those of bits, of sparse features and of a user's function). Numbers are raw: they may be negative,
-and nothing is added to them.
+that they select. Columns come from a dense matrix, from a sparse matrix, or from features. From
+features, a column is computed when it is needed (`subsel.sources.measures` has the classes for bits
+and for a user's function). The numbers are raw: they may be negative, and no offset is added.
 """
 
 from typing import Any
@@ -55,7 +54,8 @@ DISTANCES = ("euclidean", *_UNIT, *_OF_DIFFERENCES, "jaccard", "tanimoto")
 
 
 class Columns:
-    """Numbers r between n candidates. Where r is not symmetric, its symmetric part (r + r') / 2.
+    """Numbers r between n candidates. If r is not symmetric, its symmetric part (r + r') / 2 is
+    used.
 
     Attributes
     ----------
@@ -74,7 +74,7 @@ class Columns:
         raise NotImplementedError
 
     def add_column(self, element: int, sums: np.ndarray, spare: np.ndarray) -> None:
-        """Add such a column to `sums` (n,); `spare` (n,) is room that may be written to."""
+        """Add such a column to `sums` (n,). `spare` (n,) is scratch space."""
         sums += self.column(element, spare)
 
     def diagonal(self) -> np.ndarray:
@@ -177,8 +177,8 @@ class SparseColumns(Columns):
 class RowColumns(Columns):
     """Numbers between rows of features, computed when they are asked for.
 
-    A subclass also has a classmethod ``of(X, metric, gamma, *, distances, name)``, which checks
-    features and makes them ready.
+    A subclass also has a classmethod ``of(X, metric, gamma, *, distances, name)``, which checks and
+    prepares features.
 
     Attributes
     ----------
@@ -208,7 +208,7 @@ class RowColumns(Columns):
     def beside(
         self, features: ArrayLike | None, metric: Metric, gamma: float | None, name: str
     ) -> Any:
-        """Features of other items (m, d), checked and made ready in the same way; None if None."""
+        """Features of other items (m, d), checked and prepared in the same way; None stays None."""
         if features is None:
             return None
         others = type(self).of(features, metric, gamma, name=name)
@@ -221,7 +221,7 @@ class RowColumns(Columns):
     def sums(self, others: Any = None) -> np.ndarray:
         """The sum of each candidate's numbers with all `others`, or with all candidates.
 
-        O(n^2 d), and memory O(n), unless a subclass knows better.
+        Time O(n^2 d) and memory O(n), unless a subclass has a faster way.
         """
         others = others or self
         sums, line = np.zeros(self.n), np.empty(self.n)
@@ -238,7 +238,7 @@ class FeatureColumns(RowColumns):
 
     def __init__(self, rows: Rows, n: int, width: int, ones: bool, non_negative: bool) -> None:
         self.rows, self.n, self.width, self.non_negative = rows, n, width, non_negative
-        self._ones = ones  # what a row has with itself is exactly 1
+        self._ones = ones  # the number of a row with itself is exactly 1
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -255,7 +255,7 @@ class FeatureColumns(RowColumns):
         ----------
         X : array_like, shape (n, d)
         metric : str
-            One of `SIMILARITIES`, or with `distances` of `DISTANCES`, but for those of bits.
+            One of `SIMILARITIES`, or of `DISTANCES` if `distances` is true, except those of bits.
         gamma : float, optional
             Of ``"rbf"``; default 1 / d.
         distances : bool
@@ -293,7 +293,7 @@ class FeatureColumns(RowColumns):
 
     @property
     def d(self) -> int:
-        """Dimensions, with the one that cosine adds."""
+        """The number of dimensions, including the one that cosine adds."""
         return self.rows.tiles.shape[1]
 
     @property
@@ -302,12 +302,12 @@ class FeatureColumns(RowColumns):
         return self.rows.kind == PRODUCT
 
     def row(self, element: int) -> np.ndarray:
-        """One row (d,), as it enters products and distances, float64."""
+        """One row (d,) in float64, as prepared for products and distances."""
         tile, lane = divmod(element, LANES)
         return self.rows.tiles[tile, :, lane].astype(np.float64) * self.rows.factor[element]
 
     def all_rows(self) -> np.ndarray:
-        """All rows (n, d), as they enter products and distances, float64."""
+        """All rows (n, d) in float64, as prepared for products and distances."""
         count, d, _ = self.rows.tiles.shape
         rows = self.rows.tiles.transpose(0, 2, 1).reshape(count * LANES, d)
         return (rows * self.rows.factor[:, None])[: self.n]
@@ -331,7 +331,7 @@ class FeatureColumns(RowColumns):
     ) -> np.ndarray:
         """The numbers x between all candidates and any row (d,), float64.
 
-        `out` becomes x, or what `subsel.kernels.cpu.columns` says of another `use`.
+        `out` becomes x; `subsel.kernels.cpu.columns` explains the other values of `use`.
         """
         alone = threads() == 1 or self.rows.tiles.size < _PARALLEL_WORK
         run = kernels.column_serial if alone else kernels.column_parallel
@@ -347,7 +347,7 @@ class FeatureColumns(RowColumns):
     def sums(self, others: Any = None) -> np.ndarray:
         """The sum of each candidate's numbers with all `others`, or with all candidates.
 
-        O(n d) for inner products and cosines, O(n^2 d) for all else; memory O(n).
+        Time O(n d) for inner products and cosines, O(n^2 d) for all others; memory O(n).
         """
         others = others or self
         out = np.empty(self.n)
@@ -375,12 +375,12 @@ class FeatureColumns(RowColumns):
 
 
 def matrix(numbers: ArrayLike, name: str) -> DenseColumns | SparseColumns:
-    """A matrix of numbers between n candidates, (n, n), dense or scipy sparse; any finite ones."""
+    """Columns of a matrix (n, n) of finite numbers between candidates, dense or scipy sparse."""
     return between(finite_matrix(numbers, name, "(n, n)"), name)
 
 
 def between(checked: Any, name: str, otherwise: str = "") -> DenseColumns | SparseColumns:
-    """The same of what `finite_matrix` returned."""
+    """Columns of a matrix that `finite_matrix` returned."""
     if checked.shape[0] != checked.shape[1]:
         raise ValueError(f"{name} must be square, (n, n), not of shape {checked.shape}{otherwise}")
     if hasattr(checked, "tocsr"):
@@ -395,7 +395,7 @@ def between(checked: Any, name: str, otherwise: str = "") -> DenseColumns | Spar
 
 
 def finite_matrix(numbers: Any, name: str, axes: str) -> Any:
-    """A checked matrix of finite numbers: a dense one in C order, or compressed sparse rows."""
+    """Check that a matrix is finite; return it dense in C order, or as compressed sparse rows."""
     if hasattr(numbers, "tocsr"):
         check_matrix_shape(numbers.shape, name, axes)
         array = as_csr(numbers, name)
@@ -419,7 +419,7 @@ def finite_matrix(numbers: Any, name: str, axes: str) -> Any:
 
 
 def check_symmetric(pairs: DenseColumns | SparseColumns, name: str) -> None:
-    """Refuse a matrix that is less symmetric than rounding would leave it."""
+    """Refuse a matrix whose asymmetry is larger than rounding errors."""
     gap, i, j = pairs.asymmetry()
     if gap > (2.0**-40 if pairs.matrix.dtype == np.float64 else 2.0**-18) * pairs.largest():
         raise ValueError(
@@ -429,7 +429,7 @@ def check_symmetric(pairs: DenseColumns | SparseColumns, name: str) -> None:
 
 
 def on_cpu(kind: str, backend: str, array: ArrayLike) -> None:
-    """Refuse a GPU, for an objective that is computed on the CPU alone."""
+    """Refuse a GPU for an objective that works on the CPU only."""
     if check_backend(backend, array) == "cuda":
         raise ValueError(
             f"{kind} is computed on the CPU only: pass backend='cpu' "
@@ -461,9 +461,9 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 def _scaled(features: np.ndarray) -> np.ndarray:
-    """Rows divided by powers of two, near 1, and one more column, which is 1 for rows of zeros.
+    """Rows scaled near 1 by powers of two, and one more column, which is 1 for rows of zeros.
 
-    That column makes a row of zeros orthogonal to all rows but the other rows of zeros.
+    That column makes a row of zeros orthogonal to all rows except the other rows of zeros.
     """
     extent = np.maximum(features.max(axis=1), -features.min(axis=1))
     exponent = np.frexp(extent)[1].astype(np.int32)

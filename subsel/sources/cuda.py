@@ -1,4 +1,4 @@
-"""Similarities on an NVIDIA GPU: the counterpart of the other sources, of one class or many.
+"""Similarities on an NVIDIA GPU, for one class or many.
 
 Features, or matrices given or computed, lie in the GPU's memory; the kernels of
 `subsel.kernels.cuda` search all classes together.
@@ -53,13 +53,13 @@ class Features:
     def similarity(
         self, metric: str, gamma: float | None, memory: float | None
     ) -> "CudaSimilarity":
-        """Similarities of the rows to one another, by the faster way that fits into `memory`."""
+        """Similarities between the rows, by the fastest way that fits into `memory`."""
         return self.of_classes([np.arange(len(self))], metric, gamma, memory)
 
     def of_classes(
         self, members: list[np.ndarray], metric: str, gamma: float | None, memory: float | None
     ) -> "CudaSimilarity":
-        """Similarities of the rows of each class, in matrices if that pays and they fit."""
+        """Similarities between the rows of each class, in matrices if they fit and are faster."""
         if callable(metric) or metric not in METRICS:
             some = ", ".join(map(repr, METRICS))
             raise ValueError(f"metric must be one of {some} on a GPU; others: backend='cpu'")
@@ -81,10 +81,10 @@ class State:
 
 
 class CudaSimilarity:
-    """What features and matrices have in common.
+    """The common part of sources of features and of matrices.
 
-    The attributes are those of `subsel.sources.base.Similarity`, and so are the methods, which are
-    about the only class; `offsets`, `units` and `grow_all` are of all classes.
+    Attributes and methods are those of `subsel.sources.base.Similarity`, for a source of one class.
+    `offsets`, `units` and `grow_all` are for all classes.
     """
 
     path = ""
@@ -96,19 +96,20 @@ class CudaSimilarity:
     ) -> None:
         self.device, self.points, self.candidates, self.store = device, points, candidates, store
         self.scales = scales
-        # As in `subsel.sources.base`: only a matrix that a user gives says that nothing is similar.
+        # As in `subsel.sources.base`: only in a matrix given by a user may a point be similar to
+        # nothing.
         self.unassigned = 0
         self.units = np.array([scale.unit for scale in scales])
         self.offsets = np.array([scale.offset for scale in scales])
 
     @property
     def n(self) -> int:
-        """Candidates."""
+        """The number of candidates."""
         return int(self.candidates.size.sum())
 
     @property
     def n_points(self) -> int:
-        """Points represented."""
+        """The number of points."""
         return int(self.points.size.sum())
 
     @property
@@ -127,7 +128,7 @@ class CudaSimilarity:
         return float(self.offsets[0])
 
     def search(self) -> State:
-        """Nothing selected."""
+        """A search with nothing selected."""
         up, empty, c = self.device.upload, self.device.empty, len(self.points.size)
         points, slots = len(self.points.local), len(self.candidates.local)
         tiles = self.candidates.tiles
@@ -164,8 +165,8 @@ class CudaSimilarity:
     def grow_all(self, search: State, goals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Add the best candidates of each class until it has as many as its goal.
 
-        Returns the elements and their gains, stored ones, (classes, most added); those of each
-        class come first in its row.
+        Returns the elements and their gains in stored units, both (classes, largest number added).
+        The entries of each class stand at the front of its row.
         """
         begun = self.device.download(search.arrays.added)
         count = int((goals - begun).max())
@@ -184,12 +185,12 @@ class CudaSimilarity:
         return self.device.download(elements), self.device.download(gains)
 
     def mark_taken(self, search: State, taken: np.ndarray) -> None:
-        """Say which candidates are not to be added."""
+        """Mark the candidates that must not be added."""
         by_slot = taken[self.candidates.local] | self.candidates.padding()
         search.arrays.taken.copy_to_device(by_slot, stream=self.device.stream)
 
     def priced(self, search: State, costs: np.ndarray | None) -> State | None:
-        """The same search, which compares gains divided by costs: None, as it does not know how."""
+        """None: searches on a GPU do not support costs."""
         return search if costs is None else None
 
     def thinned(self, search: State) -> "CudaSimilarity":
@@ -197,7 +198,7 @@ class CudaSimilarity:
         return self
 
     def grow(self, search: State, elements: np.ndarray, gains: np.ndarray) -> int:
-        """Fill `elements` and `gains` greedily; how many."""
+        """Fill `elements` and `gains` greedily; return how many."""
         goal = self.device.download(search.arrays.added) + len(elements)
         found = self.grow_all(search, goal)
         elements[:], gains[:] = (by_class[0, : len(elements)] for by_class in found)
@@ -223,7 +224,7 @@ class CudaSimilarity:
             self.device.run(*self._updating(search, CHANGES))
 
     def take(self, search: State, elements: np.ndarray) -> np.ndarray:
-        """Add candidates one by one; what each gained, in units of `unit`."""
+        """Add candidates one by one; return the gain of each, in units of `unit`."""
         gains = np.empty(len(elements))
         for at in range(len(elements)):
             gains[at] = self.gains(search, elements[at : at + 1])[0]
@@ -244,12 +245,12 @@ class CudaSimilarity:
         return self.points.members(self.device.download(search.arrays.assigned), c)
 
     def value(self, search: State) -> float:
-        """Sum of the points' similarities to what represents them."""
+        """The sum of the similarities of all points to their representatives."""
         best = self.points.members(self.device.download(search.arrays.best))
         return float((best + self.offset).sum()) * self.unit
 
     def represent(self, candidates: np.ndarray) -> tuple[State, np.ndarray]:
-        """A search to which candidates were added one by one, and what each of them gained."""
+        """Add candidates one by one to a new search; return it and the gain of each."""
         search = self.search()
         gains = self.device.upload(np.zeros(len(candidates)))
         for which, slot in enumerate(self.slots[candidates]):
@@ -258,7 +259,7 @@ class CudaSimilarity:
         return search, self.device.download(gains) * self.unit
 
     def seen(self, search: State) -> int:
-        """Similarities looked at to keep gains."""
+        """The number of similarities computed to keep gains up to date."""
         return int(self.device.download(search.arrays.seen)[0])
 
     def restrict(self, candidates: np.ndarray) -> "CudaSimilarity":
@@ -307,7 +308,7 @@ class CudaDense(CudaSimilarity):
     def of(
         cls, device: Device, points: Layout, candidates: Layout, entries: Any, scales: list[Scale]
     ) -> "CudaDense":
-        """Matrices of stored similarities, one after the other in one array."""
+        """A source from matrices of stored similarities, which follow one another in one array."""
         at = np.concatenate([[0], np.cumsum(points.size * candidates.size)[:-1]])
         grids = [grid(int(n), s.span) for n, s in zip(points.size, scales, strict=True)]
         round_off = np.array([1.5 * 2.0**52 * down for _, down in grids])
@@ -339,9 +340,10 @@ class CudaFeatures(CudaSimilarity):
         cls, features: Array, members: list[np.ndarray], metric: str, gamma: float | None,
         in_space: bool,
     ) -> "CudaFeatures":  # fmt: skip
-        """Condition the rows of each class: a power-of-two scale, or unit length for cosine.
+        """Prepare the rows of each class: scale them by a power of two, or to unit length for
+        cosine.
 
-        Rows are put in an order in space if wanted, and if there are many.
+        If asked for, and if there are many rows, neighbouring rows are stored together.
         """
         device = features.device
         dtype = float_type(features.data.dtype, "X")
@@ -363,7 +365,7 @@ class CudaFeatures(CudaSimilarity):
 
     @classmethod
     def of_prepared(cls, features: np.ndarray, metric: str, scale: Scale, n: int) -> "CudaFeatures":
-        """Some of `n` rows of one class, as `subsel.sources.features.conditioned` gives them."""
+        """A source from some of `n` rows of one class, which `conditioned` prepared."""
         device, layout = Device(), Layout.of([np.arange(len(features))])
         rows = device.upload(features[layout.local])
         slots = layout.on(device)
@@ -386,7 +388,7 @@ class CudaFeatures(CudaSimilarity):
         return cls(device, layout, layout, store, scales)
 
     def facing(self, count: int) -> "CudaFeatures":
-        """The first `count` rows (of one class) as points, represented by the others alone."""
+        """A source with the first `count` rows as points and the others as candidates."""
         points, candidates = Layout.of([np.arange(count)]), Layout.of([np.arange(self.n - count)])
         rows = self._columns(points.local)
         store = self._with_columns(count + candidates.local, candidates)
@@ -394,7 +396,7 @@ class CudaFeatures(CudaSimilarity):
         return CudaFeatures(self.device, points, candidates, store, self.scales)
 
     def fastest(self, memory: float) -> "CudaSimilarity":
-        """Matrices of the same, if they fit in so many bytes and pay; else itself."""
+        """The same in matrices if they fit into so many bytes and are faster, else itself."""
         rows = self.store.rows
         metric = next(name for name, code in METRICS.items() if code == self.store.metric)
         pays = matrix_pays(metric, rows.shape[1])
@@ -402,7 +404,7 @@ class CudaFeatures(CudaSimilarity):
         return (self.matrices() if pays and fits else None) or self
 
     def matrices(self) -> CudaDense | None:
-        """All similarities of each class, computed once, the same bits; None if out of memory."""
+        """Matrices of all similarities of each class, the same bits; None if out of memory."""
         sizes = self.points.size
         total = int((sizes * sizes).sum())
         entries = self.device.empty_or_none(total, self.store.rows.dtype)
@@ -430,13 +432,13 @@ class CudaFeatures(CudaSimilarity):
 
 
 def _order(features: Array, rows: np.ndarray, dtype: Any) -> np.ndarray:
-    """Rows of a class in an order in space; found on the CPU."""
+    """An order of the rows of a class that keeps neighbours together; computed on the CPU."""
     host = features.device.download(features.rows(rows).data).astype(dtype, copy=False)
     return cpu.spatial_order(host) if np.isfinite(host).all() else np.arange(len(rows))
 
 
 def _check(device: Device, array: Any, order: np.ndarray, low: float, name: str) -> float:
-    """Refuse NaN, inf and what is less than `low`; says where the first is. The largest entry."""
+    """Refuse NaN, inf and entries below `low`, naming the first; return the largest entry."""
     d = array.shape[1]
     first_bad = device.upload(np.array([np.iinfo(np.int64).max]))
     largest = device.upload(np.array([max(low, -np.finfo(np.float64).max)]))

@@ -1,4 +1,4 @@
-"""Searches of coverage objectives by any rule, over any source on a GPU."""
+"""Searches of coverage objectives with any rule, over any source on a GPU."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +28,7 @@ class CudaLevels:
         self.n, self.n_points, self.path = source.n, source.n_points, source.path
         self._from_features = from_features
         self._evaluate, self._cover = kernels.kernels(rule.__class__, from_features)
-        # On the host, where the rule is plain Python: what the points are worth at first.
+        # The initial worth of each point, computed on the host, where the rule is plain Python.
         local = source.points.local[: self.n_points]
         by_slot = {
             name: np.ascontiguousarray(value[local])
@@ -49,7 +49,7 @@ class CudaLevels:
         self._rule = rule._replace(**uploaded)
 
     def search(self) -> Levels:
-        """Nothing selected."""
+        """A search with nothing selected."""
         return Levels(self.device.upload(self._level), self.device.upload(self._value))
 
     def gains(self, search: Levels, candidates: np.ndarray) -> np.ndarray:
@@ -67,7 +67,7 @@ class CudaLevels:
 
     @staticmethod
     def evaluations(search: Levels) -> int:
-        """How many gains were evaluated."""
+        """The number of gains evaluated."""
         return search.evaluations
 
     def add(self, search: Levels, element: int) -> float:

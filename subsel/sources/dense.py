@@ -28,7 +28,7 @@ class DenseSimilarity(Similarity):
     ) -> None:  # fmt: skip
         self.matrix = matrix
         self.n_points, self.n = matrix.shape
-        # Long stretches of a row for the processor to read ahead, and enough blocks for threads.
+        # Wide blocks, so that the processor can read ahead, but enough of them for all threads.
         blocks = 4 * -(-self.n // 2**14) if self.n > 2048 else 1
         self.width = -(-self.n // blocks)
         self.offset, self.unit, self.span = offset, unit, span
@@ -53,17 +53,17 @@ class DenseSimilarity(Similarity):
         return similarity
 
     def grow(self, search: Search, elements: np.ndarray, gains: np.ndarray) -> int:
-        """Fill `elements` and `gains` greedily, up to where `thinned` is to be asked: how many."""
+        """Fill `elements` and `gains` greedily until `thinned` is due; return how many."""
         added = int(search.counts[cpu.ADDED])
         room = max(_THIN_AT, 1 << added.bit_length()) - added
         return super().grow(search, elements[:room], gains[:room])
 
     def thinned(self, search: Search) -> Similarity:
-        """After some elements: entries above their point's best, as the others cannot count.
+        """A sparse matrix of the entries above their point's best, since no others can count.
 
-        They are few, about one in as many as there are elements; if they are more than one in
-        `_THIN_TO`, if they cannot be allocated, or if the matrix is so small that it does not
-        matter, they are left where they are.
+        After k elements, about one entry in k is left. The dense matrix is kept if more than one
+        entry in `_THIN_TO` is left, if the sparse matrix cannot be allocated, or if the dense one
+        is small.
         """
         added = int(search.counts[cpu.ADDED])
         if added < _THIN_AT or added & (added - 1) or self.matrix.size < _THIN_FROM:
@@ -71,10 +71,10 @@ class DenseSimilarity(Similarity):
         try:
             return self._above(search)
         except MemoryError:
-            return self  # the answer is the same from the whole matrix
+            return self  # the whole matrix gives the same answer
 
     def _above(self, search: Search) -> Similarity:
-        """What `thinned` returns for a matrix that is large enough."""
+        """The result of `thinned` for a matrix that is large enough."""
         from scipy.sparse import csr_array  # takes longer to import than subsel
 
         starts = np.zeros(self.n_points + 1, np.int64)
@@ -86,7 +86,7 @@ class DenseSimilarity(Similarity):
         search.counts[cpu.SEEN] += self.matrix.size
         columns = np.empty(starts[-1], np.int32)
         data = np.empty(starts[-1], self.matrix.dtype)
-        # Also the blocks that never had to be: a sparse matrix has all gains, or none.
+        # Settle all blocks: a sparse matrix needs all gains, or none.
         self.settle(search, np.arange(len(search.settled)))
         self._empty_log(search)
         self._in_pieces(cpu.write_above, search.best, starts, columns, data)
@@ -94,7 +94,7 @@ class DenseSimilarity(Similarity):
         return SparseSimilarity(rows, rows.tocsc(), self.span)
 
     def _in_pieces(self, kernel: Any, *arguments: Any) -> None:
-        """Call a kernel for all points, some at a time, on all threads."""
+        """Call a kernel for all points in portions, on all threads."""
         step = -(-self.n_points // (8 * cpu.threads()))
         pieces = [(i, min(i + step, self.n_points)) for i in range(0, self.n_points, step)]
         with ThreadPoolExecutor(cpu.threads()) as pool:

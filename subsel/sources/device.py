@@ -21,7 +21,7 @@ _OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
 
 
 def require_gpu() -> None:
-    """Say what is missing, and what cures it, where there is no GPU that can be used.
+    """Raise an error that says what is missing, and how to get it, if no GPU can be used.
 
     Raises
     ------
@@ -44,7 +44,7 @@ def require_gpu() -> None:
 
 
 class Device:
-    """The GPU, and the stream on which all is queued."""
+    """The GPU, and the stream on which all work is queued."""
 
     def __init__(self, stream: Any = 0) -> None:
         require_gpu()
@@ -55,7 +55,7 @@ class Device:
         return cuda.device_array(shape, dtype, stream=self.stream)
 
     def empty_or_none(self, shape: Any, dtype: Any) -> Any:
-        """The same; None where the GPU has not so much memory."""
+        """The same; None if the GPU does not have enough memory."""
         try:
             return self.empty(shape, dtype)
         except (CudaAPIError, MemoryError) as error:
@@ -68,20 +68,21 @@ class Device:
         return cuda.to_device(np.ascontiguousarray(array), stream=self.stream)
 
     def download(self, array: Any) -> np.ndarray:
-        """A copy on the host, once all that was queued is done."""
+        """A copy on the host, made after all queued work is done."""
         host = array.copy_to_host(stream=self.stream)
         self.synchronize()
         return host
 
     def run(self, kernel: Any, blocks: Any, threads: int, *arguments: Any) -> None:
-        """Call a kernel once; it shares what is compiled with `repeat`."""
+        """Call a kernel once. It shares its compiled code with `repeat`."""
         self._launch(kernel.specialize(*arguments), blocks, threads)(*arguments)
 
     def repeat(self, steps: list[tuple], count: int) -> None:
-        """Run kernels one after the other, `count` times over; a step is what `run` takes.
+        """Run kernels one after the other, `count` times. Each step has the form of the arguments
+        of `run`.
 
-        A launch takes the host longer than most of these kernels take the GPU, so many rounds are
-        recorded as a CUDA graph, which takes one launch.
+        A launch takes the host longer than most of these kernels take on the GPU. So many rounds
+        are recorded as a CUDA graph, which takes one launch.
         """
         if config.ENABLE_CUDASIM:
             for step in steps * count:
@@ -127,7 +128,7 @@ class Device:
             return None
 
     def synchronize(self) -> None:
-        """Wait until all that was queued is done."""
+        """Wait until all queued work is done."""
         if self.stream:
             self.stream.synchronize()
         else:
@@ -167,10 +168,10 @@ class Array:
 
 
 def as_array(array: Any, name: str) -> Array:
-    """What lies in the GPU's memory as it is, without a copy; anything else is moved there.
+    """An array in GPU memory. If it lies there already, it is not copied.
 
-    torch tensors are worked on in torch's current stream. For other arrays, the stream they name is
-    waited for.
+    For torch tensors, work is queued on torch's current stream. For other arrays, the stream that
+    they name is waited for.
     """
     if isinstance(array, Array):
         return array
@@ -211,7 +212,8 @@ def _of_tensor(tensor: Any, name: str) -> Array:
 
 @dataclass(frozen=True)
 class Layout:
-    """Members of each class in slots: its first slot, its size, and by slot which member it is.
+    """Places the members of each class in slots: first slot and size of each class, member of each
+    slot.
 
     The last member also fills up the class's last tile.
     """
@@ -230,7 +232,7 @@ class Layout:
 
     @property
     def tiles(self) -> int:
-        """How many there are."""
+        """The number of tiles."""
         return len(self.local) // LANES
 
     @property
@@ -252,7 +254,7 @@ class Layout:
         )
 
     def padding(self) -> np.ndarray:
-        """Which slots are padding, and hold no member."""
+        """True for padding slots, which hold no member."""
         lane = np.arange(len(self.local)) - np.repeat(self.start[:-1], np.diff(self.start))
         return lane >= np.repeat(self.size, np.diff(self.start))
 

@@ -21,10 +21,10 @@ from subsel.validation import (
 
 
 class Distances:
-    """Checked distances (n_points, n), dense, or a sparse graph of the near ones alone.
+    """Checked distances (n_points, n), dense or as a sparse graph of neighbours.
 
-    In a graph, an absent entry is a distance of at least the largest there is. In a square one,
-    every item is at distance 0 from itself, also where that entry is absent.
+    In a graph, an absent entry stands for a distance of at least the largest one. In a square
+    graph, every item is at distance 0 from itself, even if that entry is absent.
     """
 
     together = False
@@ -70,9 +70,9 @@ class Distances:
 def warn_of_distances(
     source: Any, name: str, cure: str = "pass the largest of them less each", stacklevel: int = 3
 ) -> None:
-    """Say so where a dense matrix of similarities looks like one of distances.
+    """Warn if a dense matrix of similarities looks like a matrix of distances.
 
-    That is so where its diagonal is 0 and most of the rest is positive.
+    It does if its diagonal is 0 and most other entries are positive.
     """
     matrix = getattr(source, "matrix", None)
     if not isinstance(matrix, np.ndarray) or len(matrix) < 3 or matrix.shape[0] != matrix.shape[1]:
@@ -87,7 +87,7 @@ def warn_of_distances(
 
 
 def graph_of(indices: Any, values: Any, n_candidates: int | None, name: str) -> Any:
-    """A sparse matrix (n, n_candidates) of each row's neighbours and a value for each.
+    """A sparse matrix (n, n_candidates) of the neighbours of each row, with a value for each.
 
     Negative indices stand for no neighbour.
     """

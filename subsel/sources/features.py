@@ -77,7 +77,7 @@ class Features:
         return part
 
     def similarity(self, metric: str, gamma: float | None, memory: float | None) -> Similarity:
-        """Similarities of the rows to one another, by the faster way that fits into `memory`."""
+        """Similarities between the rows, by the fastest way that fits into `memory`."""
         if not is_tiled(metric):
             return Measured(self.array, metric).similarity(memory)
         return Conditioned.of(self.array, metric, gamma).fastest(check_memory(memory))
@@ -85,14 +85,14 @@ class Features:
     def beside(
         self, others: np.ndarray, metric: str, gamma: float | None, memory: float | None
     ) -> Similarity:
-        """Similarities of the rows to one another and to `others`, which come after them."""
+        """Similarities of the rows to these rows and to `others`, which come after them."""
         stacked = np.concatenate([self.array, others])
         if not is_tiled(metric):
             return Measured(stacked, metric).similarity(memory, len(self))
         return Conditioned.of(stacked, metric, gamma, len(self)).fastest(check_memory(memory))
 
     def others(self, items: ArrayLike, name: str) -> np.ndarray:
-        """Checked features of other items, of as many columns and of the same type."""
+        """Checked features of other items, with the same number of columns and of the same type."""
         array = as_float_array(items, name)
         d = self.array.shape[1]
         check_matrix_shape(array.shape, name, f"(items, {d}), like X")
@@ -108,7 +108,7 @@ class Features:
     ) -> tuple[Similarity, list[np.ndarray]]:
         """Similarities of the rows to one another, and each row's largest to rows of others.
 
-        All are in the same units, with an offset for which none of them is negative.
+        All of them have the same unit and an offset that makes none of them negative.
         """
         stacked = np.concatenate([self.array, *others])
         n, at, largest = len(self), len(self), []
@@ -130,7 +130,7 @@ class Features:
 
 
 class Conditioned:
-    """Features made ready for the kernels, and the units of the similarities that they give.
+    """Features prepared for the kernels, and the unit of their similarities.
 
     The first `n_points` of the rows are the points that are represented, by default all; every row
     is a candidate. `rows` may be a part of `total` rows, for which sums have to be exact.
@@ -163,29 +163,29 @@ class Conditioned:
         return cls(conditioned(features, metric, scale), metric, scale, n_points=n_points)
 
     def fastest(self, memory: int) -> Similarity:
-        """A matrix, if it pays, fits into so many bytes and can be allocated; else tiles."""
+        """A matrix if it is faster, fits into so many bytes and can be allocated; else tiles."""
         size = len(self.rows) ** 2 * (self.rows.itemsize + 1)  # 1: see `DenseSimilarity.thinned`
         if matrix_pays(self.metric, self.rows.shape[1]) and size <= memory:
             try:
                 return self.matrix()
             except MemoryError:
-                pass  # the answer is the same without a matrix
+                pass  # tiles give the same answer
         return self.tiled()
 
     def tiled(self) -> "FeatureSimilarity":
-        """The points represented by all rows, without a matrix."""
+        """A source without a matrix, in which all rows are candidates."""
         tiles = points = Tiles(self.rows)
         if self.n_points < len(self.rows):
             points = Tiles(read_only(self.rows[: self.n_points]))
         return FeatureSimilarity(points, tiles, self.metric, self.scale, self.rule)
 
     def facing(self, count: int) -> "FeatureSimilarity":
-        """The first `count` rows as points, represented by the others alone."""
+        """A source in which the first `count` rows are points and the others candidates."""
         points, candidates = Tiles(read_only(self.rows[:count])), Tiles(self.rows[count:])
         return FeatureSimilarity(points, candidates, self.metric, self.scale, self.rule)
 
     def matrix(self) -> DenseSimilarity:
-        """All similarities of the points to the rows, computed once; the same bits."""
+        """A matrix of all similarities of the points to the rows, with the same bits as tiles."""
         n, d = self.rows.shape
         rows = read_only(np.pad(self.rows, [(0, -n % LANES), (0, 0)]))
         count = len(rows) // LANES
@@ -210,8 +210,8 @@ class Conditioned:
 class FeatureSimilarity(Similarity):
     """Similarities computed from tiles of features whenever they are needed; memory O(n d).
 
-    A tile so far from a point that none of its rows can be more similar than the point's
-    representative is skipped.
+    A tile is skipped if it is so far from a point that none of its rows can be more similar than
+    the representative of the point.
     """
 
     path = "features"
@@ -249,7 +249,7 @@ class FeatureSimilarity(Similarity):
         return super().grow(search, elements, gains)
 
     def _sum_all(self, search: Search) -> None:
-        """All gains, from every pair of rows once, if nothing is known yet and all points alike."""
+        """Compute all first gains from each pair of rows once, if the points are treated alike."""
         known = search.counts[cpu.ADDED] or (search.settled >= 0).any()
         if known or base.limited(search) or self.candidates is not self.points:
             return
@@ -291,12 +291,12 @@ class FeatureSimilarity(Similarity):
 
 
 def farthest(features: np.ndarray, middle: np.ndarray, extent: float) -> float:
-    """Largest distance of a row to `middle`, from which no feature is farther than `extent`."""
+    """Largest distance of a row to `middle`. No feature is farther from it than `extent`."""
     return cpu.radius(features, middle, extent) if 0 < extent < math.inf else extent
 
 
 def conditioned(features: np.ndarray, metric: str, scale: Scale) -> np.ndarray:
-    """What kernels work on: features near 1 in magnitude, or of unit length for cosine."""
+    """Features as the kernels need them: near 1 in magnitude, or of unit length for cosine."""
     if metric != "cosine":
         return read_only(np.ldexp(features, -scale.exponent))
     rows = np.empty((len(features), features.shape[1] + 1), features.dtype)

@@ -1,8 +1,8 @@
-"""Searches of coverage objectives by any rule, over any source on the CPU.
+"""Searches of coverage objectives with any rule, over any source on the CPU.
 
-Facility location keeps its gains up to date from a log (`subsel.sources.base`). This evaluates the
-gains that are asked for, and those that might be the largest: rules whose levels all change with
-every pick leave nothing to keep.
+Facility location keeps its gains up to date from a log (`subsel.sources.base`). With other rules,
+every pick may change the levels of all points, so stored gains would not stay valid. This module
+therefore evaluates the gains that are asked for, and those that might be the largest.
 """
 
 from typing import Any
@@ -27,9 +27,9 @@ _FOLLOWED = 1 / 4
 
 
 def frozen(arrays: Any) -> Any:
-    """A named tuple with its arrays read-only, as kernels are compiled for them.
+    """The same named tuple with read-only arrays, for which the kernels are compiled.
 
-    Pickles do not say that an array was read-only.
+    Arrays lose this flag when they are pickled.
     """
     fields = arrays._asdict().items()
     own = {name: read_only(value) for name, value in fields if isinstance(value, np.ndarray)}
@@ -42,7 +42,7 @@ class CpuLevels:
     Parameters
     ----------
     source : Similarity
-        Where similarities come from.
+        The source of similarities.
     rule : NamedTuple
         Its arrays have one entry for each point.
     """
@@ -64,7 +64,7 @@ class CpuLevels:
         self._scale = (source.unit, source.offset, *grid(self.n_points, most))
 
     def _kernel(self, kernel: Any) -> Any:
-        """A kernel for this rule, on disk for rules of this package, whose sources are known."""
+        """The kernel for this rule. It is cached on disk only for rules of this package."""
         return kernel if type(self.rule).__module__.startswith("subsel.") else uncached(kernel)
 
     def _empty(self) -> np.ndarray:
@@ -75,7 +75,7 @@ class CpuLevels:
         self._rule = frozen(self._rule)
 
     def search(self) -> Any:
-        """Nothing selected."""
+        """A search with nothing selected."""
         level = self._empty()
         value = np.empty_like(level)
         self._kernel(kernels.worths)(self._rule, level, value)
@@ -98,7 +98,7 @@ class CpuLevels:
         return search.upper[slots]
 
     def _evaluate(self, search: Levels, slots: np.ndarray) -> None:
-        """Make candidates fresh, on all threads if it pays."""
+        """Evaluate the gains of candidates, on all threads if that is faster."""
         search.counts[lazy.EVALUATED] += len(slots)
         work = int(len(slots) * self.source.terms)
         alone = threads() == 1 or work < _PARALLEL_WORK
@@ -144,7 +144,7 @@ class CpuLevels:
             self._evaluate(search, np.sort(todo))
 
     def _follow(self, search: CappedLevels) -> None:
-        """Bring gains up to date after points changed, on all threads if it pays."""
+        """Bring gains up to date after points changed, on all threads if that is faster."""
         count = int(search.counts[lazy.CHANGED])
         work = count * self.n
         alone = threads() == 1 or work < _PARALLEL_WORK
@@ -158,11 +158,11 @@ class CpuLevels:
 
     @staticmethod
     def evaluations(search: Levels) -> int:
-        """How many gains were evaluated."""
+        """The number of gains evaluated."""
         return int(search.counts[lazy.EVALUATED])
 
     def bounds(self, search: Levels) -> np.ndarray:
-        """Upper bounds of all gains now: what they were when they were last evaluated."""
+        """Upper bounds of all current gains: the values when they were last evaluated."""
         upper = np.empty(self.n)
         upper[self.source.order] = search.upper + np.where(search.fresh, 0.0, search.slack)
         return upper

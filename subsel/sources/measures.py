@@ -1,8 +1,8 @@
-"""Pairwise numbers for which the search has no kernels of its own, and who computes them.
+"""Metrics for which the search has no kernels of its own.
 
-`columns_of` is the door for objectives of pairs: features and a metric go in, and what gives their
-columns comes out. `Measured` makes a matrix of such columns for objectives of coverage, where it
-fits into memory.
+`columns_of` is the entry point for objectives of pairs: it returns the `Columns` of features and a
+metric. `Measured` fills a matrix from such columns for coverage objectives, if the matrix fits into
+memory.
 """
 
 import warnings
@@ -46,13 +46,14 @@ def columns_of(
     X: ArrayLike, metric: Any, gamma: float | None = None, *, distances: bool = False,
     name: str = "X",
 ) -> Any:  # fmt: skip
-    """What gives columns of similarities, or of distances, of the rows of X (n, d).
+    """The `Columns` of similarities or distances between the rows of X (n, d).
 
     Parameters
     ----------
     X : array_like or scipy sparse matrix, shape (n, d)
     metric : str or callable
-        One of `SIMILARITIES`, or with `distances` of `DISTANCES`, or a function of two blocks.
+        One of `SIMILARITIES`, or of `DISTANCES` if `distances` is true, or a function of two
+        blocks.
     gamma : float, optional
         Of ``"rbf"``; default 1 / d.
     distances : bool
@@ -134,7 +135,7 @@ class BitColumns(RowColumns):
 
 
 class CalledColumns(RowColumns):
-    """Numbers that a user's function computes of two blocks of rows."""
+    """Numbers that a user's function computes from two blocks of rows."""
 
     def __init__(self, rows: np.ndarray, function: Callable, distances: bool) -> None:
         self.rows, self.n, self.width = rows, *rows.shape
@@ -151,13 +152,13 @@ class CalledColumns(RowColumns):
         cls, X: ArrayLike, metric: Callable, gamma: float | None = None, *,
         distances: bool = False, name: str = "X",
     ) -> "CalledColumns":  # fmt: skip
-        """Check features, and that the function is symmetric beside the diagonal."""
+        """Check the features, and check near the diagonal that the function is symmetric."""
         pairs = cls(_checked(X, name), metric, distances)
         pairs.check()
         return pairs
 
     def block(self, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
-        """What the function says of two blocks, checked."""
+        """The checked result of the function for two blocks."""
         numbers = as_float_array(self.function(rows, others), "what metric(A, B) returns")
         if numbers.shape != (len(rows), len(others)):
             raise ValueError(
@@ -169,7 +170,7 @@ class CalledColumns(RowColumns):
         return numbers
 
     def parts(self, across: int) -> Iterator[slice]:
-        """Slices of the rows, so that a block with `across` others is not too large."""
+        """Slices of the rows that keep a block with `across` other rows small enough."""
         step = max(1, _BLOCK // (across * self.width))
         for start in range(0, self.n, step):
             yield slice(start, min(start + step, self.n))
@@ -196,7 +197,7 @@ class CalledColumns(RowColumns):
         return np.zeros(self.n) if self._distances else self.check()
 
     def check(self) -> np.ndarray:
-        """The diagonal, from blocks along it that are checked for symmetry."""
+        """Compute the diagonal from blocks along it, which are checked for symmetry."""
         out = np.empty(self.n)
         for start in range(0, self.n, _SQUARE):
             rows = self.rows[start : start + _SQUARE]
@@ -251,7 +252,7 @@ class CalledColumns(RowColumns):
 
     @property
     def non_negative(self) -> bool:  # type: ignore[override]
-        """Whether no number is negative; that takes looking at all pairs, once."""
+        """Whether no number is negative. The first access computes all pairs."""
         if not self._distances:
             self.sums()
         return self._least >= 0
@@ -262,23 +263,23 @@ class CalledColumns(RowColumns):
 
 
 class Measured:
-    """Rows of features of which a matrix of similarities is made, because tiles are not for them.
+    """Features whose metric needs a matrix of similarities, because tiles do not support it.
 
-    Distances d become similarities c0 - d, where c0 is the largest that a distance can be: 1 for
-    hamming and jaccard, and for manhattan twice the largest distance of a row to the middle of the
-    features' ranges, rounded up. What a user's function returns is taken as it is.
+    A distance d becomes the similarity c0 - d, where c0 is the largest possible distance. It is 1
+    for hamming and jaccard. For manhattan it is twice the largest distance of a row to the middle
+    of the features' ranges, rounded up. The results of a user's function are used unchanged.
 
     Parameters
     ----------
     features : ndarray, shape (n, d)
         Checked.
     metric : str or callable
-        One of `COMPUTED`, but not the first, or a function.
+        One of `COMPUTED` except the first, or a function.
     """
 
     def __init__(self, features: np.ndarray, metric: Any) -> None:
         self.dtype, self.called = features.dtype, callable(metric)
-        if self.called:  # which need not be symmetric here
+        if self.called:  # it need not be symmetric here
             self.pairs: Any = CalledColumns(read_only(features), metric, False)
         else:
             self.pairs = columns_of(features, metric, distances=True)
@@ -292,7 +293,7 @@ class Measured:
             self.span = 2 * round_up(float(radius) * (1 + 1e-6))
 
     def stored(self, row: Any, out: np.ndarray) -> np.ndarray:
-        """Similarities of all rows and one that `pairs` knows, less c0, in units of `unit`."""
+        """Similarities of all rows to one row of `pairs`, less c0, in units of `unit`."""
         self.pairs.with_row(row, out)
         if self._counts:
             np.rint(out * self.span, out=out)
@@ -301,7 +302,7 @@ class Measured:
     def similarity(
         self, memory: float | None, n_points: int | None = None, n_candidates: int | None = None
     ) -> DenseSimilarity:
-        """A matrix of the first rows as points and as candidates, by default all.
+        """A source in a matrix, with the first rows (by default all) as points and as candidates.
 
         Raises
         ------
@@ -344,7 +345,7 @@ class Measured:
         return self.unit * (best[:n_points] + self.span)
 
     def on_grid(self, stored: np.ndarray, n_points: int) -> np.ndarray:
-        """What the search makes of what is stored: numbers of the matrix, on its grid."""
+        """Stored similarities rounded to the grid of the matrix, as the search sees them."""
         up, down = grid(n_points, self.span)
         return np.rint(stored.astype(self.dtype).astype(np.float64) * up) * down
 

@@ -4,7 +4,8 @@ Of a positive definite kernel L, the residual of j beside A is L_jj - L_jA L_AA^
 determinant of L_AA is the product of the residuals in the order of adding. `Cholesky` keeps them
 for any kernel, from one column for each element; `Spanned` for I + scale X X', in d dimensions.
 
-All sums have a fixed order, so no library for linear algebra is used, whose sums depend on threads.
+All sums have a fixed order. So no linear algebra library is used, because its sums would depend on
+the number of threads.
 """
 
 import math
@@ -38,7 +39,7 @@ class Cholesky:
         The kernel K.
     scale, ridge : float
     known : ndarray of float64, shape (m, n)
-        What is explained before anything is selected.
+        Rows whose squares are explained before anything is selected.
 
     Notes
     -----
@@ -70,15 +71,15 @@ class Cholesky:
         self._check()
 
     def dependent(self, element: int) -> bool:
-        """Whether nothing of a candidate is left that could be told from rounding."""
+        """Whether the residual of a candidate cannot be told from rounding."""
         return bool(self.residual[element] <= self.floor[element])
 
     def logs(self, candidates: Any = slice(None)) -> np.ndarray:
-        """Logarithms of residuals, of all unless said; of those below the floor, that of it."""
+        """Logarithms of residuals, by default of all; smaller ones count as the floor."""
         return np.log(np.maximum(self.residual[candidates], self.floor[candidates]))
 
     def add(self, element: int) -> None:
-        """Select a candidate; one that depends on the others leaves their residuals as they are."""
+        """Select a candidate. If it depends on the others, their residuals do not change."""
         pivot = self.residual[element]
         if self.dependent(element):
             self.residual[element] = 0.0
@@ -134,7 +135,7 @@ class Cholesky:
         return Cholesky(part, self.scale, self.ridge, np.ascontiguousarray(known), self.name)
 
     def value(self, candidates: np.ndarray) -> float:
-        """The log-determinant of L between some candidates, which must differ."""
+        """The log-determinant of L between some distinct candidates."""
         part, logs = self.restrict(candidates), []
         for j in range(part.n):
             logs.append(float(np.log(max(part.residual[j], part.floor[j]))))
@@ -151,7 +152,7 @@ class Spanned:
         Whose columns are inner products.
     scale : float
     start : ndarray of float64, shape (d, d)
-        M while nothing is selected; the identity if nothing is explained before.
+        M before anything is selected; the identity if nothing is explained.
 
     Notes
     -----
@@ -189,11 +190,11 @@ class Spanned:
         self._middle, self._left = self.start.copy(), self._first.copy()
 
     def dependent(self, element: int) -> bool:
-        """Never: the identity in L is always left."""
+        """Always False: the identity in L remains."""
         return False
 
     def logs(self, candidates: Any = slice(None)) -> np.ndarray:
-        """Logarithms of residuals, of all unless said."""
+        """Logarithms of residuals, by default of all."""
         return np.log1p(self.scale * self._left[candidates])
 
     def leaders(self, closed: np.ndarray) -> np.ndarray:
@@ -208,7 +209,7 @@ class Spanned:
         self.features.with_row(across, self._left, kernels.SUBTRACT_SQUARES, factor)
 
     def _shrink(self, middle: np.ndarray, row: np.ndarray) -> tuple[np.ndarray, float]:
-        """Take a selected row out of M; returns M times the row, and the row times that."""
+        """Remove a selected row from M; return M times the row, and the row times that product."""
         across = (middle * row).sum(axis=1)
         left = float((row * across).sum())
         middle -= np.outer(across, across) * (self.scale / (1 + self.scale * left))
@@ -219,7 +220,7 @@ class Spanned:
         return Spanned(self.features.restrict(candidates), self.scale, self.start)
 
     def value(self, candidates: np.ndarray) -> float:
-        """The log-determinant of L between some candidates, which must differ: O(k d^2)."""
+        """The log-determinant of L between some distinct candidates: O(k d^2)."""
         middle = self.start.copy()
         rows = (self.features.row(int(j)) for j in candidates)
         return math.fsum(math.log1p(self.scale * self._shrink(middle, row)[1]) for row in rows)

@@ -1,8 +1,8 @@
 """The units in which similarities are stored, and the grid that makes their sums exact.
 
-Similarities are stored less an offset and in a unit of their own, so that distances keep their full
-precision near zero: similarity = unit * (stored + offset). What is here depends on neither the kind
-of source nor the backend.
+A similarity is stored without its offset and in a unit of its own: similarity = unit * (stored +
+offset). So distances keep their full precision near zero. Nothing in this module depends on the
+kind of source or on the backend.
 """
 
 import math
@@ -65,7 +65,7 @@ class Scale:
 def choose_scale(
     metric: str, gamma: float | None, low: np.ndarray, high: np.ndarray, radius: float
 ) -> Scale:
-    """From the range of each feature, and the largest distance of a row to their middle."""
+    """Choose the scale from the ranges of features and the radius, as `spread` defines it."""
     if metric == "cosine":
         return Scale(1.0, 2.0, 2.0)
     d, limits = len(low), np.finfo(low.dtype)
@@ -89,13 +89,13 @@ def choose_scale(
 
 
 def spread(metric: str, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, float]:
-    """The middle of the ranges (for inner products the origin), and how far features go from it."""
+    """The middle of the ranges (for inner products 0), and how far features are from it at most."""
     middle = np.zeros(len(low)) if metric == "dot" else low.astype(np.float64) / 2 + high / 2.0
     return middle, float(np.maximum(high - middle, middle - low).max())
 
 
 def choose_rule(metric: str, scale: Scale, n_points: int, d: int, dtype: Any) -> tuple:
-    """What kernels need to know: metric, gamma, the grid, and a factor that keeps bounds safe."""
+    """The parameters of kernels: metric, gamma, the grid, and a factor that keeps bounds safe."""
     up, down = grid(n_points, scale.span)
     # A computed distance is off by at most (d + 4) / 2 units in the last place; the last
     # factor makes every bound on distances err on the side of looking.
@@ -110,7 +110,7 @@ def matrix_pays(metric: str, d: int) -> bool:
 
 
 def round_up(x: float) -> float:
-    """The next number with at most eight significant bits: exact on every grid we use."""
+    """The next number with at most eight significant bits, which is exact on every grid in use."""
     mantissa, exponent = math.frexp(x)
     return math.ldexp(math.ceil(mantissa * 256) / 256, exponent)
 
@@ -121,7 +121,7 @@ def is_tiled(metric: Any) -> TypeGuard[str]:
 
 
 def centred(features: np.ndarray) -> np.ndarray:
-    """Each row less its mean, whose cosines are correlations; a row of equals becomes zeros.
+    """Rows less their means, whose cosines are correlations. Constant rows become rows of zeros.
 
     Rows are brought near 1 by powers of two, which changes no correlation, and centred in float64.
     """
@@ -140,14 +140,14 @@ def centred(features: np.ndarray) -> np.ndarray:
 
 
 def directions(rows: np.ndarray) -> np.ndarray:
-    """Rows of length 1, whose products are cosines, with a direction more for rows of zeros."""
+    """Rows of length 1, whose products are cosines, with one more column for rows of zeros."""
     lengths = np.linalg.norm(rows, axis=1)
     zero = lengths == 0
     return np.column_stack([rows / (lengths + zero)[:, None], zero])
 
 
 def check_metric(metric: Any, gamma: float | None = None) -> float | None:
-    """A metric by name, or a function; gamma, which is positive and goes with "rbf" alone."""
+    """Check a metric (a name or a function) and gamma (positive, only for "rbf")."""
     if not callable(metric):
         check_choice(metric, (*METRICS, *COMPUTED), "metric")
     if gamma is None:

@@ -31,7 +31,7 @@ class SparseSimilarity(Similarity):
 
     @property
     def terms(self) -> float:
-        """Similarities of one candidate that are looked at for a gain from scratch."""
+        """The number of similarities that one gain takes from scratch."""
         return self.columns.nnz / self.n
 
     @classmethod
@@ -52,7 +52,7 @@ class SparseSimilarity(Similarity):
 
 
 def compressed(matrix: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Starts, indices and entries, in the one type that they are compiled for unless too many."""
+    """Starts, indices and entries. Indices are int32 if they fit: kernels are compiled for it."""
     index = np.int32 if max(matrix.shape) < 2**31 else np.int64
     return (
         read_only(matrix.indptr.astype(np.int64)),

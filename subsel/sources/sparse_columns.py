@@ -27,7 +27,7 @@ class SparseRowColumns(RowColumns):
         cls, X: Any, metric: Any, gamma: float | None = None, *,
         distances: bool = False, name: str = "X",
     ) -> "SparseRowColumns":  # fmt: skip
-        """Check features (n, d), sparse or dense ones beside them, and make them ready."""
+        """Check and prepare features (n, d); those of other items may be sparse or dense."""
         from scipy.sparse import csr_array  # takes longer to import than subsel
 
         known = ("cosine",) if distances else ("cosine", "dot")
@@ -62,7 +62,7 @@ class SparseRowColumns(RowColumns):
         out[:] = self.rows @ row
         if self._distances:
             np.subtract(1.0, out, out=out)
-            out[out < 2.0**-48] = 0  # rows in one direction, but for rounding
+            out[out < 2.0**-48] = 0  # the rows have the same direction, up to rounding
         return out
 
     def column(self, element: int, out: np.ndarray) -> np.ndarray:

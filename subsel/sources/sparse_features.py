@@ -25,8 +25,8 @@ _PORTION = 2**20
 class SparseFeatures:
     """Checked sparse features (n, d), from which a matrix of similarities is made.
 
-    The matrix is dense, as most rows of real texts have some word in common. It is the product of
-    the features with themselves, made from their non-zeros some rows at a time.
+    The matrix is dense, because most rows of real texts share some word. It is the product of the
+    features with their transpose, computed from the non-zeros, some rows at a time.
     """
 
     together = False
@@ -45,7 +45,7 @@ class SparseFeatures:
         return part
 
     def others(self, items: ArrayLike, name: str) -> Any:
-        """Checked features of other items, sparse or dense, of as many columns."""
+        """Checked features of other items, sparse or dense, with the same number of columns."""
         from scipy.sparse import csr_array  # takes longer to import than subsel
 
         if not hasattr(items, "tocsr"):
@@ -58,7 +58,7 @@ class SparseFeatures:
         return array
 
     def similarity(self, metric: str, gamma: float | None, memory: float | None) -> DenseSimilarity:
-        """Similarities of the rows to one another, in a matrix that fits into `memory`."""
+        """Similarities between the rows, in a matrix that fits into `memory`."""
         return self.guided(metric, gamma, memory, [])[0]
 
     def guided(
@@ -106,7 +106,7 @@ def checked_rows(X: Any, name: str) -> Any:
 
 
 def unit_rows(rows: Any) -> Any:
-    """Rows of length 1, float64, with a direction more for rows of zeros."""
+    """Rows of length 1, float64, with one more column for rows of zeros."""
     from scipy.sparse import csr_array, hstack
 
     counts = np.diff(rows.indptr)
@@ -149,5 +149,5 @@ def _products(rows: Any, others: Any, metric: str) -> Any:
         products = (rows[part] @ across).toarray()
         if metric == "cosine":
             products -= 1
-            products[products > -(2.0**-48)] = 0  # rows in one direction, but for rounding
+            products[products > -(2.0**-48)] = 0  # the rows have the same direction, up to rounding
         yield part, products

@@ -23,11 +23,12 @@ _BLOCK = 256
 def exchange(
     source: Any, held: Search, elements: np.ndarray, closed: np.ndarray, max_swaps: int | None
 ) -> tuple[np.ndarray, np.ndarray | None, int] | None:
-    """Exchange elements for others, beside what a search holds, until no swap makes F larger.
+    """Exchange elements, beside those of a search, until no swap makes F larger.
 
-    Candidates are tried in the order of their indices, over and over. One that gains in some place
-    is put at once where it gains most, in the first of equals. For what is returned see
-    `Objective.exchange`; gains are in the units of the source, and the number is of similarities.
+    Candidates are tried in the order of their indices, over and over. If a candidate gains in some
+    place, it is put at once where it gains most (the first place among equals).
+    `Objective.exchange` describes the results; here gains are in units of the source, and the work
+    is counted in similarities.
     """
     if not isinstance(source, base.Similarity):
         return None  # on a GPU
@@ -41,7 +42,7 @@ def exchange(
 
 
 def _start(source: Any, held: Search, seats: np.ndarray) -> Swaps:
-    """Nothing offered to any point yet."""
+    """Swaps in which no element has been offered to any point yet."""
     slots, k = source.point_slots, len(seats)
     limits = source.limits_of(held)
     first = np.full(slots, np.inf)
@@ -71,7 +72,7 @@ def _start(source: Any, held: Search, seats: np.ndarray) -> Swaps:
 
 
 def _scan(source: Any, swaps: Swaps, slots: np.ndarray, most: int) -> None:
-    """Try candidates over and over, until all of them in a row were no better."""
+    """Try candidates over and over, until all of them in a row gave no improvement."""
     counts, threads = swaps.counts, cpu.threads()
     together = threads > 1 and source.n_points * len(slots) >= base.PARALLEL_WORK
     size = _EAGER
@@ -94,7 +95,8 @@ def _scan(source: Any, swaps: Swaps, slots: np.ndarray, most: int) -> None:
 
 
 def _parts(source: Any, slots: np.ndarray) -> Iterator[tuple[Any, int, np.ndarray]]:
-    """Candidates in portions, over and over, each with a store that has them by candidate.
+    """Endlessly yield portions of the candidates, each with a store that has a row for each
+    candidate.
 
     With the slot that comes first in this store.
     """
@@ -113,7 +115,7 @@ def _parts(source: Any, slots: np.ndarray) -> Iterator[tuple[Any, int, np.ndarra
 
 
 def _blocks(store: Dense, slots: np.ndarray) -> Iterator[tuple[Any, int, np.ndarray]]:
-    """The same of a matrix that is not symmetric, some columns of which become rows."""
+    """The same for a matrix that is not symmetric: some of its columns are copied as rows."""
     stops = np.arange(_BLOCK, store.matrix.shape[1] + _BLOCK, _BLOCK)
     parts = np.split(slots, np.searchsorted(slots, stops[:-1]))
     for stop, own in cycle(zip(stops.tolist(), parts, strict=True)):

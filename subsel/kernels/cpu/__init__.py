@@ -1,9 +1,9 @@
 """Numba kernels on the CPU.
 
-From the bottom up: `vectors` is what is written in LLVM's language, `lanes` computes similarities,
-`log` records what changed, `stores` says where similarities come from, `search` is greedy facility
-location, `swaps` betters what was selected, `whole` works over all pairs at once, `order` makes
-features ready, `near` finds rows at a small distance.
+From the bottom up: `vectors` holds the code in LLVM's language, `lanes` computes similarities,
+`log` records changes of representatives, `stores` reads or computes similarities, `search` is
+greedy facility location, `swaps` improves a selection, `whole` works over all pairs at once,
+`order` prepares features, and `near` finds rows at a small distance.
 """
 
 from subsel.kernels.compiling import single_thread, threads

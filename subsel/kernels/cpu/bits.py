@@ -1,4 +1,4 @@
-"""What rows of bits have in common: Jaccard, or Tanimoto, from counts of whole words."""
+"""Jaccard (or Tanimoto) similarity of rows of bits, from bit counts of whole words."""
 
 import numpy as np
 from numba import prange
@@ -48,7 +48,7 @@ def _jaccard_of_chunk(words, sizes, row, size, apart, c, out):
 
 @kernel
 def jaccard_serial(words, sizes, row, size, apart, out):
-    """What each row and one more have in common, or (`apart`) 1 less that; `sizes` are `counts`."""
+    """Jaccard similarity of each row to one row, or 1 less that (`apart`); `sizes`: `counts`."""
     for c in range(-(-len(words) // _CHUNK)):
         _jaccard_of_chunk(words, sizes, row, size, apart, c, out)
 

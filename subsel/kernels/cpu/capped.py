@@ -1,10 +1,10 @@
-"""Bounds of gains that are brought up to date where few points changed what they can still take.
+"""Update bounds of gains when few points changed in what they can still take.
 
 Where the worth of a point is its level up to a cap, a candidate of similarity s gains min(s, left)
-there, if `left` is what the point can still take. As long as every similarity is at most that, the
-point's terms stay as they are; once nothing is left, they are gone. In between, which is mostly for
-few elements, min(s, before) - min(s, after) is taken out of the gain of every candidate. All of
-them are on one grid, so what was a gain is the gain still, to the last bit.
+there, if `left` is what the point can still take. As long as no similarity exceeds `left`, the
+terms of the point do not change; once `left` is 0, they are 0. In between, which lasts only for few
+elements, min(s, before) - min(s, after) is subtracted from the gain of every candidate. All numbers
+are on one grid, so an exact gain stays exact to the last bit.
 """
 
 import numpy as np
@@ -23,7 +23,7 @@ PIECE = 16 * LANES
 
 @inner
 def _take_out(rule, scale, lines, low, high, upper):
-    """What four points can take less, taken out of the bounds of some candidates."""
+    """Subtract what four points can no longer take from the bounds of some candidates."""
     unit, offset = scale[0], scale[1]
     line0, line1, line2, line3 = lines
     low0, low1, low2, low3 = low
@@ -78,10 +78,11 @@ def _take_out_tiles(store, rule, scale, points, low, high, begin, upper):
 
 @inner
 def changes(rule, level, before, largest, points, low, high):
-    """Points that can take less than before, and less than the largest similarity; how many.
+    """Find the points that can take less than before, and less than the largest similarity; count
+    them.
 
-    They come into `points` with what they can take now, and could before, filled up to a multiple
-    of four by points that have not changed. -1 if there are too many for that.
+    They are written into `points`, with what they can take now and could take before, and padded to
+    a multiple of four by points that have not changed. The result is -1 if they do not fit.
     """
     count = 0
     for i in range(level.size):

@@ -31,9 +31,9 @@ _LINE = 1024
 
 
 class Rows(NamedTuple):
-    """Features by tile, and what is computed of them.
+    """Features in tiles, and what is computed from them.
 
-    `tiles` has the shape (count, d, LANES). A row is what its tile holds times its `factor`
+    `tiles` has the shape (count, d, LANES). A row is its entries in the tile times its `factor`
     (count * LANES,); padding has the factor 0. `kind` is one of the constants above; `gamma` is for
     RBF.
     """
@@ -80,7 +80,7 @@ def _squared_distances(rows, b, v, out):
 
 @inner
 def _differences(rows, b, v, out):
-    """Sums of absolute differences for MANHATTAN, else the share of what differs, or is equal."""
+    """Sums of absolute differences for MANHATTAN, else shares of different or equal features."""
     tiles, d = rows.tiles, v.size
     for j in range(LANES):
         out[j] = 0.0
@@ -98,7 +98,7 @@ def _differences(rows, b, v, out):
 
 @inner
 def _numbers(rows, b, v, out):
-    """What is computed of the rows of tile `b` and of a row `v`."""
+    """The numbers between the rows of tile `b` and a row `v`."""
     if rows.kind == PRODUCT:
         _products(rows, b, v, out)
         return
@@ -211,8 +211,8 @@ def squares(tiles):
 def best(base, raised, factor, added, taken):
     """The largest of ``base - factor * raised`` that is not taken, and where; 0 for what is added.
 
-    The first among equals; -1 where everything is taken. Twice over the numbers without a branch is
-    faster than once with one.
+    The first among equals wins; -1 if everything is taken. Two passes without a branch are faster
+    than one pass with a branch.
     """
     most = -np.inf
     for j in range(base.size):
@@ -229,7 +229,7 @@ def best(base, raised, factor, added, taken):
 
 @kernel
 def leaders(values, taken, share):
-    """Where values that are not taken are at least `share` of the largest of them, which is > 0."""
+    """Places of values, not taken, of at least `share` times the largest of them, which is > 0."""
     most, count = 0.0, 0
     for j in range(values.size):
         value = 0.0 if taken[j] else values[j]

@@ -20,7 +20,7 @@ CHUNK = 64
 
 @by_type
 def tile_count(store, n_points):
-    """How many tiles of LANES points there are."""
+    """The number of tiles of LANES points."""
 
 
 @by_type
@@ -89,7 +89,7 @@ def exact_sum(terms):
 
 @by_type(makes_arrays=True)
 def evaluate(store, rule, level, value, scale, slots, gains):
-    """Gains of some candidates, not more than a chunk.
+    """Gains of at most a chunk of candidates.
 
     `value` is the worth of each point now. `scale` has the unit and the offset of similarities, and
     the grid of terms.
@@ -230,7 +230,7 @@ def worths(rule, level, value):
 
 @kernel
 def largest_term(rule, level, largest):
-    """The most that one point can gain from one candidate, the first, of similarity `largest`."""
+    """The most that one point can gain from one first candidate, of similarity `largest`."""
     most = 0.0
     for i in range(level.size):
         term = worth(rule, i, join(rule, level[i], largest)) - worth(rule, i, level[i])

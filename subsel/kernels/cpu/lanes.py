@@ -57,17 +57,17 @@ def squared_reach(s, metric, gamma):
 
 @inner(makes_arrays=True)
 def room(size, like):
-    """An array for `size` numbers of the type of those in another.
+    """An array of `size` numbers of the type of another array.
 
-    Numba compiles ``np.empty`` anew for each literal size; this once for each type.
+    Numba compiles ``np.empty`` again for each literal size, and this function once for each type.
     """
     return np.empty(size, like.dtype)
 
 
 @inner
 def squared_gaps(least, largest, lows, highs, shrink, out):
-    """Squared distances, a little less, from a box to boxes given dimension by dimension."""
-    width = np.uint64(out.size)  # unsigned, as no index is negative: or LLVM would not use vectors
+    """Squared distances, slightly reduced, from a box to boxes stored dimension by dimension."""
+    width = np.uint64(out.size)  # unsigned, or LLVM would not use vectors
     out[:] = 0
     for k in range(least.size):
         from_, to = least[k], largest[k]

@@ -1,8 +1,8 @@
-"""Lazy greedy for every coverage objective: gains of old are upper bounds of those of now.
+"""Lazy greedy for every coverage objective: earlier gains are upper bounds of current gains.
 
-Candidates whose gain is not known now wait in a heap, by their bounds. What might be the best is
-taken from it and evaluated, until no bound in the heap could win or tie with a lower index. So a
-pick costs what its evaluations cost, and no step in Python.
+Candidates whose current gain is unknown wait in a heap, ordered by their bounds. Candidates that
+might be the best are taken from the heap and evaluated, until no bound in it could win, or tie with
+a lower index. So a pick costs only its evaluations, without any Python.
 """
 
 from collections import namedtuple
@@ -61,7 +61,7 @@ to know of those that changed. Gains can follow no more of them than there is ro
 
 @by_type
 def grow(search, store, rule, scale, slot):
-    """Add a candidate; how many points gains have to follow, and -1 if they cannot."""
+    """Add a candidate. Return how many points need gains to follow them, or -1 if gains cannot."""
 
 
 @by_type
@@ -98,13 +98,13 @@ def _follow(search, store, rule, scale):
 
 @inlined
 def _ahead(worth_a, order_a, worth_b, order_b):
-    """Whether candidate `a` comes before `b`. Of numbers, as to pass on arrays takes longer."""
+    """Whether candidate `a` comes before `b`. Passing numbers is faster than passing arrays."""
     return worth_a > worth_b or (worth_a == worth_b and order_a < order_b)
 
 
 @inner
 def _sift_down(queue, count, worth, order, at):
-    """Put the candidate at a place of a heap, of so many, where it belongs from there on down."""
+    """Move the candidate at a place of the heap down to where it belongs."""
     slot = queue[at]
     worth_here, order_here = worth[slot], order[slot]
     while 2 * at + 1 < count:
@@ -123,7 +123,7 @@ def _sift_down(queue, count, worth, order, at):
 
 @inner
 def _sift_up(queue, worth, order, at, slot):
-    """Put a candidate into a heap, at a place or where it belongs from there on up."""
+    """Put a candidate at a place of the heap, and move it up to where it belongs."""
     worth_here, order_here = worth[slot], order[slot]
     while at > 0:
         parent = (at - 1) // 2
@@ -137,7 +137,7 @@ def _sift_up(queue, worth, order, at, slot):
 
 @inner
 def _line_up(search):
-    """Who is fresh, and who waits, of those that are not taken."""
+    """Split the candidates that are not taken into fresh and waiting ones."""
     queue, worth, counts = search.queue, search.worth, search.counts
     waiting, fresh = 0, 0
     for slot in range(worth.size):
@@ -162,9 +162,9 @@ def _line_up(search):
 def advance(store, rule, search, scale, elements, gains, at, too_many, too_long):
     """Greedy: fill `elements` and `gains` from position `at` on; returns the next position.
 
-    Stops early if more than `too_many` candidates have to be evaluated at once: the first TODO of
-    those at the back of the queue, which have to be fresh when this is called again. Or if gains
-    have to follow more than `too_long` points: CHANGED, after which LINED_UP has to be 0.
+    Stops early if more than `too_many` candidates must be evaluated at once. These are the first
+    TODO at the back of the queue, and must be fresh at the next call. Also stops early if gains
+    must follow more than `too_long` points (CHANGED of them); LINED_UP must be 0 at the next call.
     """
     level, value, upper, fresh = search.level, search.value, search.upper, search.fresh
     order, costs, slack = search.order, search.costs, search.slack
@@ -188,7 +188,7 @@ def advance(store, rule, search, scale, elements, gains, at, too_many, too_long)
                 if _ahead(worth[slot], order[slot], worth[top], order[top]):
                     best, top = a, slot
             looked = counts[FRESH]
-            # As many again as are fresh, so that threads have something to do.
+            # As many as are fresh already, so that all threads have work.
             while counts[TODO] < max(_FEW, looked) and counts[WAITING]:
                 slot = queue[0]
                 if looked and not _ahead(worth[slot], order[slot], worth[top], order[top]):

@@ -13,11 +13,11 @@ LOGGED, RUNS, ADDED, SEEN, TODO = range(5)
 
 
 class Limits(NamedTuple):
-    """What limits the terms of F, by point and as similarities are stored.
+    """Limits of the terms of F, for each point, in the units of stored similarities.
 
-    Similarity counts from `start` (empty: from the least there is) to `most`. A term is `weights`
-    times it, rounded to the grid of `up` and `down`; empty weights mean that all are 1, and no grid
-    is needed.
+    A similarity counts between `start` (empty: no lower limit) and `most`. A term is `weights`
+    times that, rounded to the grid of `up` and `down`. Empty weights mean that all weights are 1,
+    and no grid is needed.
     """
 
     start: np.ndarray
@@ -88,12 +88,12 @@ def unmet(search, i, s):
 
 @by_type(inline=True)
 def weighed(search, i, s):
-    """What a similarity of point `i` counts."""
+    """The term of point `i` for a similarity."""
 
 
 @by_type(inline=True)
 def per_cost(search, slot, gain):
-    """What greedy compares of a candidate that gains so much."""
+    """The number that greedy compares, for a candidate and its gain."""
 
 
 @most_of.of(Search)
@@ -142,7 +142,7 @@ def _ratio(search, slot, gain):
 
 @inner
 def improve(search, i, s):
-    """A point gets a representative that is more similar."""
+    """Give a point a representative that is more similar."""
     at = search.counts[LOGGED]
     search.changed[at] = i
     search.before[at] = search.best[i]
@@ -155,7 +155,7 @@ def improve(search, i, s):
 
 @inner
 def end_run(search, group, reach):
-    """What was logged since the last run is one of this group, of what reach before."""
+    """Close a run of the log: its entries are of this group, whose reach was `reach` before."""
     run = search.counts[RUNS]
     if search.counts[LOGGED] > search.run_start[run]:
         search.run_group[run] = group

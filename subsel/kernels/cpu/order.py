@@ -1,4 +1,4 @@
-"""Features made ready: rows in an order in space, their lengths and their radius."""
+"""Preparation of features: an order that keeps near rows together, their lengths and radius."""
 
 import math
 
@@ -11,7 +11,7 @@ from subsel.kernels.cpu.vectors import LANES
 
 @inner
 def _select(keys, order, start, stop, middle):
-    """Hoare's selection: what is before `middle` in start..stop has no larger key than the rest."""
+    """Hoare's selection: afterwards no key before `middle` in start..stop exceeds a later one."""
     left, right = start, stop - 1
     while left < right:
         a, b, c = keys[left], keys[(left + right) // 2], keys[right]
@@ -47,7 +47,7 @@ def spatial_order(features):
         order[a] = a
     keys = room(n, features)
     low, high = room(d, features), room(d, features)
-    starts, stops = room(128, order), room(128, order)  # deeper than halves of any n go
+    starts, stops = room(128, order), room(128, order)  # deeper than halving of any n goes
     starts[0], stops[0] = 0, n
     depth = 1
     while depth:
@@ -88,7 +88,7 @@ def _length(row, middle, extent):
 
 @kernel
 def radius(features, middle, extent):
-    """Largest distance of a row to `middle`, from which no feature is farther than `extent`."""
+    """Largest distance of a row to `middle`. No feature is farther from it than `extent`."""
     largest = 0.0
     for i in range(features.shape[0]):
         largest = max(largest, _length(features[i], middle, extent))
@@ -97,7 +97,7 @@ def radius(features, middle, extent):
 
 @kernel
 def unit_rows(features, out):
-    """Rows of length 1, and a column more for rows of zeros: whether there are any.
+    """Scale rows to length 1, with one more column for rows of zeros; return whether there are any.
 
     That column is a direction of their own, orthogonal to all others.
     """

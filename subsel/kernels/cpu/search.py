@@ -1,11 +1,11 @@
 """Greedy facility location: gains kept up to date from a log, block by block.
 
-Candidates are in blocks. `settle` brings the gains of one block up to date from the log, in which a
-point that changed several times since counts once. Gains only fall, so an unsettled block's are
-upper bounds, and `advance`, which is greedy, settles only blocks that might hold the best one.
+Candidates are in blocks. `settle` brings the gains of one block up to date from the log. A point
+that changed several times since counts once. Gains only fall, so an unsettled block's are upper
+bounds, and `advance`, which is greedy, settles only blocks that might hold the best one.
 
-All sums are exact (see `subsel.kernels.cpu.lanes`): any order of summation, any number of threads,
-any skipped zero and any subtraction of an old term leave the same bits.
+All sums are exact (see `subsel.kernels.cpu.lanes`). So the bits do not depend on the order of
+summation, on the number of threads, on skipped zeros or on the subtraction of old terms.
 """
 
 import numpy as np
@@ -50,7 +50,7 @@ _WORTH_BOUNDS = 8
 
 @kernel
 def represent(store, slots, search):
-    """Add candidates one after the other; returns what each gained, not the gains of others."""
+    """Add candidates one after the other; return the gain of each, without updating other gains."""
     gains = np.zeros(slots.size)
     spare = _spare_room(search)
     for step in range(slots.size):
@@ -65,7 +65,7 @@ def represent(store, slots, search):
 
 @inner(makes_arrays=True)
 def _spare_room(search):
-    """Room for what is computed for each group of points, or for each block, again and again."""
+    """Scratch space for what is computed again and again for each group of points or each block."""
     return room(max(search.reach.size, search.top.size), search.reach)
 
 
@@ -74,8 +74,8 @@ def _add(store, slot, search, spare):
     """Add a candidate."""
     cover(store, slot, search, spare)
     if search.counts[ADDED] == 1 and 2 * search.counts[LOGGED] > search.best.size:
-        # The first changes nearly every point, so that gains are had from scratch sooner than from
-        # the log, all the more as bounds on distance work from now on.
+        # The first element changes nearly every point. Gains are then faster to compute from
+        # scratch than from the log, because bounds on distances apply from now on.
         search.settled[:] = -1
         search.last[:] = -1
         clear_log(search)
@@ -105,7 +105,7 @@ def _find_lead(search, block):
 
 @inner
 def _find_leads(search):
-    """The best candidate of each block; of one never settled, any could be."""
+    """The best candidate of each block; in a block that was never settled, any could be it."""
     for block in range(search.top.size):
         if search.settled[block] < 0:
             search.top[block] = np.inf
@@ -137,7 +137,7 @@ def _limited_sweep(search, store, block, points, low, high, m, sign):
 
 @by_type
 def settle(store, search, block, spare):
-    """Bring the gains of a block, or more, up to date; returns similarities seen."""
+    """Bring the gains of one or more blocks up to date; return how many similarities it took."""
 
 
 @settle.of(Dense)
@@ -158,7 +158,7 @@ def _settle_block(store, search, block, spare):
     group_gaps(store, block, gaps)
     near = one_line(search.reach)
     near[:] = 0
-    m = np.int64(0)  # no literal, for which Numba would compile a sweep of its own
+    m = np.int64(0)  # not a literal, because Numba would compile a separate sweep for it
     seen = 0
     for run in range(first_run, last_run):
         group = run if afresh else search.run_group[run]
@@ -181,13 +181,14 @@ def _settle_block(store, search, block, spare):
                     before, after = best[i], most_of(search, i)
                     needed = before < after
                 else:
-                    # Of a point that changed several times, the first entry stands for all.
+                    # For a point that changed several times, the first entry stands for all.
                     i = search.changed[entry]
                     before, after = search.before[entry], best[i]
                     needed = search.previous[entry] < first_entry
                 if bounded:
                     needed &= near[i % LANES] < store_reach(store, before)
-                # Written in any case, and kept if needed: no branch to be mispredicted.
+                # Always written, and kept only if needed: this avoids a branch that could be
+                # mispredicted.
                 points[m], low[m], high[m] = i, before, after
                 m += needed
     seen += sweep_within(search, store, (start, stop), points, low, high, m, sign)
@@ -198,7 +199,7 @@ def _settle_block(store, search, block, spare):
 
 @settle.of(Sparse)
 def _settle_all(store, search, block, spare):
-    """Rows of a sparse matrix do not know of blocks: bring all gains up to date."""
+    """Bring all gains up to date, because rows of a sparse matrix are not divided into blocks."""
     best, gains = search.best, search.gains
     afresh = search.settled[0] < 0
     touched = spare[: search.top.size]
@@ -243,7 +244,7 @@ def settle_parallel(store, search, blocks):
 
 @inner
 def _pending(search, blocks):
-    """How many similarities at most have to be looked at to settle some blocks."""
+    """The largest number of similarities that settling some blocks can take."""
     entries = 0
     for block in blocks:
         if search.settled[block] < 0:
@@ -255,7 +256,7 @@ def _pending(search, blocks):
 
 @inner
 def _ahead(top, lead, order, a, b):
-    """Whether block `a` has the better candidate, as far as is known."""
+    """Whether block `a` has the better candidate, by what is known so far."""
     if top[a] != top[b]:
         return top[a] > top[b]
     return order[lead[a]] < order[lead[b]]
@@ -263,7 +264,7 @@ def _ahead(top, lead, order, a, b):
 
 @inner
 def _leading(top, lead, order):
-    """The block that has the best candidate, as far as is known."""
+    """The block with the best candidate, by what is known so far."""
     block = top.size - 1
     for b in range(top.size - 1):
         if _ahead(top, lead, order, b, block):
@@ -284,9 +285,9 @@ def _settle_todo(store, search, spare):
 def advance(store, search, elements, gains, at, too_much):
     """Greedy: fill `elements` and `gains` from position `at` on; returns the next position.
 
-    First settles the blocks that are in `todo`; without `elements`, nothing more. Stops early if
-    the log has no room for another element, or if blocks that have to be settled (they are in
-    `todo` then) make more work than `too_much`, counted in similarities.
+    First settles the blocks in `todo`; if `elements` is empty, it does nothing more. Stops early if
+    the log has no room for another element. Also stops early, with these blocks in `todo`, if
+    settling the next blocks would take more than `too_much` similarities.
     """
     counts, settled, spare = search.counts, search.settled, _spare_room(search)
     _settle_todo(store, search, spare)

@@ -44,7 +44,7 @@ def count(sets, items, counts):
 def add(sets, weights, missing, gains, added, item):
     """Select an item. `missing` is by how many more items each concept wants to be covered.
 
-    What `gains` holds of an item that was added means nothing: its gain is 0.
+    The entry of `gains` for an added item has no meaning: its gain is 0.
     """
     if added[item]:
         return
@@ -60,9 +60,9 @@ def add(sets, weights, missing, gains, added, item):
 
 @kernel(error_model="numpy")
 def _lead(gains, costs, added, taken, first, worths):
-    """The best item of a block that is not taken, the lowest of equals; `worths` is room for it.
+    """The best item of a block that is not taken, the lowest of equals; `worths` is scratch space.
 
-    Passes without a branch, which compile to vector instructions.
+    Passes without a branch compile to vector instructions.
     """
     part = slice(first, first + worths.size)
     gains, added, taken = gains[part], added[part], taken[part]
@@ -84,9 +84,9 @@ def _lead(gains, costs, added, taken, first, worths):
 
 @kernel
 def extend(sets, weights, missing, gains, added, costs, taken, elements, won):
-    """Greedy: add the item of largest gain by cost, until `elements` and what they `won` are full.
+    """Greedy: add the item of largest gain / cost, until `elements` and their gains `won` are full.
 
-    Without costs, of which there are none then, by gain.
+    If `costs` is empty, gains are compared.
 
     Items are in blocks. Gains only fall, so the best gain that a block once had is an upper bound,
     and only a block that seems to be the best is looked at again.

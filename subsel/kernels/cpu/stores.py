@@ -1,4 +1,4 @@
-"""Where similarities come from, as the search sees it: a dense matrix, a sparse one, or features.
+"""Stores of similarities, as the search sees them: a dense matrix, a sparse matrix, or features.
 
 For each there are two kernels, chosen by the type of the store:
 
@@ -9,8 +9,8 @@ For each there are two kernels, chosen by the type of the store:
     For some points, add ``sign * (min(max(s[i, j], low[i]), high[i]) - low[i])`` to the gain of
     every candidate `j` of a block. With ``low = best``, ``high = inf`` and ``sign = +1`` this is
     the marginal gain from scratch; with ``low`` the similarity before, ``high`` the one after and
-    ``sign = -1`` it takes out of the gains what has been covered meanwhile. The clamped similarity
-    is one of the numbers given, so it needs no more digits than they have.
+    ``sign = -1`` it subtracts from the gains what has been covered meanwhile. The clamped
+    similarity is one of the numbers given, so it needs no more digits than they have.
 """
 
 from typing import NamedTuple
@@ -32,8 +32,9 @@ from subsel.kernels.cpu.vectors import LANES, add_lines, four_lines, one_line
 class Dense(NamedTuple):
     """Similarities in an array (points, candidates).
 
-    `by_candidate` says that a row of the array is a candidate too: because it is symmetric, or
-    because it is (candidates, points), which is for `subsel.kernels.cpu.coverage` alone.
+    `by_candidate` says that the rows of the array are candidates as well, because it is symmetric,
+    or instead, because it is (candidates, points). Only `subsel.kernels.cpu.coverage` uses the
+    latter.
     """
 
     matrix: np.ndarray
@@ -56,7 +57,7 @@ class Sparse(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """Compressed columns alone: what each candidate has of the points, for coverage by a rule."""
+    """Compressed columns only: the amounts that each candidate has, for coverage by a rule."""
 
     column_starts: np.ndarray
     column_rows: np.ndarray
@@ -91,7 +92,7 @@ class Tiled(NamedTuple):
 
 @by_type
 def cover(store, slot, search, spare):
-    """Make a candidate the representative of points that are more similar to it than to theirs."""
+    """Make a candidate represent the points that are more similar to it than to their own."""
 
 
 @by_type
@@ -214,8 +215,8 @@ def _tiled_sweep(store, block, points, low, high, m, sign, gains):
     total = one_line(gains)
     total[:] = 0.0
     base = 0.0
-    # What fills up the last four adds nothing: not to a partial sum either, which might then need
-    # a digit more than a float64 has.
+    # The padding of the last four adds nothing, not even to a partial sum, which might otherwise
+    # need one digit more than a float64 has.
     points[m : m + 3], low[m : m + 3], high[m : m + 3] = points[0], 0.0, 0.0
     for a in range(0, m, 4):
         picked = (points[a], points[a + 1], points[a + 2], points[a + 3])

@@ -1,11 +1,11 @@
 """Swaps of facility location: exchange selected elements for others until none gains.
 
-A candidate that comes in changes F by what points gain that are more similar to it than to their
-first element, and the element that goes out by what its points lose, who fall back on their second
-one or on the candidate. So from the first and second element of each point, one look at the
-candidate's similarities gives the change of F for all elements that might go out (FasterPAM).
+A candidate that comes in adds to F what points gain that are more similar to it than to their first
+element. An element that goes out takes from F what its points lose: they fall back on their second
+element or on the candidate. So, given the first and second element of each point, one pass over the
+similarities of a candidate gives the change of F for every element that might go out (FasterPAM).
 
-All sums are exact, as in `subsel.kernels.cpu.search`: a swap that gains, gains.
+All sums are exact, as in `subsel.kernels.cpu.search`, so a computed improvement is a real one.
 
 References
 ----------
@@ -76,8 +76,8 @@ def _weighed(search, i, s):
 def near(store, slot, swaps, points, similar):
     """Points that a candidate is more similar to than their second element, and how similar.
 
-    They are written into `points` and `similar`; returns how many there are, and similarities seen.
-    A dense store is one by candidate here.
+    They are written into `points` and `similar`. Returns how many there are, and the number of
+    similarities computed. A dense store is one by candidate here.
     """
 
 
@@ -96,7 +96,7 @@ def _dense_near(store, slot, swaps, points, similar):
     row, bar = store.matrix[slot], swaps.bar
     m = 0
     for i in range(row.size):
-        # Written in any case, and kept if needed: no branch to be mispredicted.
+        # Always written, and kept only if needed: this avoids a branch that could be mispredicted.
         points[m] = i
         m += row[i] > bar[i]
     for a in range(m):
@@ -138,7 +138,7 @@ def _tiled_near(store, slot, swaps, points, similar):
 
 @inner
 def _offer(swaps, i, s, place):
-    """An element is as similar as this to a point: it may be its first or second one."""
+    """Offer an element of a given similarity to a point, as its first or second element."""
     if swaps.capped:
         s = min(s, swaps.most[i])
     if s > swaps.first[i]:
@@ -189,7 +189,7 @@ def _seat_row(store, swaps, place, slot):
 
 @inner
 def _offer_again(store, swaps, i, line):
-    """The first and second element of a point, from all of them."""
+    """Find the first and second element of a point among all elements."""
     swaps.first[i] = swaps.second[i] = swaps.base[i]
     swaps.first_place[i] = swaps.second_place[i] = swaps.seats.size
     offer_all(store, swaps, i, line)
@@ -197,7 +197,7 @@ def _offer_again(store, swaps, i, line):
 
 @inner
 def _note(store, swaps):
-    """What follows from the first and second elements."""
+    """Update what follows from the first and second elements."""
     swaps.loss[:] = 0.0
     for i in range(swaps.n_points):
         lost = weighed(swaps, i, swaps.first[i]) - weighed(swaps, i, swaps.second[i])
@@ -226,7 +226,7 @@ def begin_swaps(store, swaps):
 
 @inner
 def _judge(part, slot, row, swaps, points, similar, change):
-    """The place in which a candidate, `row` of the part, gains most, what it gains, and seen."""
+    """The place where a candidate, `row` of the part, gains most, its gain, and the work."""
     m, seen = near(part, row, swaps, points, similar)
     for place in range(change.size):
         change[place] = -swaps.loss[place]
@@ -276,10 +276,10 @@ def _exchange(store, part, slot, row, swaps, place, points, similar):
 
 @kernel
 def scan_swaps(store, part, begun, swaps, slots, quiet, most):
-    """Try candidates in turn, and exchange at once; returns how many were tried.
+    """Try candidates in turn and exchange at once; return how many were tried.
 
-    `part` is a store that has them, by candidate, from the slot `begun` on. Stops where `quiet`
-    candidates in a row were no better, or after `most` swaps.
+    `part` is a store with a row for each of them, from the slot `begun` on. Stops once `quiet`
+    candidates in a row gave no improvement, or after `most` swaps.
     """
     counts = swaps.counts
     points = np.empty(swaps.first.size, np.int64)

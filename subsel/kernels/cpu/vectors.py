@@ -1,7 +1,7 @@
-"""What is written in LLVM's vectors of 512 bits, for LLVM does not keep a loop's sums in registers.
+"""Code in LLVM's vectors of 512 bits, because LLVM does not keep the sums of a loop in registers.
 
-It splits them where a machine's are shorter. Each has a twin in plain Python, which does the same
-to the last bit and stands for it where nothing is compiled.
+LLVM splits the vectors on machines with shorter ones. Each function has a twin in plain Python,
+which gives the same bits and replaces it without the JIT.
 """
 
 import functools
@@ -23,10 +23,10 @@ _INT = ir.IntType(32)
 
 
 def scratch(count: int) -> Any:
-    """A function that makes an array for so many numbers, of the type of those in another.
+    """A function that makes an array of a given size, of the number type of another array.
 
-    The array is on the stack: it costs nothing to make, and is gone once the function that asked
-    for it returns. So it may be handed on, but not back.
+    The array is on the stack: it costs nothing, and is gone once the function that made it returns.
+    So it may be passed to other functions, but must not be returned.
     """
 
     @intrinsic(lambda like: np.empty(count, like.dtype))
@@ -53,7 +53,7 @@ def scratch(count: int) -> Any:
 
 @intrinsic(np.rint)
 def rint(typingctx: Any, x: Any) -> Any:
-    """The nearest whole number, of two the even one."""
+    """The nearest whole number; the even one if two are equally near."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.call(builder.module.declare_intrinsic("llvm.rint", [args[0].type]), args)
@@ -170,7 +170,7 @@ def _take_roots(context, builder, places):
     With AVX-512 there are inverse ones, right to 14 bits, in a sixth of the time of a square root.
     A step of Newton's method, and a correction by what its square lacks, give the nearest float32
     (Markstein 1990) unless something underflows on the way. Where a number is under 2**-90, they
-    are the processor's own roots. It was tried on all floats that there are (tests/kernels).
+    are the processor's own roots. This was tested on all float32 numbers (tests/kernels).
     """
     vector = places[0].type.pointee
     squares = [builder.load(place) for place in places]

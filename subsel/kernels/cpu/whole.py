@@ -21,7 +21,7 @@ def count_above(matrix, best, counts, first, stop):
 
 @kernel
 def write_above(matrix, best, starts, columns, data, first, stop):
-    """Those entries and their columns, each row's from its start on."""
+    """Write these entries and their columns; those of each row begin at its start."""
     for i in range(first, stop):
         row, low = matrix[i], matrix.dtype.type(best[i])
         at = starts[i]

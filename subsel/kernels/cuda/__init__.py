@@ -15,9 +15,9 @@ three launches for all classes together:
     candidate of each tile. One block a tile of candidates, which alone writes to their gains. Where
     more than half of the points changed, and at the start, gains are summed from scratch.
 
-The list of changed points has no particular order. It needs none, as all sums are exact, and so are
-similarities the same as on the CPU: see `subsel.kernels.cpu`, whose rounding to a grid, bounds and
-clamped sums these are. Nothing crosses the bus until the elements are asked for.
+The list of changed points has no particular order, and needs none, because all sums are exact.
+Similarities have the same bits as on the CPU: rounding to a grid, bounds and clamped sums are those
+of `subsel.kernels.cpu`. No data crosses the bus until the elements are read.
 
 From features, a block holds a tile of candidates and some points in shared memory, and a thread
 EACH x EACH pairs of them in registers. Points too far from the box around a tile to count for any

@@ -1,4 +1,4 @@
-"""Features and matrices made ready on a GPU: gathered, checked, boxed, scaled."""
+"""Preparation of features and matrices on a GPU: gather, check, bound by boxes, scale."""
 
 import math
 
