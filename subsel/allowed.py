@@ -40,7 +40,9 @@ class OpenRows:
         held[check_distinct(given, n, "given")] = True
         shut[check_distinct(exclude, n, "exclude")] = True
         if (held & shut).any():
-            raise ValueError(f"{np.argmax(held & shut)} is in given and in exclude")
+            raise ValueError(
+                f"row {np.argmax(held & shut)} must not be both in given and in exclude"
+            )
         if candidates is not None:
             some = np.zeros(n, bool)
             some[check_distinct(candidates, n, "candidates")] = True
@@ -67,8 +69,8 @@ class OpenRows:
         for own, k in zip(members, counts, strict=True):
             if (left := int(self.open[own].sum())) < k:
                 raise ValueError(
-                    f"the class of row {own[0]} is to have {k} rows selected, but only {left} of "
-                    f"its {len(own)} are candidates, and neither given nor excluded"
+                    f"budget asks for {k} rows of the class of row {own[0]}, but only {left} of its "
+                    f"{len(own)} rows are candidates, and neither given nor excluded"
                 )
 
     def of_class(self, own: np.ndarray) -> "OpenRows":
@@ -80,12 +82,14 @@ def only_for_classes(objective: str, refused: dict[str, Any]) -> None:
     """Refuse arguments that cannot be combined with labels."""
     cure = "for one selection of all rows, pass the classes as groups"
     if objective != "facility_location":
-        raise ValueError(f"labels go with facility location only, not with {objective!r}: {cure}")
+        raise ValueError(
+            f"labels need the objective 'facility_location', not {objective!r}: {cure}"
+        )
     for name, value in refused.items():
         if value is not None:
             raise ValueError(
-                f"labels and {name} do not go together, as each class has a selection and a budget "
-                f"of its own: {cure}"
+                f"labels and {name} cannot be combined, because each class has a selection and a "
+                f"budget of its own: {cure}"
             )
 
 
@@ -103,12 +107,12 @@ def constraint_of(
     some: list[Constraint] = []
     if isinstance(budget, Constraint):
         raise TypeError(
-            f"budget must be a number, not {budget}: pass what the constraint is made of (costs, "
+            f"budget must be a number, not {budget}: pass the arguments of the constraint (costs, "
             "groups, at_most, at_least, min_distance), or give the constraint to subsel.greedy"
         )
     if costs is not None:
         if budget is None:
-            raise ValueError("costs need a budget: what the selected rows may cost together")
+            raise ValueError("costs need a budget: the largest total cost of the selected rows")
         own = as_host_array(costs, "costs")
         if own.shape != (n,):
             raise ValueError(f"costs must have one entry per row of X: ({n},), not {own.shape}")
@@ -123,12 +127,18 @@ def constraint_of(
             )
     if groups is None:
         if not at_most is at_least is None:
-            raise ValueError("at_most and at_least are numbers of each group: give groups, too")
+            raise ValueError(
+                "at_most and at_least limit each group, but groups is None: give groups, too"
+            )
     else:
         if at_most is at_least is None:
-            raise ValueError("groups are for at_most and at_least: give one of them, or leave it")
+            raise ValueError(
+                "groups need at_most or at_least: give one of these, or leave groups out"
+            )
         if at_least is not None and count is None:
-            raise ValueError("at_least needs a budget that is a count, so that room can be kept")
+            raise ValueError(
+                "at_least needs a budget that is a count, so that room can be reserved"
+            )
         own = check_labels(groups, n, "groups")
         some.append(Groups(own[known], at_most=at_most, at_least=at_least, count=count))
     if min_distance is not None:
@@ -157,7 +167,8 @@ def budgets(budget: Any, labels: np.ndarray) -> tuple[list[np.ndarray], list[int
         names = classes.tolist()
         if wrong := set(names) ^ set(budget):
             raise ValueError(
-                f"budget must have a count for each label; see {sorted(wrong, key=repr)[:5]}"
+                "budget must have a count for each label and for nothing else; missing or unknown: "
+                f"{sorted(wrong, key=repr)[:5]}"
             )
         counts = [
             check_budget(budget[name], int(size), name=f"budget[{name!r}]")

@@ -93,7 +93,9 @@ def assign(
     """
     check_metric(metric)
     if check_choice(backend, BACKENDS, "backend") == "cuda":
-        raise ValueError("points are assigned on the CPU: use backend='cpu'")
+        raise ValueError(
+            "backend must be 'auto' or 'cpu', not 'cuda': assign works on the CPU only"
+        )
     allowed = check_memory(memory)
     points = _checked(X_new, "X_new")
     others = _checked(representatives, "representatives")

@@ -385,7 +385,7 @@ def _named(
         return make(X, **options)
     if weights is not None:
         some = ", ".join(map(repr, ("facility_location", *_OF_FEATURES)))
-        raise ValueError(f"weights go with {some}, not with {objective!r}")
+        raise ValueError(f"weights need one of the objectives {some}, not {objective!r}")
     if metric is not None:
         options["metric"] = metric
     if objective == "saturated_coverage":
@@ -406,7 +406,7 @@ def _check_held_elsewhere(
     }
     for what in (what for what, is_so in wrong.items() if is_so):
         raise ValueError(
-            f"given_features do not go together with {what}: put these rows below those of X, and "
+            f"given_features cannot be combined with {what}: put these rows below those of X, and "
             "name them in given"
         )
 
@@ -415,5 +415,5 @@ def _weights_of_rows(weights: Any, n: int, features: Any) -> np.ndarray | None:
     if weights is None:
         return None
     if features.together:
-        raise ValueError("weights are for the CPU: use backend='cpu'")
+        raise ValueError("weights work on the CPU only: use backend='cpu'")
     return check_values(weights, "weights", n, 0, "[", "row")

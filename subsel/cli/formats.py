@@ -68,7 +68,10 @@ class Table:
             first, last = (self.named(end) for end in wanted.split(":", 1))
             chosen = names[names.index(first) : names.index(last) + 1]
             if not chosen:
-                raise InputError(f"in {self.path}, column {last!r} comes before {first!r}")
+                raise InputError(
+                    f"--features {wanted}: in {self.path}, column {last!r} comes before {first!r}; name "
+                    "them in the order of the file"
+                )
         else:
             chosen = [self.named(name.strip()) for name in wanted.split(",")]
         for name in chosen:
@@ -108,8 +111,7 @@ def open_table(path: Path) -> Table:
         return _folder(path)
     if path.suffix.lower() not in READERS:
         raise InputError(
-            f"{path} has an ending that is not known; known are {', '.join(READERS)}, and folders "
-            "of parts"
+            f"{path} has an unknown ending; known are {', '.join(READERS)}, and folders of parts"
         )
     with _naming(path):
         return READERS[path.suffix.lower()]([path])

@@ -88,7 +88,9 @@ class Job:
             raise InputError("--out, --assignments and --plot must be different files")
         source = args.file.resolve()
         if inside := [path for path in written if source in (path, *path.parents)]:
-            raise InputError(f"{inside[0]} cannot be written: it is, or lies in, what is read")
+            raise InputError(
+                f"{inside[0]} cannot be written: it is the input {args.file}, or lies in it"
+            )
         writing.check_place(args.out)
         if args.assignments is not None:
             writing.check_place(args.assignments)

@@ -130,7 +130,7 @@ def _budget(text: str) -> Any:
     found = re.fullmatch(r"\s*([0-9_]+|[0-9]*\.[0-9]+|[0-9]+\.)\s*(%?)\s*", text)
     if found is None:
         raise argparse.ArgumentTypeError(
-            f"must be a count as 200, or a percentage as 1%, not {text!r}"
+            f"must be a count such as 200, or a percentage such as 1%, not {text!r}"
         )
     number, percent = found.groups()
     if not percent:
@@ -144,7 +144,7 @@ def _budget(text: str) -> Any:
 def _part(text: str) -> float:
     number = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     if not 0 < number <= 1:
-        raise argparse.ArgumentTypeError(f"must be a part above 0 and at most 1, not {text}")
+        raise argparse.ArgumentTypeError(f"must be a fraction above 0 and at most 1, not {text}")
     return number
 
 
@@ -162,25 +162,27 @@ def check(args: argparse.Namespace) -> str | None:
         cure = f": for a part of the rows write {100 * args.budget:g}%"
         return "--budget must be a count or a percentage" + (cure if args.budget < 1 else "")
     if args.costs is not None and not isinstance(args.budget, int | float):
-        return "--costs needs a --budget that is a number: what the selected rows may cost together"
+        return (
+            "--costs needs a --budget that is a number: the largest total cost of the selected rows"
+        )
     alone = {"--coverage": args.coverage, "--min-distance": args.min_distance}
     if args.by is not None:
         for name, value in (alone | {"--costs": args.costs}).items():
             if value is not None:
-                return f"--by and {name} do not go together, as each class has a budget of its own"
+                return f"--by and {name} cannot be combined, because each class has a budget of its own"
         if args.objective != "facility_location":
-            return f"--by goes with the objective facility_location only, not {args.objective}"
+            return f"--by needs the objective facility_location, not {args.objective}"
     if args.scheduler is not None or (args.partitions or 1) > 1:
         for name, value in alone.items():
             if value is not None:
-                return f"--partitions and --scheduler do not go together with {name}"
+                return f"--partitions and --scheduler cannot be combined with {name}"
         if args.metric is not None and args.metric not in METRICS[:4]:
             some = ", ".join(METRICS[:4])
             return f"with --partitions or --scheduler, --metric must be one of {some}"
     if args.scheduler is not None and args.partitions == 1:
-        return "--scheduler is for several partitions"
+        return "--scheduler needs several partitions, not --partitions 1"
     if args.assignments is not None and args.objective != "facility_location":
-        return "--assignments are for the objective facility_location"
+        return f"--assignments needs the objective facility_location, not {args.objective}"
     return None
 
 

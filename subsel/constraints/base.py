@@ -180,9 +180,9 @@ class Both(Constraint):
         for one in (a, b):
             if one.floors:
                 raise ValueError(
-                    f"{one} promises at least so many of a group, which another constraint beside "
-                    "it might prevent: leave at_least out, or the other constraint (a count of all "
-                    "is the argument count)"
+                    f"{one} has at_least, which another constraint might make impossible: leave out "
+                    "at_least or the other constraint (to limit all groups together, use its "
+                    "argument count)"
                 )
         self.a, self.b = a, b
 

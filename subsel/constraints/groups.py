@@ -64,10 +64,12 @@ class Groups(Constraint):
         count: int | None = None,
     ) -> None:
         if at_most is None and at_least is None and count is None:
-            raise ValueError("Groups needs at_most, at_least or count: else it allows everything")
+            raise ValueError(
+                "Groups needs at_most, at_least or count: without them it allows every set"
+            )
         if at_least is not None and count is None:
             raise ValueError(
-                "at_least needs count, the number of elements in all, so that room can be kept"
+                "at_least needs count, the number of elements in all, so that room can be reserved"
             )
         self.labels = check_labels(labels)
         names, self.group = np.unique(self.labels, return_inverse=True)
@@ -159,6 +161,6 @@ def _by_group(numbers: Any, names: list, name: str, otherwise: np.ndarray) -> np
     at = {label: g for g, label in enumerate(names)}
     for label, number in numbers.items():
         if label not in at:
-            raise ValueError(f"{name} names {label!r}, which no candidate has as its label")
+            raise ValueError(f"{name} names {label!r}, which is not the label of any candidate")
         values[at[label]] = check_count(number, f"{name}[{label!r}]", 0)
     return values

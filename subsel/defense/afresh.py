@@ -101,7 +101,10 @@ def readmitted(
         gradients = gradients.cpu().numpy()
     probability = 1 + gradients[np.arange(len(labels)), labels]
     if ((probability < -1e-3) | (probability > 1 + 1e-3)).any():
-        raise ValueError('gradients must be with respect to the logits (wrt="logits"), p - y')
+        raise ValueError(
+            'gradients must be with respect to the logits (wrt="logits"): the entry at the label '
+            "must be its probability less 1"
+        )
     accepted = probability >= threshold
     if features is not None:
         accepted &= scores.deep_knn(features, labels) <= 0.5
@@ -184,12 +187,14 @@ def train_afresh(
     if not isinstance(defense, EPIC | None):
         raise TypeError(f"defense must be an EPIC, got {defense!r}")
     if defense is not None and defense.stop is None:
-        raise ValueError("defense must have a stop: the core is what its last round leaves")
+        raise ValueError(
+            f"defense must have a stop, not {defense!r}: the core is what its last round leaves"
+        )
     _check_threshold(threshold)
     if check_count(witnesses, "witnesses", 1) > 2:
         raise ValueError(f"witnesses must be 1 or 2, got {witnesses}")
     if resume and checkpoint is None:
-        raise ValueError("resume needs the checkpoint to continue from")
+        raise ValueError("resume=True needs checkpoint, the file to continue from")
     named = ("epochs", "drops", "scenario")
     schedule = from_preset(
         training.pop("preset", None), {name: training.get(name) for name in named}
@@ -295,8 +300,8 @@ def _check_start(first: Path, initial: dict[str, Any]) -> None:
     """Refuse weights that are not those which the run began with: its later phases begin anew."""
     if read_checkpoint(first, torch.device("cpu"))["start"] != weights_digest(initial):
         raise CheckpointError(
-            f"resume: {first} is of a run that began with other weights: give the model as it was "
-            "then"
+            f"resume: {first} belongs to a run that began with other weights: give the model with "
+            "its initial weights"
         )
 
 

@@ -52,7 +52,7 @@ def distinct(inputs: Any, labels: Any, *, near: float = NEAR) -> np.ndarray:
     """
     points = torch.as_tensor(as_host_array(inputs, "inputs"))
     if not points.isfinite().all():
-        raise ValueError("inputs have NaN or inf, which have no distances")
+        raise ValueError("inputs must be finite, but have NaN or inf")
     return np.flatnonzero(_first_like_it(points, labels, near) == -1)
 
 

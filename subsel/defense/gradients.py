@@ -347,16 +347,16 @@ def check_device(device: torch.device | str | None, model: nn.Module) -> torch.d
         where = torch.device(device)
     except (RuntimeError, TypeError):
         raise ValueError(
-            f'device must be "cpu", "cuda", "cuda:1" or such, not {device!r}'
+            f'device must be "cpu", "cuda", "cuda:1" or the like, not {device!r}'
         ) from None
     if where.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(
-            f"device {str(where)!r} is not there: "
+            f"device {str(where)!r} is not available: "
             + ("no GPU was found" if torch.version.cuda else "this PyTorch is built without CUDA")
         )
     if where.type == "cuda" and (where.index or 0) >= torch.cuda.device_count():
         found = torch.cuda.device_count()
-        raise ValueError(f"device {str(where)!r} is not there: the number of GPUs is {found}")
+        raise ValueError(f"device {str(where)!r} is not available: the number of GPUs is {found}")
     try:
         torch.ones((), device=where).item()
     except (RuntimeError, AssertionError, ImportError):

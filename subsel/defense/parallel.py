@@ -73,7 +73,7 @@ class Ranks:
         if group is not None:
             self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
             if self.rank < 0:
-                raise ValueError("group: this process is not in it")
+                raise ValueError("group must contain this process, which is not in it")
 
     def gather(self, value: Any) -> list[Any]:
         """The value of each rank, on every rank.  It is pickled: nothing on a GPU."""

@@ -156,14 +156,14 @@ class Machine:
         """APPEND and APPENDS."""
         target = self.stack[-1]
         if type(target) is not list:
-            raise RefusedError("refused to append to what is no list")
+            raise RefusedError("refused to append to something that is not a list")
         target.extend(items)
 
     def set_items(self, items: list[Any]) -> None:
         """SETITEM and SETITEMS: keys and values by turns."""
         target = self.stack[-1]
         if type(target) is not dict:
-            raise RefusedError("refused to set an entry of what is no dict")
+            raise RefusedError("refused to set an entry of something that is not a dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
             # Only keys whose hash is quick: a tuple of tuples may take for ever.
             if type(key) not in (str, bytes, int):
@@ -186,7 +186,7 @@ class Machine:
     def look_up(self, module: Any, name: Any) -> None:
         """GLOBAL and STACK_GLOBAL: the only way to a name."""
         if type(module) is not str or type(name) is not str:
-            raise RefusedError("refused a name that is no text")
+            raise RefusedError("refused a name that is not text")
         if (module, name) not in self.names:
             raise RefusedError(_why_refused(ascii(f"{module}.{name}"[:100])[1:-1]))
         self.push(self.names[module, name])
@@ -195,7 +195,7 @@ class Machine:
         """REDUCE, and NEWOBJ, which is the call of a class."""
         arguments, function = self.stack.pop(), self.stack.pop()
         if type(function) is not Name or function.build is None or type(arguments) is not tuple:
-            raise RefusedError("refused a call of what is no function")
+            raise RefusedError("refused a call of something that is not a function")
         self.push(function.build(self, *arguments))
 
     def build(self, _: None) -> None:

@@ -202,7 +202,7 @@ def read_poisons(path: str | os.PathLike[str]) -> PoisonedSet:
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"{path} is not there: a folder or a file of poisons is wanted")
+        raise FileNotFoundError(f"{path} does not exist: a folder or a file of poisons is wanted")
     if path.name in FOLDER_FILES and path.is_file():
         raise ValueError(f"{path} is one file of a poisoned set: give its folder, {path.parent}")
     try:

@@ -119,8 +119,10 @@ def _checked(features: Any, labels: Any) -> tuple[Tensor, np.ndarray]:
     labels = as_host_array(labels, "labels")
     if points.ndim != 2 or len(points) == 0:
         raise ValueError(f"features must be (n, e), got {tuple(points.shape)}")
-    if not points.is_floating_point() or not points.isfinite().all():
-        raise ValueError("features must be floats, and finite")
+    if not points.is_floating_point():
+        raise ValueError(f"features must be finite floats, got {points.dtype}")
+    if not points.isfinite().all():
+        raise ValueError("features must be finite floats, got NaN or inf")
     if labels.dtype.kind not in "iu" or labels.shape != (len(points),):
         raise ValueError(
             f"labels must be integers ({len(points)},) as features, got {labels.dtype} "

@@ -81,7 +81,9 @@ def check_own(given: dict[str, Any], drops: Any, lr: Any) -> dict[str, bool]:
                 f"{type(value).__name__}"
             )
     if given["optimizer"] is not None and lr is not None:
-        raise ValueError("lr is that of the SGD that train makes; optimizer= brings its own")
+        raise ValueError(
+            "lr cannot be combined with optimizer=, which sets its own learning rate: leave lr out"
+        )
     if given["scheduler"] is not None and drops is not None:
         raise ValueError("give drops or scheduler=, not both: each decides the learning rate")
     return {f"own_{name}": value is not None for name, value in given.items()}
@@ -120,7 +122,9 @@ def check_defense(defense: EPIC, settings: dict[str, Any]) -> None:
             "dropped examples are not trained on and have no gradients; take fresh ones"
         )
     if settings["cutmix"]:
-        raise ValueError('cutmix needs gradients="fresh": it trains on no example as it is')
+        raise ValueError(
+            'cutmix needs gradients="fresh", because it trains on mixtures and not on the examples themselves'
+        )
 
 
 def _number(value: Any, name: str, *, zero: bool) -> float:

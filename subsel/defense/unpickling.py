@@ -150,7 +150,7 @@ def _unfold(value: Any, allowance: Allowance, depth: int = 0) -> Any:
         return kind([_unfold(item, allowance, depth + 1) for item in value])
     if kind in _PLAIN or isinstance(value, np.generic):
         return value
-    raise RefusedError(f"refused a part that is no data: {ONLY}")
+    raise RefusedError(f"refused a part that is not data: {ONLY}")
 
 
 # What a pickle can build
@@ -193,7 +193,7 @@ class _Image(Fillable):
     def fill(self, machine: Machine, state: Any) -> None:
         _, mode, (width, height), _, data = state[:5]
         if mode not in ("L", "RGB"):
-            shown = repr(mode[:20]) if type(mode) is str else "that is no text"
+            shown = repr(mode[:20]) if type(mode) is str else "that is not text"
             raise RefusedError(
                 f"refused an image of mode {shown}: only L and RGB are read. Write "
                 'image.convert("RGB") in its place'

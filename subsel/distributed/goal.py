@@ -157,8 +157,8 @@ def check_goal(objective: Any, metric: str | None, values: Any, place: str) -> G
         )
     if place == "cuda" and not goal.plain:
         raise ValueError(
-            f"objective={objective!r} is for the CPU here, and the GPU for 'facility_location' "
-            "alone: use backend='cpu'"
+            f"objective={objective!r} works on the CPU only; greedi uses the GPU for "
+            "'facility_location' only: use backend='cpu'"
         )
     return goal
 
@@ -169,7 +169,7 @@ def _check_name(name: Any) -> None:
     if isinstance(name, Objective):
         raise TypeError(
             f"objective must be a name, of {', '.join(map(repr, NAMES))}, or a mapping of names to "
-            f"weights, not {name!r}: what lies in one place already is for subsel.lazy_greedy"
+            f"weights, not {name!r}: give an objective that you have already to subsel.lazy_greedy"
         )
     if isinstance(name, str) and name in BY_NAME:
         raise ValueError(

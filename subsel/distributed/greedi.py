@@ -211,7 +211,9 @@ def greedi(
     else:
         only_for_classes("facility_location" if goal.plain else str(objective), together)
         if sample is not None:
-            raise ValueError("sample goes without labels; select from a part of X instead")
+            raise ValueError(
+                "sample and labels cannot be combined: select from a part of X instead"
+            )
         members, counts = budgets(budget, check_labels(labels, n))
         rows.check_classes(members, counts)
         sizes = [len(own) for own in members]
@@ -244,6 +246,6 @@ def _only_without_sample(**refused: Any) -> None:
     for name, value in refused.items():
         if value is not None:
             raise ValueError(
-                f"sample and {name} do not go together, as the rows that are drawn might be too "
+                f"sample and {name} cannot be combined, because the rows that are drawn might be too "
                 f"few that may be selected: leave sample out, or select from a part of X"
             )

@@ -186,8 +186,7 @@ class _Locator(_CacheLocator):
         self._line = function.__code__.co_firstlineno
 
     def ensure_cache_path(self) -> None:
-        """Do nothing: Numba would raise an error for a full or missing folder; `_Files` does
-        not."""
+        """Do nothing: Numba would raise an error for a full folder; `_Files` does not."""
 
     def get_cache_path(self) -> str:
         """The folder."""

@@ -352,7 +352,7 @@ class FacilityLocation(Objective):
         """
         if check_choice(backend, BACKENDS, "backend") == "cuda":
             raise ValueError(
-                "graphs of neighbours are for the CPU: use backend='cpu' (arrays on a GPU are then "
+                "graphs of neighbours work on the CPU only: use backend='cpu' (arrays on a GPU are then "
                 "copied)"
             )
         if hasattr(indices, "tocsr"):
@@ -539,4 +539,4 @@ def _check_place(backend: str, data: ArrayLike, *parts: ArrayLike | None) -> Non
     """Refuse options that only the CPU supports."""
     guided = any(part is not None for part in parts)
     if check_backend(backend, data) == "cuda" and guided:
-        raise ValueError("weights, query and private are for the CPU: use backend='cpu'")
+        raise ValueError("weights, query and private work on the CPU only: use backend='cpu'")

@@ -136,7 +136,7 @@ class FeatureBased(Coverage):
             raise ValueError(
                 "concave='min' needs cap, the amount of a feature from which on more adds nothing"
                 if cap is None
-                else f"cap goes with concave='min' only, not with {concave!r}"
+                else f"cap needs concave='min', not {concave!r}"
             )
         source = sources.amounts(X, backend, "X", "(n, d)", "features")
         if not math.isfinite(source.span * source.n):

@@ -114,7 +114,7 @@ class Run:
         self.closed = np.zeros(n, bool)
         self.closed[self._given] = True
         if len(both := excluded[self.closed[excluded]]):
-            raise ValueError(f"{both.min()} is in given and in exclude")
+            raise ValueError(f"element {both.min()} must not be both in given and in exclude")
         self.closed[excluded] = True
         if self.closed.all() and not isinstance(self._constraint, Unlimited):
             raise ValueError(f"all of {n} candidates are given or excluded: none is left to select")

@@ -54,7 +54,7 @@ def matrix(similarity: Any, backend: str = "auto", name: str = "similarity") -> 
         check_matrix_shape(similarity.shape, name, axes)
         if place == "cuda":
             raise TypeError(
-                f"{name} is sparse, which only the CPU's kernels take: use backend='cpu', or "
+                f"{name} is sparse, which works on the CPU only: use backend='cpu', or "
                 f"{name}.toarray()"
             )
         return SparseSimilarity.from_matrix(similarity, name)
@@ -78,7 +78,7 @@ def amounts(
     none may be larger than `high`.
     """
     if check_choice(backend, BACKENDS, "backend") == "cuda":
-        raise ValueError(f"{what} are for the CPU's kernels alone: use backend='cpu'")
+        raise ValueError(f"{what} work on the CPU only: use backend='cpu'")
     if hasattr(X, "tocsr"):
         check_matrix_shape(X.shape, name, axes)
         result = Amounts.from_sparse(X, name, what)
@@ -106,7 +106,7 @@ def features(X: ArrayLike, backend: str = "auto") -> Any:
     place = check_backend(backend, X)
     if hasattr(X, "tocsr"):
         if place == "cuda":
-            raise TypeError("X is sparse, which only the CPU's kernels take: use backend='cpu'")
+            raise TypeError("X is sparse, which works on the CPU only: use backend='cpu'")
         return SparseFeatures(X)
     return (cuda_sources().Features if place == "cuda" else Features)(X)
 
@@ -115,7 +115,7 @@ def distances(D: ArrayLike, backend: str = "auto", name: str = "D") -> Distances
     """Checked distances, of which similarities are made, on the CPU."""
     if check_choice(backend, BACKENDS, "backend") == "cuda":
         raise ValueError(
-            "distances are for the CPU: use backend='cpu', or give similarities "
+            "distances work on the CPU only: use backend='cpu', or give similarities "
             "(D.max() - D) to FacilityLocation"
         )
     return Distances(D, name)

@@ -154,5 +154,5 @@ def check_metric(metric: Any, gamma: float | None = None) -> float | None:
         return None
     gamma = check_number(gamma, "gamma", 0)
     if metric != "rbf":
-        raise ValueError(f"gamma goes with metric='rbf' only, not with {metric!r}")
+        raise ValueError(f"gamma needs metric='rbf', not {metric!r}")
     return gamma

@@ -273,7 +273,7 @@ def test_files_that_cannot_be_used(tmp_path, capsys, monkeypatch):
     np.save(tmp_path / "few.npy", CLASSES[:5])
     cases = {
         ("no.npy",): "no.npy does not exist",
-        ("notes.md",): "has an ending that is not known; known are .npy",
+        ("notes.md",): "has an unknown ending; known are .npy",
         ("nothing",): "is a folder without Parquet, Arrow or Zarr files",
         ("wide.parquet", "--by", "lable"): "no column 'lable'; it has 'a', 'b', 'c', 'label'",
         ("wide.parquet", "--features", "a:z"): "no column 'z'",

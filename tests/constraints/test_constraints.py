@@ -129,7 +129,10 @@ def test_both_allow_what_each_allows():
         (lambda: Groups(LABELS, at_least=2, at_most=1, count=6), r"at_least is 2 for 'a'"),
         (lambda: Groups(LABELS, at_least={"c": 2}, count=6), r"for 'c', of which at most 1"),
         (lambda: Groups(LABELS, at_least=1, count=2), r"count is 2, but at_least asks for 3"),
-        (lambda: Groups(LABELS, at_most={"d": 1}), r"at_most names 'd', which no candidate"),
+        (
+            lambda: Groups(LABELS, at_most={"d": 1}),
+            r"at_most names 'd', which is not the label of any candidate",
+        ),
         (lambda: Groups([], at_most=1), r"labels must be 1-D"),
         (lambda: Groups(LABELS, at_most=-1), r"at_most must be at least 0, not -1"),
         (lambda: Groups(LABELS, count=0), r"count must be at least 1"),
@@ -137,8 +140,14 @@ def test_both_allow_what_each_allows():
         (lambda: MinDistance([1.0, 2], 1), r"X must be 2-D"),
         (lambda: MinDistance([[1.0]], 0), r"least must be a number in \(0, inf\)"),
         (lambda: MinDistance([[1.0]], 1, metric="dot"), r"metric must be one of 'euclidean'"),
-        (lambda: Groups(LABELS, at_least=1, count=4) & Count(4), r"promises at least"),
-        (lambda: Count(2) & Groups(LABELS, at_least=1, count=4), r"promises at least"),
+        (
+            lambda: Groups(LABELS, at_least=1, count=4) & Count(4),
+            r"has at_least, which another constraint",
+        ),
+        (
+            lambda: Count(2) & Groups(LABELS, at_least=1, count=4),
+            r"has at_least, which another constraint",
+        ),
     ],
 )
 def test_bad_arguments(make, message):

@@ -216,7 +216,7 @@ def test_a_dataset_and_a_head_on_fixed_features():
         ({"defense": make_epic(stop=None)}, "defense must have a stop"),
         ({"threshold": 0.0}, "threshold must be a fraction"),
         ({"threshold": 1}, "threshold must be a fraction"),
-        ({"resume": True}, "resume needs the checkpoint"),
+        ({"resume": True}, "resume=True needs checkpoint"),
         ({"epochs": None}, "epochs must be given"),
         ({"epochs": "6"}, "epochs must be a count at least 1, not '6'"),
         ({"epochs": None, "preset": "paper"}, "preset must be one of"),

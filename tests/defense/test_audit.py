@@ -98,7 +98,7 @@ class TestScores:
                 pytest.importorskip("sklearn")
             with pytest.raises(ValueError, match=r"features must be \(n, e\), got \(3,\)"):
                 of(np.zeros(3), np.zeros(3, int))
-            with pytest.raises(ValueError, match="features must be floats, and finite"):
+            with pytest.raises(ValueError, match="features must be finite floats"):
                 of(np.full((3, 1), np.nan), np.zeros(3, int))
             with pytest.raises(ValueError, match=r"labels must be integers \(3,\)"):
                 of(np.zeros((3, 1)), np.zeros(2, int))

@@ -109,7 +109,7 @@ def test_one_thread_or_many():
         ([["a"]], {}, "X must be numeric"),
         ([[1.0]], {"concave": "log"}, "concave must be one of 'sqrt', 'log1p', 'ratio', 'min'"),
         ([[1.0]], {"concave": "min"}, "concave='min' needs cap"),
-        ([[1.0]], {"cap": 1}, "cap goes with concave='min' only, not with 'sqrt'"),
+        ([[1.0]], {"cap": 1}, "cap needs concave='min', not 'sqrt'"),
         ([[1.0]], {"concave": "min", "cap": 0}, r"cap must be a number in \(0, inf\)"),
         ([[1.0]], {"concave": "min", "cap": np.nan}, r"cap must be a number"),
         ([[1.0]], {"concave": "min", "cap": [1, 2]}, r"cap must have one number for each feature"),
@@ -122,7 +122,7 @@ def test_one_thread_or_many():
         ),
         ([[1.0]], {"weights": [np.nan]}, r"weights\[0\] is nan"),
         ([[1.0]], {"weights": ["a"]}, r"weights must be numeric"),
-        ([[1.0]], {"backend": "cuda"}, r"features are for the CPU's kernels alone"),
+        ([[1.0]], {"backend": "cuda"}, r"features work on the CPU only"),
         ([[1.0]], {"backend": "gpu"}, r"backend must be one of"),
     ],
 )

@@ -146,7 +146,7 @@ def test_assign_is_by_similarity_alone():
         ({"query": [[1.0], [1.0]], "eta": -1}, r"eta must be a number in \[0, inf\)"),
         ({"nu": np.nan}, "nu must be a number"),
         ({"eta": "1"}, "eta must be a number"),
-        ({"weights": [1, 1], "backend": "cuda"}, "weights, query and private are for the CPU"),
+        ({"weights": [1, 1], "backend": "cuda"}, "weights, query and private work on the CPU only"),
     ],
 )  # fmt: skip
 def test_refused_with_a_matrix(options, message):
@@ -162,7 +162,10 @@ def test_refused_with_a_matrix(options, message):
         ({"private": [[1.0, np.nan]]}, r"private\[0, 1\] is nan"),
         ({"private": [["a", "b"]]}, "private must be numeric"),
         ({"weights": [1.0]}, "weights must have one number for each point"),
-        ({"query": [[1.0, 2.0]], "backend": "cuda"}, "weights, query and private are for the CPU"),
+        (
+            {"query": [[1.0, 2.0]], "backend": "cuda"},
+            "weights, query and private work on the CPU only",
+        ),
     ],
 )
 def test_refused_with_features(options, message):

@@ -177,7 +177,7 @@ GOOD = np.eye(3)
         (lambda: GraphCut(GOOD, backend="cuda"), "on the CPU only: pass backend='cpu'"),
         (lambda: GraphCut(np.empty((0, 0))), "must not be empty"),
         (lambda: GraphCut.from_features(GOOD, "euclidean"), "metric must be one of 'dot'"),
-        (lambda: GraphCut.from_features(GOOD, gamma=1.0), "gamma goes with metric='rbf'"),
+        (lambda: GraphCut.from_features(GOOD, gamma=1.0), "gamma needs metric='rbf'"),
         (lambda: GraphCut.from_features(GOOD, "rbf", gamma=0), "gamma must be"),
         (lambda: GraphCut.from_features([[1e200]], "dot"), "X has entries up to 1e.200"),
         (lambda: GraphCut.from_features([[np.nan]]), r"X\[0, 0\] is nan"),

@@ -116,7 +116,7 @@ COMMON = [
     ({"weights": [1.0, np.inf]}, r"weights\[1\] is inf"),
     ({"query": [1]}, "query must have one number for each concept"),
     ({"private": [1, 0, 1]}, "private must have one number for each concept"),
-    ({"backend": "cuda"}, "are for the CPU's kernels alone"),
+    ({"backend": "cuda"}, "work on the CPU only"),
 ]
 
 

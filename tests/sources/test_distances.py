@@ -135,7 +135,7 @@ cls = subsel.FacilityLocation
         (lambda: cls.from_distances([[0, np.nan]]), r"D\[0, 1\] is nan"),
         (lambda: cls.from_distances(sp.csr_array([[0, -1.0]])), r"D\[0, 1\] is -1.0; distances mu"),
         (lambda: cls.from_distances([1.0]), "D must be 2-D"),
-        (lambda: cls.from_distances([[1.0]], backend="cuda"), "distances are for the CPU"),
+        (lambda: cls.from_distances([[1.0]], backend="cuda"), "distances work on the CPU only"),
         (lambda: subsel.select(np.ones((2, 3)), 1, metric="precomputed"), "X must be square"),
         (lambda: cls.from_neighbors([[0]]), "give similarities or distances"),
         (lambda: cls.from_neighbors([[0]], [[1]], distances=[[1]]), "give similarities or dist"),

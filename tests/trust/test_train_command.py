@@ -242,7 +242,7 @@ def test_weights_that_are_none(tmp_path, capsys, monkeypatch):
         (["--drops", "x"], "argument --drops: must be a whole number of at least 0, not x"),
         (["--device", "gpu"], '--device must be "cpu", "cuda", "cuda:1" or such, not \'gpu\''),
         (["--device", "meta"], "--device 'meta' cannot be used here"),
-        (["--device", "cuda:99"], "--device 'cuda:99' is not there: "),
+        (["--device", "cuda:99"], "--device 'cuda:99' is not available: "),
         (["--threshold", "0.1"], "--threshold only works together with --afresh"),
         (["--no-defense", "--stop", "2", "--wrt", "input"], "leave out --stop, --wrt"),
         (["--data-dir", "."], "--data-dir has no effect on digits"),
@@ -261,7 +261,7 @@ def test_without_cuda(tmp_path, capsys, monkeypatch):
     arguments = [*COMMAND, "--device", "cuda", "--out", str(tmp_path / "run")]
     status, line = status_and_line(arguments, capsys)
     assert status == 2
-    assert "--device 'cuda' is not there: " in line
+    assert "--device 'cuda' is not available: " in line
 
 
 def test_an_out_that_is_a_file(tmp_path, capsys):

@@ -95,7 +95,7 @@ def files_in(folder):
         ({"drops": [2.5]}, TypeError, "drops: each epoch must be a count"),
         ({"seed": None}, TypeError, "seed must be a count"),
         ({"device": "gpu"}, ValueError, 'device must be "cpu", "cuda", "cuda:1" or such'),
-        ({"device": "cuda:99"}, ValueError, "device 'cuda:99' is not there: "),
+        ({"device": "cuda:99"}, ValueError, "device 'cuda:99' is not available: "),
         ({"device": 1.5}, ValueError, 'device must be "cpu"'),
     ],
 )
