@@ -69,8 +69,8 @@ class OpenRows:
         for own, k in zip(members, counts, strict=True):
             if (left := int(self.open[own].sum())) < k:
                 raise ValueError(
-                    f"budget asks for {k} rows of the class of row {own[0]}, but only {left} of its "
-                    f"{len(own)} rows are candidates, and neither given nor excluded"
+                    f"budget asks for {k} rows of the class of row {own[0]}, but only {left} of "
+                    f"its {len(own)} rows are candidates, and neither given nor excluded"
                 )
 
     def of_class(self, own: np.ndarray) -> "OpenRows":

@@ -69,8 +69,8 @@ class Table:
             chosen = names[names.index(first) : names.index(last) + 1]
             if not chosen:
                 raise InputError(
-                    f"--features {wanted}: in {self.path}, column {last!r} comes before {first!r}; name "
-                    "them in the order of the file"
+                    f"--features {wanted}: in {self.path}, column {last!r} comes before {first!r}; "
+                    "name them in the order of the file"
                 )
         else:
             chosen = [self.named(name.strip()) for name in wanted.split(",")]

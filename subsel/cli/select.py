@@ -169,7 +169,7 @@ def check(args: argparse.Namespace) -> str | None:
     if args.by is not None:
         for name, value in (alone | {"--costs": args.costs}).items():
             if value is not None:
-                return f"--by and {name} cannot be combined, because each class has a budget of its own"
+                return f"--by and {name} cannot be combined: each class has a budget of its own"
         if args.objective != "facility_location":
             return f"--by needs the objective facility_location, not {args.objective}"
     if args.scheduler is not None or (args.partitions or 1) > 1:

@@ -180,8 +180,8 @@ class Both(Constraint):
         for one in (a, b):
             if one.floors:
                 raise ValueError(
-                    f"{one} has at_least, which another constraint might make impossible: leave out "
-                    "at_least or the other constraint (to limit all groups together, use its "
+                    f"{one} has at_least, which another constraint might make impossible: leave "
+                    "out at_least or the other constraint (to limit all groups together, use its "
                     "argument count)"
                 )
         self.a, self.b = a, b

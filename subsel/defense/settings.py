@@ -123,7 +123,8 @@ def check_defense(defense: EPIC, settings: dict[str, Any]) -> None:
         )
     if settings["cutmix"]:
         raise ValueError(
-            'cutmix needs gradients="fresh", because it trains on mixtures and not on the examples themselves'
+            'cutmix needs gradients="fresh", because it trains on mixtures and not on the examples '
+            "themselves"
         )
 
 

@@ -246,6 +246,6 @@ def _only_without_sample(**refused: Any) -> None:
     for name, value in refused.items():
         if value is not None:
             raise ValueError(
-                f"sample and {name} cannot be combined, because the rows that are drawn might be too "
-                f"few that may be selected: leave sample out, or select from a part of X"
+                f"sample and {name} cannot be combined, because too few of the rows that are drawn "
+                f"might be allowed: leave sample out, or select from a part of X"
             )

@@ -352,8 +352,8 @@ class FacilityLocation(Objective):
         """
         if check_choice(backend, BACKENDS, "backend") == "cuda":
             raise ValueError(
-                "graphs of neighbours work on the CPU only: use backend='cpu' (arrays on a GPU are then "
-                "copied)"
+                "graphs of neighbours work on the CPU only: use backend='cpu' (arrays on a GPU are "
+                "then copied)"
             )
         if hasattr(indices, "tocsr"):
             if similarities is not None or distances is not None:

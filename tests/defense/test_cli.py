@@ -214,7 +214,7 @@ def test_poisons_are_put_in_and_counted(tmp_path, capsys):
         (["--dataset", "cifar10", "--data-dir", "nowhere"], "CIFAR-10 is not in nowhere"),
         (["--dataset", "digits", "--subset-size", "1.5", "--warmup", "1"], "subset_size must be"),
         (["--dataset", "digits", "--subset-size", "0.15"], "give your own for 0.15"),
-        (["--dataset", "digits", "--poisons", "nowhere"], "nowhere is not there"),
+        (["--dataset", "digits", "--poisons", "nowhere"], "nowhere does not exist"),
         (["--dataset", "digits", "--epochs", "0"], "epochs must be"),
     ],
 )

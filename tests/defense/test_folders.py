@@ -281,7 +281,7 @@ def test_from_the_shell(tmp_path, capsys):
     capsys.readouterr()
     assert main([*arguments, "--model", "none", "--out", str(tmp_path / "other")]) == 1
     assert "the model must be one of tiny-cnn" in capsys.readouterr().err
-    for device, said in (("cuda:99", "is not there"), ("gpu", 'must be "cpu"')):
+    for device, said in (("cuda:99", "is not available"), ("gpu", 'must be "cpu"')):
         assert command([*audit, "--device", device]) == 1
         assert said in capsys.readouterr().err
     for wrong in (["--dataset", "digits"], ["--download"]):

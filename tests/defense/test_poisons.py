@@ -202,7 +202,7 @@ class TestApply:
 
 class TestDamaged:
     def test_missing(self, tmp_path):
-        with pytest.raises(FileNotFoundError, match="is not there"):
+        with pytest.raises(FileNotFoundError, match="does not exist"):
             read_poisons(tmp_path / "nowhere")
         make_folder(tmp_path, base_indices=None)
         with pytest.raises(FileNotFoundError, match=r"base_indices\.pickle"):

@@ -413,7 +413,7 @@ def test_the_same_bits_on_a_cluster(cluster):
         ({"given": [1, 1]}, ValueError, "given has 1 more than once"),
         ({"given": [N]}, ValueError, r"given\[0\] is 60"),
         ({"given": [1.0]}, TypeError, "given must be integers"),
-        ({"given": [1], "exclude": [1]}, ValueError, "row 1 must not be both in given and in exclude"),
+        ({"given": [1], "exclude": [1]}, ValueError, "row 1 must not be both in given"),
         ({"exclude": range(N)}, ValueError, "only 0 of 60"),
         ({"candidates": []}, ValueError, "candidates must not be empty"),
         ({"candidates": range(4)}, ValueError, "budget is 5, but only 4 of 60"),

@@ -106,7 +106,7 @@ def test_settings_are_checked_before_anything_is_written(tmp_path, changes, erro
 
 
 def test_gradients_on_a_device_that_is_not_there():
-    with pytest.raises(ValueError, match="device 'cuda:99' is not there"):
+    with pytest.raises(ValueError, match="device 'cuda:99' is not available"):
         last_layer_gradients(make_net(), make_data(), device="cuda:99")
 
 
@@ -367,7 +367,9 @@ def test_a_fresh_start_goes_on_only_from_the_weights_that_it_began_with(tmp_path
     path = tmp_path / "run.pt"
     whole = trained_afresh(checkpoint=path)
     settings = {"checkpoint": path, "resume": True}
-    with pytest.raises(CheckpointError, match=r"run-core\.pt is of a run that began with other"):
+    with pytest.raises(
+        CheckpointError, match=r"run-core\.pt belongs to a run that began with other"
+    ):
         trained_afresh(make_net(9), **settings)
     assert fingerprint(trained_afresh(**settings)) == fingerprint(whole)
 
