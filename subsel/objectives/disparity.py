@@ -79,8 +79,8 @@ class DisparitySum(Pairwise):
               least one of the two rows has, the share that only one of them has; 0 for two rows of
               zeros.
             - a callable: ``metric(A, B)`` gets two blocks of rows, (a, d) and (b, d), and returns
-            the distances (a, b). The conditions are those of `GraphCut.from_features`, and no
-            distance may be negative.
+              the distances (a, b). The conditions are those of `GraphCut.from_features`, and no
+              distance may be negative.
 
             Distances are computed in float64 from exact differences, so equal rows have distance 0.
             For cosine this also holds for multiples by powers of two. For sparse rows, a cosine

@@ -240,7 +240,7 @@ def test_weights_that_are_none(tmp_path, capsys, monkeypatch):
         (["--seed", "-1"], "argument --seed: must be a whole number of at least 0, not -1"),
         (["--drops", "5", "-1"], "argument --drops: must be a whole number of at least 0, not -1"),
         (["--drops", "x"], "argument --drops: must be a whole number of at least 0, not x"),
-        (["--device", "gpu"], '--device must be "cpu", "cuda", "cuda:1" or such, not \'gpu\''),
+        (["--device", "gpu"], '--device must be "cpu", "cuda", "cuda:1" or the like, not \'gpu\''),
         (["--device", "meta"], "--device 'meta' cannot be used here"),
         (["--device", "cuda:99"], "--device 'cuda:99' is not available: "),
         (["--threshold", "0.1"], "--threshold only works together with --afresh"),
