@@ -240,7 +240,7 @@ def test_negative_similarities_of_a_function_are_found(X):
         ),
         (lambda X: subsel.select(X, 2, metric=laplacian, memory=0), "more than memory allows"),
         (lambda X: subsel.GraphCut.from_features(X, laplacian, gamma=1.0), "gamma needs"),
-        (lambda X: subsel.FacilityLocation.from_features(X, "hamming", gamma=1.0), "gamma goes"),
+        (lambda X: subsel.FacilityLocation.from_features(X, "hamming", gamma=1.0), "gamma needs"),
         (
             lambda X: subsel.GraphCut.from_features(sp.csr_array(X), "rbf"),
             "metric of sparse X must be one of 'cosine', 'dot', not 'rbf'",
