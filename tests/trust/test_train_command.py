@@ -5,6 +5,7 @@ An error is one line, and after it the same command with --resume comes to the s
 
 import os
 import random
+import re
 import subprocess
 import sys
 
@@ -49,8 +50,8 @@ def status_and_line(arguments, capsys):
     except SystemExit as stopped:
         status = stopped.code
     lines = capsys.readouterr().err.splitlines()
-    beside = ("%|", " training: ", "EPIC: ", "train: warning: ")
-    told = [line for line in lines if line and not any(text in line for text in beside)]
+    beside = re.compile(r"%\||\w training: |EPIC: |train: warning: |^epoch \d+, loss ")
+    told = [line for line in lines if line and not beside.search(line)]
     assert all(line.startswith(("usage:", " ")) for line in told[:-1]), lines
     assert lines[-1].startswith("subsel train: error: ")
     assert "weights_only" not in lines[-1]
