@@ -238,13 +238,16 @@ def refused(capsys, *arguments, status=1):
         ([], "--budget, --coverage or --min-distance"),
         (["--costs", "cost"], "--budget, --coverage or"),
         (["--budget", "1%", "--costs", "cost"], "--costs needs a --budget that is a number"),
-        (["--budget", "2", "--by", "label", "--coverage", "0.9"], "--by and --coverage do not"),
+        (["--budget", "2", "--by", "label", "--coverage", "0.9"], "--by and --coverage cannot"),
         (["--budget", "2", "--by", "label", "--objective", "set_cover"], "not set_cover"),
         (["--budget", "2", "--partitions", "2", "--min-distance", "1"], "with --min-distance"),
         (["--budget", "2", "--partitions", "2", "--metric", "jaccard"], "one of euclidean"),
         (["--budget", "2", "--partitions", "0"], "must be at least 1"),
         (["--coverage", "2"], "above 0 and at most 1"),
-        (["--budget", "2", "--objective", "graph_cut", "--assignments", "a.csv"], "are for the"),
+        (
+            ["--budget", "2", "--objective", "graph_cut", "--assignments", "a.csv"],
+            "--assignments needs the objective",
+        ),
     ],
 )
 def test_usage(tmp_path, capsys, options, message):
@@ -306,7 +309,7 @@ def test_files_that_cannot_be_used(tmp_path, capsys, monkeypatch):
         said = refused(capsys, wide, "--budget", 2, "--out", tmp_path / place)
         assert message in said
     said = refused(capsys, wide, "--budget", 2, "--out", wide.with_suffix(".parquet"))
-    assert "it is, or lies in, what is read" in said
+    assert "cannot be written: it is the input" in said
     said = refused(capsys, wide, "--budget", 2, "--out", out, "--assignments", out)
     assert "must be different files" in said
     said = refused(capsys, wide, "--budget", 99, "--out", out)

@@ -126,7 +126,7 @@ def test_a_callback_ends_the_training(tmp_path):
     [
         ({"optimizer": sgd(make_net().parameters())}, "optimizer must be a function of the param"),
         ({"optimizer": lambda parameters: None}, "optimizer must make an optimizer, got NoneType"),
-        ({"optimizer": sgd, "lr": 0.1}, "lr is that of the SGD"),
+        ({"optimizer": sgd, "lr": 0.1}, "lr cannot be combined with optimizer="),
         ({"scheduler": print, "drops": (1,)}, "give drops or scheduler="),
         ({"loss": "mse"}, "loss must be a function of logits and labels, got str"),
         ({"amp": "int8"}, "amp must be True, False"),

@@ -106,7 +106,7 @@ class TestDuplicates:
             distinct(np.zeros((3, 1)), np.zeros(2, int))
         with pytest.raises(ValueError, match=r"at least 2-D, got \(3,\)"):
             distinct(np.zeros(3), np.zeros(3, int))
-        with pytest.raises(ValueError, match="inputs have NaN"):
+        with pytest.raises(ValueError, match="inputs must be finite"):
             distinct(np.full((3, 1), np.nan), np.zeros(3, int))
         assert distinct(np.zeros((3, 1)), np.arange(3)).tolist() == [0, 1, 2]
 
