@@ -110,7 +110,7 @@ def test_large_and_small_features():
         ((NEW, np.where(KEPT[3, 1] == KEPT, np.inf, KEPT)), {}, r"representatives\[3, 1\] is inf"),
         ((NEW, KEPT, "chebyshev"), {}, "metric must be"),
         ((NEW, KEPT, "precomputed"), {}, "metric must be"),
-        ((NEW, KEPT), {"backend": "cuda"}, "backend='cpu'"),
+        ((NEW, KEPT), {"backend": "cuda"}, "assign works on the CPU only"),
         ((NEW, KEPT), {"memory": -1}, "memory must be"),
     ],
 )
