@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -13,18 +12,9 @@ import two_ranks_loops
 from libraries import library
 from loops import EPOCHS, LOOPS, SEED, N, X, Y, make_epic, make_net
 from torch.utils.data import DistributedSampler, Subset, TensorDataset
+from torchrun import TORCHRUN
 
 from subsel.defense import EPIC, DefenseWarning, KeptSampler, Rounds, train
-
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-TORCHRUN += [
-    "--rdzv-backend",
-    "c10d",
-    "--rdzv-endpoint",
-    "127.0.0.1:0",
-    "--local-addr",
-    "127.0.0.1",
-]
 
 UNUSED = "EPIC keeps 16. examples, and the training loader gives 180"
 NEEDS = {

@@ -4,7 +4,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,21 +11,12 @@ import numpy as np
 import pytest
 import torch
 import two_ranks
+from torchrun import TORCHRUN
 from two_ranks import SAME_AS_ONE, extracted, make_net, outcome, rounds, run
 
 from subsel.defense.augment import flip_and_crop
 from subsel.defense.parallel import Ranks
 from subsel.defense.training import seeded
-
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-TORCHRUN += [
-    "--rdzv-backend",
-    "c10d",
-    "--rdzv-endpoint",
-    "127.0.0.1:0",
-    "--local-addr",
-    "127.0.0.1",
-]
 
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available(), reason="a torch without torch.distributed"
