@@ -14,7 +14,7 @@ from subsel.kernels.compiling import by_type, inner, kernel
 from subsel.kernels.cpu.coverage import store_type
 from subsel.kernels.cpu.lanes import clamp, similarities
 from subsel.kernels.cpu.stores import Dense, Tiled
-from subsel.kernels.cpu.vectors import LANES
+from subsel.kernels.cpu.vectors import LANES, four_lines
 from subsel.kernels.rules import join, left
 
 PIECE = 16 * LANES
@@ -37,7 +37,7 @@ def _take_out(rule, scale, lines, low, high, upper):
         upper[j] -= total - base
 
 
-@by_type(makes_arrays=True)
+@by_type
 def take_out(store, rule, scale, points, low, high, begin, upper):
     """The same from a store, of candidates from `begin` on; `points` are a multiple of four."""
 
@@ -60,7 +60,7 @@ def _take_out_rows(store, rule, scale, points, low, high, begin, upper):
 @take_out.of(Tiled)
 def _take_out_tiles(store, rule, scale, points, low, high, begin, upper):
     metric, gamma = store.metric, store.gamma
-    quad = np.empty(4 * LANES, store_type(store))
+    quad = four_lines(store_type(store))
     for left_ in range(0, upper.size, LANES):
         tile = store.tiles[(begin + left_) // LANES]
         out = upper[left_ : left_ + LANES]

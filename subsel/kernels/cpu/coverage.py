@@ -11,7 +11,7 @@ from numba import prange
 from subsel.kernels.compiling import by_type, kernel
 from subsel.kernels.cpu.lanes import quantize, similarities
 from subsel.kernels.cpu.stores import Columns, Dense, Sparse, Tiled
-from subsel.kernels.cpu.vectors import LANES
+from subsel.kernels.cpu.vectors import LANES, four_lines, one_line
 from subsel.kernels.rules import join, worth
 
 CHUNK = 64
@@ -87,7 +87,7 @@ def exact_sum(terms):
     return total
 
 
-@by_type(makes_arrays=True)
+@by_type
 def evaluate(store, rule, level, value, scale, slots, gains):
     """Gains of at most a chunk of candidates.
 
@@ -96,7 +96,7 @@ def evaluate(store, rule, level, value, scale, slots, gains):
     """
 
 
-@by_type(makes_arrays=True)
+@by_type
 def raise_levels(store, rule, level, value, scale, slot):
     """Add a candidate: new levels and worths; returns what it gained."""
 
@@ -105,8 +105,8 @@ def raise_levels(store, rule, level, value, scale, slot):
 @evaluate.of(Tiled)
 def _evaluate_lines(store, rule, level, value, scale, slots, gains):
     unit, offset, up, down = scale
-    quad = np.empty(4 * LANES, store_type(store))
-    terms = np.empty(LANES)
+    quad = four_lines(store_type(store))
+    terms = one_line(level)
     for b in range(tile_count(store, level.size)):
         # Unsigned, so that no index might be negative: else LLVM does not use vectors.
         first = np.uint64(b * LANES)
@@ -162,8 +162,8 @@ def _tiled_type(store):
 @raise_levels.of(Tiled)
 def _raise_by_lines(store, rule, level, value, scale, slot):
     unit, offset, up, down = scale
-    line = np.empty(LANES, store_type(store))
-    terms = np.empty(LANES)
+    line = one_line(store_type(store))
+    terms = one_line(level)
     won = 0.0
     for b in range(tile_count(store, level.size)):
         lines(store, (slot,), b, line)
@@ -238,7 +238,7 @@ def largest_term(rule, level, largest):
     return most
 
 
-@by_type(makes_arrays=True)
+@by_type
 def row_sums_of_tile(store, b, sums):
     """Sums of the stored similarities of a tile's points to all candidates; exact, on the grid."""
 
@@ -246,7 +246,7 @@ def row_sums_of_tile(store, b, sums):
 @row_sums_of_tile.of(Dense)
 @row_sums_of_tile.of(Tiled)
 def _sums_of_lines(store, b, sums):
-    quad = np.empty(4 * LANES, store_type(store))
+    quad = four_lines(store_type(store))
     up, down = np.float64(store.up), np.float64(store.down)
     own = sums[b * LANES : b * LANES + members(store, b, sums.size)]
     last = candidates(store) - 1

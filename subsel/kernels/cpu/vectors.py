@@ -23,13 +23,13 @@ _INT = ir.IntType(32)
 
 
 def scratch(count: int) -> Any:
-    """A function that makes an array of a given size, of the number type of another array.
+    """A function that makes an array of a given size, of a dtype or of another array's dtype.
 
     The array is on the stack: it costs nothing, and is gone once the function that made it returns.
     So it may be passed to other functions, but must not be returned.
     """
 
-    @intrinsic(lambda like: np.empty(count, like.dtype))
+    @intrinsic(lambda like: np.empty(count, getattr(like, "dtype", like)))
     def room(typingctx: Any, like: Any) -> Any:
         kind = types.Array(like.dtype, 1, "C")
 
