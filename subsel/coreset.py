@@ -219,13 +219,14 @@ def select(
     if method == "auto":
         method = "lazy"
         unfit = [weights, given_features, min_distance, target, coverage, refine or None]
-        if _in_part(X, labels, objective, metric, backend, unfit):
-            return _of_a_part(
-                X, budget, labels=labels, given=given, exclude=exclude, candidates=candidates,
-                costs=costs, groups=groups, at_most=at_most, at_least=at_least, metric=metric,
-                memory=check_memory(memory) // cpu.threads(), progress=progress,
-                random_state=0 if random_state is None else random_state,
-            )  # fmt: skip
+        chosen = _of_a_part(
+            X, budget, objective, backend, unfit, labels=labels, given=given, exclude=exclude,
+            candidates=candidates, costs=costs, groups=groups, at_most=at_most, at_least=at_least,
+            metric=metric, memory=check_memory(memory) // cpu.threads(), progress=progress,
+            random_state=0 if random_state is None else random_state,
+        )  # fmt: skip
+        if chosen is not None:
+            return chosen
     if given_features is not None:
         _check_held_elsewhere(X, objective, metric, labels, backend)
     drawn = random_state is not None or method == "stochastic"
@@ -284,25 +285,27 @@ def select(
     return merged(side_by_side(represent, tasks, workers, progress), members, n, names)
 
 
-def _in_part(
-    X: ArrayLike, labels: Any, objective: str, metric: Any, backend: str, unfit: list[Any]
-) -> bool:
-    """Whether ``"auto"`` searches a part: there are many rows, and `greedi` takes the arguments."""
+def _of_a_part(
+    X: ArrayLike, budget: Any, objective: str, backend: str, unfit: list[Any], **options: Any
+) -> Selection | None:
+    """Rows from a sample, if any sample will do, or from partitions of all; None for few rows.
+
+    None also where `greedi` is not for the arguments, of which `unfit` are those that it lacks.
+    """
+    metric = options["metric"]
     if objective != "facility_location" or any(value is not None for value in unfit):
-        return False
+        return None
     if not (metric is None or (isinstance(metric, str) and metric in METRICS)):
-        return False
+        return None
     if check_backend(backend, X) == "cuda" or hasattr(X, "tocsr"):
-        return False
-    n = len(as_host_array(X, "X"))
-    if labels is None:
-        return n > LARGE
-    return n > LARGE and np.unique(check_labels(labels, n), return_counts=True)[1].max() > LARGE
-
-
-def _of_a_part(X: ArrayLike, budget: Any, **options: Any) -> Selection:
-    """Rows from a sample, if any sample will do, or from partitions of all."""
+        return None
     X = as_host_array(X, "X")
+    if X.ndim != 2 or len(X) <= LARGE:  # other shapes are refused where all rows are searched
+        return None
+    if options["labels"] is not None:
+        labels = check_labels(options["labels"], len(X))
+        if np.unique(labels, return_counts=True)[1].max() <= LARGE:
+            return None
     rows = ("labels", "given", "exclude", "candidates", "costs", "groups", "at_most", "at_least")
     if any(options[name] is not None for name in rows):
         searched = f"partitions of {len(X)} rows"
