@@ -551,6 +551,13 @@ def check_choice(value: Any, choices: Iterable[str], name: str) -> str:
     return value
 
 
+def check_fraction(value: Any, name: str) -> float:
+    """A float in (0, 1)."""
+    if not isinstance(value, float | np.floating) or not 0 < value < 1:
+        raise ValueError(f"{name} must be a fraction in (0, 1), got {value!r}")
+    return float(value)
+
+
 def check_gains(gains: Any, candidates: np.ndarray, name: str) -> np.ndarray:
     """An objective's gains in float64, checked to be one finite number for each candidate."""
     values = as_float_array(gains, f"{name}.gains").astype(np.float64, copy=False)

@@ -23,8 +23,8 @@ from benchmarks.poisoning.plots import draw_all, save
 from benchmarks.poisoning.published import PublishedLab
 from benchmarks.poisoning.records import claim, present_name, read_records
 from benchmarks.poisoning.report import by_defense, markdown, results_table, targets_table
-from benchmarks.poisoning.research import FOLDER, write_pages
-from benchmarks.poisoning.settings import BACKBONES, BASE_CLASSES, BLOCK, DIGITS, Settings
+from benchmarks.poisoning.research import FOLDER, README, write_pages
+from benchmarks.poisoning.settings import BACKBONES, BASE_CLASSES, BASES, BLOCK, DIGITS, Settings
 from benchmarks.poisoning.tables import (
     BEYOND,
     BLOCK_DEFENSES,
@@ -105,6 +105,9 @@ def parser() -> argparse.ArgumentParser:
     )
     chosen.add_argument(
         "--base-class", choices=BASE_CLASSES, help="that targets shall be taken for"
+    )
+    chosen.add_argument(
+        "--bases", choices=BASES, help="nearest: images of the base class most like the target"
     )
     chosen.add_argument(
         "--backbone",
@@ -373,7 +376,8 @@ def obtained(args: argparse.Namespace) -> datasets.ImageData:
 
 
 def pages_command(args: argparse.Namespace) -> None:
-    print("\n".join(str(path) for path in write_pages(args.folder)))
+    readme = README if args.folder == FOLDER else None
+    print("\n".join(str(path) for path in write_pages(args.folder, readme)))
 
 
 def report_on(out: Path) -> None:

@@ -97,6 +97,10 @@ def told(entry: Round, poisoned: np.ndarray) -> dict[str, object]:
         "dropped": len(entry.dropped),
         "poisons_dropped": int(poisoned[entry.dropped].sum()),
     }
+    back = getattr(entry, "readmitted", ())
+    if len(back):
+        numbers |= {"readmitted": len(back), "poisons_readmitted": int(poisoned[back].sum())}
+        return numbers
     for name in ("rho", "error", "random_error"):
         if hasattr(entry, name):
             numbers[name] = float(f"{getattr(entry, name):.4g}")

@@ -222,7 +222,8 @@ class Lab:
         The first test image, in an order drawn for this number, that the cleanly trained victim
         gets right (of a block: of which clean nets of several seeds and ages are all sure); another
         class at random, or the one that clean nets would take next; bases at random in that class,
-        or, for a backdoor, those of the largest gradients.
+        or those whose features are nearest to the target's, or, for a backdoor, those of the
+        largest gradients.
         """
         rng = np.random.default_rng([self.settings.seed, number])
         order = rng.permutation(len(self.correct))
@@ -233,6 +234,11 @@ class Lab:
             base = int(self.likely[index].topk(2).indices[1])
         members = np.flatnonzero(self.labels.numpy() == base)
         bases = np.sort(rng.choice(members, self.settings.poisons, replace=False))
+        if self.settings.bases == "nearest":
+            own = extract(self.extractor, self.images[members])
+            aim = extract(self.extractor, self.data.test_images[index][None])
+            away = torch.cdist(own, aim)[:, 0].numpy()
+            bases = np.sort(members[np.argsort(away, kind="stable")[: self.settings.poisons]])
         if self.settings.attack in BACKDOORS:
             norms = gradient_norms(self.clean, self.images[members], base)
             bases = np.sort(members[np.argsort(-norms, kind="stable")[: self.settings.poisons]])

@@ -13,14 +13,34 @@ from benchmarks.poisoning.tables import time_ratios
 from subsel.files import write_whole
 
 FOLDER = Path(__file__).parents[2] / "docs" / "research"
+README = FOLDER.parents[1] / "README.md"
 QUESTIONS = {
     "transfer-same": "transfer.md",
     "transfer-other": "transfer.md",
+    "collision-same": "transfer.md",
+    "fine-tuning": "fine-tuning.md",
+    "scratch-paper": "from-scratch.md",
+    "scratch-code": "from-scratch.md",
     "late-acting": "late-acting.md",
+    "late-acting-100": "late-acting.md",
+    "adaptive-bases": "adaptive.md",
+    "adaptive-alike": "adaptive.md",
+}
+# What README says of transfer, and how it calls the defenses there.
+IN_SHORT = {
+    "none": "undefended",
+    "EPIC 0.1 active": "EPIC 0.1",
+    "EPIC 0.2 active": "EPIC 0.2",
+    "EPIC 0.3 active": "EPIC 0.3",
+    "random drop, as EPIC 0.2 active": "a random drop of as many as EPIC 0.2",
+    "highest-loss drop, as EPIC 0.2 active": "the highest losses, as many",
+    "Deep k-NN": "Deep k-NN",
+    "fresh start 0.4 0.05": "`train_afresh` (not in the paper)",
+    "quick fresh start 0.4 0.05": "`train_afresh(quick=True)`",
 }
 
 
-def write_pages(folder: Path) -> list[Path]:
+def write_pages(folder: Path, readme: Path | None = None) -> list[Path]:
     """Bring tables and figures of all pages up to date; the files that were written.
 
     Parameters
@@ -29,6 +49,8 @@ def write_pages(folder: Path) -> list[Path]:
         docs/research: in ``records`` a folder for each question, in it one for each seed, as
         ``run --out`` writes it; pages in which ``<!-- table: QUESTION -->`` and ``<!-- end -->``
         enclose a table.
+    readme : path, optional
+        A page with a place for the table ``in short``.
     """
     written = []
     for question, page in QUESTIONS.items():
@@ -41,9 +63,36 @@ def write_pages(folder: Path) -> list[Path]:
         figure.parent.mkdir(exist_ok=True)
         save(drawn(records), figure)
         written += [path, figure]
-    path = folder / "cost.md"
-    write_whole(path, filled(path.read_text(), "cost", cost(folder)))
-    return [*written, path]
+    short = [(folder / "cost.md", "cost", cost(folder))]
+    if readme is not None:
+        short.append((readme, "in short", in_short(folder)))
+    for path, name, found in short:
+        write_whole(path, filled(path.read_text(), name, found))
+        written.append(path)
+    return written
+
+
+def in_short(folder: Path) -> str:
+    """Hits and what is lost in accuracy in transfer, with either backbone."""
+    head, columns = [""], []
+    for question, title in (("transfer-same", "same images"), ("transfer-other", "other images")):
+        records, _ = pooled(folder / "records" / question)
+        bare, groups = undefended(records), by_defense(records)
+        head += [title, "95 %", "points"]
+        columns.append({name: cells_of(lines, bare) for name, lines in groups.items()})
+    rows = [
+        [title, *(cell for column in columns for cell in column.get(name, ["–"] * 3))]
+        for name, title in IN_SHORT.items()
+    ]
+    return markdown(head, rows)
+
+
+def cells_of(lines: list[dict], bare: dict[str, float]) -> list[str]:
+    """A defense's hits, their interval in percent, and the change in accuracy in points."""
+    hits = sum(line["success"] for line in lines)
+    low, high = wilson(hits, len(lines))
+    change = np.mean([100 * (line["accuracy"] - bare[line["target"]]) for line in lines])
+    return [f"{hits}/{len(lines)}", f"{100 * low:.0f}–{100 * high:.0f}", f"{change:+.1f}"]
 
 
 def cost(folder: Path) -> str:
@@ -107,6 +156,7 @@ def table(records: list[dict], times: list[dict]) -> str:
         ]
         rows.append(
             [
+                str(len(rows) + 1),
                 defense,
                 hits,
                 rate,
@@ -117,26 +167,25 @@ def table(records: list[dict], times: list[dict]) -> str:
                 f"{np.median(settled):.0f}" if settled else "",
             ]
         )
-    head = ["defense", "hits", "attack success (95%)", "accuracy", "points", "kept"]
+    head = ["", "defense", "hits", "attack success (95%)", "accuracy", "points", "kept"]
     seeds = len({line["seed"] for line in records})
     targets = len({line["target"] for line in records})
     text = f"Targets: {targets}. Seeds, each with its own split and backbone: {seeds}.\n\n"
     pooled_table = markdown([*head, "poisons left", "time", "flipped from epoch"], rows)
-    return (
-        f"{text}{pooled_table}\nEvery target, and what did not stop the attack:\n\n{each(records)}"
-    )
+    told = "Every target, with an x under the number of each defense that did not stop the attack:"
+    return f"{text}{pooled_table}\n{told}\n\n{each(records)}"
 
 
 def each(records: list[dict]) -> str:
-    """A line for each target: its classes, and the defenses that were in vain."""
+    """A line for each target: its classes, and which defenses were in vain, by number."""
+    names = list(by_defense(records))
     rows: dict[str, list[str]] = {}
     for line in records:
-        row = rows.setdefault(
-            line["target"], [line["target"], f"{line['label']} -> {line['base']}", ""]
-        )
-        if line["success"]:
-            row[2] += f"{'; ' * bool(row[2])}{line['defense']}"
-    return markdown(["target", "taken for", "hit with"], list(rows.values()))
+        classes = f"{line['label']} -> {line['base']}"
+        row = rows.setdefault(line["target"], [line["target"], classes, *[""] * len(names)])
+        row[2 + names.index(line["defense"])] = "x" * bool(line["success"])
+    numbers = [str(number + 1) for number in range(len(names))]
+    return markdown(["target", "taken for", *numbers], list(rows.values()))
 
 
 def filled(page: str, question: str, table: str) -> str:

@@ -11,9 +11,13 @@ from subsel.defense.presets import Preset
 
 # Settings that came after results had been recorded. Where they are as they were then they are
 # not told, so that what was kept and published goes on.
-LATER = ("preset", "model", "epochs", "drops", "augment", "restarts", "victim_lr", "base_class")
+LATER = (
+    *("preset", "model", "epochs", "drops", "augment", "restarts", "victim_lr", "base_class"),
+    "bases",
+)
 
 BASE_CLASSES = ("random", "runner-up")
+BASES = ("random", "nearest")
 BACKBONES = ("same", "other")
 BLOCK = "block"  # a model that only this package has: see `victim.Block`
 
@@ -46,6 +50,7 @@ class Settings:
     victim_lr: float | None = None  # by default 0.1, in fine-tuning 1e-4
     restarts: int = 1  # of those attacks that start at random
     base_class: str = "random"  # or "runner-up": what the clean victim takes for second likeliest
+    bases: str = "random"  # of the base class; or "nearest": most like the target in features
 
     def __post_init__(self) -> None:
         for name, choices in (
@@ -54,6 +59,7 @@ class Settings:
             ("backbone", BACKBONES),
             ("attack", ATTACKS),
             ("base_class", BASE_CLASSES),
+            ("bases", BASES),
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from subsel.defense import last_layer_gradients
 from subsel.defense.augment import flip_and_crop
+from subsel.defense.data import batch_sizes
 from subsel.defense.gradients import device_of
 
 OnRound = Callable[[int, nn.Module], None]  # epoch, net as it is before the round
@@ -104,20 +105,21 @@ def fit(
     # Of images, a pass over those that are gone would cost; of features it does not, and the
     # results in docs/research took all.
     active = inputs.ndim == 4 and getattr(dropping, "ground_set", None) == "active"
-    alone_breaks = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
+    normed = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
     device = device_of(model)
     kept = torch.arange(len(labels))
     for epoch in range(recipe.epochs):
         if dropping is not None and dropping.due(epoch):
             if on_round:
                 on_round(epoch, model)
-            ground = kept if active else slice(None)
+            looked_at = dropping.looks_at(epoch) if active else None
+            ground = slice(None) if looked_at is None else torch.from_numpy(looked_at)
             dropping.prune(*last_layer_gradients(model, (inputs[ground], labels[ground])), epoch)
             kept = torch.from_numpy(dropping.kept)
         model.train()
-        for batch in kept[torch.randperm(len(kept), generator=generator)].split(recipe.batch):
-            if alone_breaks and len(batch) == 1:
-                continue  # BatchNorm cannot take a single example
+        # Heads, which have no BatchNorm, were trained with a last batch of any size.
+        sizes = batch_sizes(len(kept), recipe.batch) if normed else recipe.batch
+        for batch in kept[torch.randperm(len(kept), generator=generator)].split(sizes):
             x = inputs[batch]
             if recipe.augment:
                 x = flip_and_crop(x, generator, padding=max(1, x.shape[-1] // 8))

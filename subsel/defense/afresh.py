@@ -26,13 +26,14 @@ from subsel.defense.checkpoint import (
 )
 from subsel.defense.data import Examples, check_labels
 from subsel.defense.epic import EPIC, checked_arrays
+from subsel.defense.evidence import label_probabilities
 from subsel.defense.gradients import check_device, last_layer_gradients, softmax_residual
 from subsel.defense.looking import look
 from subsel.defense.notices import notice_core
 from subsel.defense.result import TrainResult
 from subsel.defense.settings import check_cutmix, from_preset
 from subsel.defense.training import train
-from subsel.validation import check_count, check_indices
+from subsel.validation import check_count, check_fraction, check_indices
 
 __all__ = ["AfreshResult", "readmitted", "train_afresh"]
 
@@ -93,19 +94,11 @@ def readmitted(
         A threshold outside (0, 1); gradients that are not finite, or not of that kind; labels or
         indices out of range.
     """
-    _check_threshold(threshold)
+    check_fraction(threshold, "threshold")
     gradients, labels = checked_arrays(gradients, labels)
     check_labels(torch.from_numpy(labels), gradients.shape[1])
     core = check_indices(core, len(labels), "core")
-    if isinstance(gradients, torch.Tensor):
-        gradients = gradients.cpu().numpy()
-    probability = 1 + gradients[np.arange(len(labels)), labels]
-    if ((probability < -1e-3) | (probability > 1 + 1e-3)).any():
-        raise ValueError(
-            'gradients must be with respect to the logits (wrt="logits"): the entry at the label '
-            "must be its probability less 1"
-        )
-    accepted = probability >= threshold
+    accepted = label_probabilities(gradients, labels) >= threshold
     if features is not None:
         accepted &= scores.deep_knn(features, labels) <= 0.5
     return np.union1d(core, np.flatnonzero(accepted))
@@ -190,7 +183,12 @@ def train_afresh(
         raise ValueError(
             f"defense must have a stop, not {defense!r}: the core is what its last round leaves"
         )
-    _check_threshold(threshold)
+    if defense is not None and defense.readmit is not None:
+        raise ValueError(
+            f"defense must not let examples back in, not {defense!r}: a fresh start leaves that to "
+            "its judge"
+        )
+    check_fraction(threshold, "threshold")
     if check_count(witnesses, "witnesses", 1) > 2:
         raise ValueError(f"witnesses must be 1 or 2, got {witnesses}")
     if resume and checkpoint is None:
@@ -303,11 +301,6 @@ def _check_start(first: Path, initial: dict[str, Any]) -> None:
             f"resume: {first} belongs to a run that began with other weights: give the model with "
             "its initial weights"
         )
-
-
-def _check_threshold(threshold: float) -> None:
-    if not isinstance(threshold, float | np.floating) or not 0 < threshold < 1:
-        raise ValueError(f"threshold must be a fraction in (0, 1), got {threshold!r}")
 
 
 def _beside(checkpoint: str | os.PathLike[str] | None, phase: str) -> Path | None:

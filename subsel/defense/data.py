@@ -119,8 +119,14 @@ class Examples:
 
 
 def batch_sizes(n: int, batch_size: int) -> list[int]:
-    """Of an epoch of n examples.  A last one, which BatchNorm could not take, joins the others."""
-    starts = [0, *range(batch_size, n - 1, batch_size), n]
+    """Of an epoch of n examples.  Too few for a last batch join the one before.
+
+    Those are less than an eighth of a batch, and a single one always.  BatchNorm cannot take one
+    example, and a tenth of its running statistics would come from so few: a net that has had a last
+    batch of two can be wrong on half of the data, and EPIC would look at that net.
+    """
+    least = max(2, batch_size // 8)
+    starts = [0, *range(batch_size, n - least + 1, batch_size), n]
     return [stop - start for start, stop in pairwise(starts)]
 
 

@@ -1,7 +1,7 @@
 """EPIC: every few epochs, drop the examples that stand alone in gradient space."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from typing import Any
@@ -10,13 +10,13 @@ import numpy as np
 import torch
 
 from subsel import select
-from subsel.defense.evidence import evidence_of
+from subsel.defense.evidence import evidence_of, label_probabilities
 from subsel.defense.fidelity import fidelity
 from subsel.defense.notices import notice_round, notice_small_classes
 from subsel.defense.parallel import Ranks, digest
 from subsel.sources import METRICS
 from subsel.types import EpicMetric, GroundSet
-from subsel.validation import as_host_array, check_choice, check_count, portion
+from subsel.validation import as_host_array, check_choice, check_count, check_fraction, portion
 
 __all__ = ["EPIC", "Round"]
 
@@ -49,6 +49,9 @@ class Round:
         as a fraction of the latter's norm.
     random_error : float
         The same for random subsets of the same size, the mean of five.
+    readmitted : ndarray of int64
+        The examples that came back, ascending; see `EPIC` under `readmit`.  In such a round nothing
+        is dropped, there are no medoids, and `rho`, `error` and `random_error` are NaN.
     evidence : dict of str to ndarray
         Of each dropped example: ``cluster_size`` and ``medoid_distance`` of the cluster that it
         was in, ``neighbour`` and ``neighbour_distance``, the nearest other example of its class,
@@ -66,6 +69,7 @@ class Round:
     rho: float = math.nan
     error: float = math.nan
     random_error: float = math.nan
+    readmitted: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     evidence: dict[str, np.ndarray] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -82,8 +86,9 @@ class Round:
 
     def __repr__(self) -> str:
         skipped = f", skipped={self.skipped}" if self.skipped else ""
+        back = f"readmitted={len(self.readmitted)}, " if len(self.readmitted) else ""
         return (
-            f"Round(epoch={self.epoch}, dropped={len(self.dropped)}, kept={self.n_kept}, "
+            f"Round(epoch={self.epoch}, dropped={len(self.dropped)}, {back}kept={self.n_kept}, "
             f"medoids={len(self.medoids)}{skipped})"
         )
 
@@ -117,6 +122,12 @@ class EPIC:
         As in `subsel.select`.  The paper's is euclidean.
     min_cluster_size : int, default 2
         Clusters with fewer examples than this are dropped whole.
+    readmit : int, optional
+        Not in the paper: before this epoch every dropped example comes back whose label the model
+        finds possible, and no round drops anything from then on.  By default nobody comes back.
+        `with_readmission` has settings that go with it.
+    threshold : float, default 0.05
+        In (0, 1): the probability that a label must have for its example to come back.
 
     Attributes
     ----------
@@ -133,6 +144,11 @@ class EPIC:
     *Small classes.*  A class with one example left is skipped.  So is a class that the round
     would empty.  Both are recorded in the round.
 
+    *Re-admission.*  What is dropped at a high learning rate is forgotten within a few epochs.  So
+    the model that the kept examples have trained since can judge those that were dropped: poisons
+    that work have labels that it finds impossible, most clean examples have not
+    (docs/research/late-acting.md).
+
     A round costs one `subsel.select` with labels, and no memory beyond what that takes.
     """
 
@@ -147,10 +163,10 @@ class EPIC:
         ground_set: GroundSet = "active",
         metric: EpicMetric = "euclidean",
         min_cluster_size: int = 2,
+        readmit: int | None = None,
+        threshold: float = 0.05,
     ) -> None:
-        if not isinstance(subset_size, float | np.floating) or not 0 < subset_size < 1:
-            raise ValueError(f"subset_size must be a fraction in (0, 1), got {subset_size!r}")
-        self.subset_size = float(subset_size)
+        self.subset_size = check_fraction(subset_size, "subset_size")
         self.warmup = check_count(warmup, "warmup", 0)
         self.interval = check_count(interval, "interval", 1)
         self.stop = None if stop is None else check_count(stop, "stop", self.warmup + 1)
@@ -158,12 +174,73 @@ class EPIC:
         check_choice(metric, METRICS, "metric")
         self.metric = metric
         self.min_cluster_size = check_count(min_cluster_size, "min_cluster_size", 2)
+        self.readmit = None if readmit is None else check_count(readmit, "readmit", warmup + 1)
+        self.threshold = check_fraction(threshold, "threshold")
+        if self.readmit is not None:
+            if self.stop is None:
+                self.stop = self.readmit
+            elif self.stop > self.readmit:
+                raise ValueError(
+                    f"stop must be at most readmit, {self.readmit}, or what comes back would be "
+                    f"dropped again; got {self.stop}"
+                )
         self.history: list[Round] = []
         # Of every example; empty until n is known.  Label -1: not yet seen.
         self._kept = np.empty(0, np.int64)
         self._labels = np.empty(0, np.int64)
         if n is not None:
             self.start(n)
+
+    @classmethod
+    def with_readmission(cls, epochs: int, drops: Sequence[int], **changes: Any) -> "EPIC":
+        """EPIC with early rounds, and a late one that lets back in what the model finds possible.
+
+        Not in the paper.  Rounds with a tenth of each class as medoids begin after a tenth of the
+        epochs, come every twentieth of them, and end when the learning rate drops; halfway from
+        there to its next drop, or to the end, dropped examples come back.
+
+        Parameters
+        ----------
+        epochs : int
+            Of the training, 4 or more.
+        drops : sequence of int
+            Epochs before which its learning rate drops, ascending; one or more.
+        **changes
+            Settings of `EPIC` to be other than these.
+
+        Returns
+        -------
+        EPIC
+
+        Raises
+        ------
+        ValueError
+            Too few epochs, no drop, or one that is not between the first round and the end.
+
+        Examples
+        --------
+        >>> from subsel.defense import EPIC
+        >>> epic = EPIC.with_readmission(40, drops=(25, 35))
+        >>> epic.warmup, epic.interval, epic.stop, epic.readmit
+        (4, 2, 25, 30)
+        """
+        epochs = check_count(epochs, "epochs", 4)
+        warmup, interval = max(1, round(epochs / 10)), max(1, round(epochs / 20))
+        drops = [check_count(drop, "drops", 0) for drop in drops]
+        if not drops or not warmup < drops[0] < epochs:
+            raise ValueError(
+                f"drops must begin between the first round, before epoch {warmup}, and the end, "
+                f"{epochs}; got {drops}"
+            )
+        following = min([drop for drop in drops if drop > drops[0]] + [epochs])
+        usual = {
+            "subset_size": 0.1,
+            "warmup": warmup,
+            "interval": interval,
+            "stop": drops[0],
+            "readmit": (drops[0] + following) // 2,
+        }
+        return cls(**usual | changes)
 
     def start(self, n: int) -> None:
         """Say how large the training set is.  Harmless when it is known and the same.
@@ -199,14 +276,18 @@ class EPIC:
 
     def due(self, epoch: int) -> bool:
         """Whether a round is to take place before `epoch` (counted from 0) is trained."""
-        return (
+        return epoch == self.readmit or (
             epoch >= self.warmup
             and (epoch - self.warmup) % self.interval == 0
             and (self.stop is None or epoch < self.stop)
         )
 
+    def looks_at(self, epoch: int) -> np.ndarray | None:
+        """The examples whose gradients the round before `epoch` needs; None: of all examples."""
+        return self.kept if self.ground_set == "active" and epoch != self.readmit else None
+
     def schedule(self, epochs: int) -> list[int]:
-        """The epochs before which a round is due, in a training of so many.
+        """The epochs before which a round that drops is due, in a training of so many.
 
         Parameters
         ----------
@@ -236,7 +317,8 @@ class EPIC:
         ----------
         gradients : array or tensor, (n, d) or, with the active ground set, (len(kept), d)
             Last-layer gradients of all examples in dataset order, or of the kept ones in the
-            order of `kept`.  A CUDA tensor stays where it is, and medoids are found there, if
+            order of `kept`.  Before epoch `readmit` they must be of all examples, and with respect
+            to the logits.  A CUDA tensor stays where it is, and medoids are found there, if
             numba-cuda is installed.
         labels : array or tensor of integers, (n,) or (len(kept),)
             Their classes.  Any integers from 0; a class without examples is no class.
@@ -283,6 +365,8 @@ class EPIC:
                 "gradients": digest(gradients),
             }
         )
+        if epoch == self.readmit:
+            return self._readmit(gradients, labels, epoch, ranks)
         ground, gradients, labels = self._ground(gradients, labels)
         everyone, found, kept_before = ground, gradients, np.isin(ground, self._kept)
 
@@ -340,6 +424,32 @@ class EPIC:
         )
         return self.history[-1]
 
+    def _readmit(self, gradients: Any, labels: np.ndarray, epoch: int, ranks: Ranks) -> Round:
+        """The round in which dropped examples come back."""
+        if len(labels) != self.n:
+            raise ValueError(
+                f"gradients must be of all {self.n} examples before epoch {epoch}, when dropped "
+                f"ones may come back; got {len(labels)}"
+            )
+        self._check_labels(np.arange(len(labels)), labels)
+        likely = np.flatnonzero(label_probabilities(gradients, labels) >= self.threshold)
+        back = np.setdiff1d(likely, self._kept)
+        self._kept = np.union1d(self._kept, back)
+        ranks.agree(lambda: {"what they keep": digest(self._kept)})
+        nobody = np.empty(0, np.int64)
+        self.history.append(
+            Round(
+                epoch=epoch,
+                dropped=nobody,
+                n_kept=len(self._kept),
+                medoids=nobody,
+                sizes=nobody,
+                kept_per_class=self._left(),
+                readmitted=back,
+            )
+        )
+        return self.history[-1]
+
     def state_dict(self) -> dict[str, Any]:
         """Everything `load_state_dict` needs to go on exactly, as plain values and tensors."""
         return {
@@ -357,10 +467,11 @@ class EPIC:
         ValueError
             It was saved with other settings, or for a training set of another size.
         """
+        saved, own = state["settings"], self._settings()
         changed = [
-            f"{name}={state['settings'][name]!r}, now {value!r}"
-            for name, value in self._settings().items()
-            if value != state["settings"][name]
+            f"{name}={saved.get(name)!r}, now {own.get(name)!r}"
+            for name in dict.fromkeys((*own, *saved))
+            if own.get(name) != saved.get(name)
         ]
         if changed:
             raise ValueError(f"the state was saved with {'; '.join(changed)}")
@@ -382,8 +493,11 @@ class EPIC:
         return dict(zip(*(part.tolist() for part in left), strict=True))
 
     def _settings(self) -> dict[str, Any]:
-        names = ("subset_size", "warmup", "interval", "stop", "ground_set", "metric")
-        return {name: getattr(self, name) for name in (*names, "min_cluster_size")}
+        names = ["subset_size", "warmup", "interval", "stop", "ground_set", "metric"]
+        names += ["min_cluster_size"]
+        if self.readmit is not None:
+            names += ["readmit", "threshold"]
+        return {name: getattr(self, name) for name in names}
 
     def _ground(
         self, gradients: np.ndarray, labels: np.ndarray
@@ -397,6 +511,12 @@ class EPIC:
                 + f", got {len(labels)}"
             )
         given = np.arange(n) if len(labels) == n else self._kept
+        self._check_labels(given, labels)
+        chosen = np.isin(given, self._kept) if active else np.ones(len(given), bool)
+        return given[chosen], gradients[chosen], labels[chosen]
+
+    def _check_labels(self, given: np.ndarray, labels: np.ndarray) -> None:
+        """Take down the labels of these examples; they must be those of the rounds before."""
         changed = given[(self._labels[given] >= 0) & (self._labels[given] != labels)]
         if len(changed):
             raise ValueError(
@@ -404,8 +524,6 @@ class EPIC:
                 f"{changed[0]} the first: the dataset's order has changed"
             )
         self._labels[given] = labels
-        chosen = np.isin(given, self._kept) if active else np.ones(len(given), bool)
-        return given[chosen], gradients[chosen], labels[chosen]
 
 
 def _select_medoids(

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["FIELDS", "evidence_of", "nearest"]
+__all__ = ["FIELDS", "evidence_of", "label_probabilities", "nearest"]
 
 FIELDS = ("cluster_size", "medoid_distance", "neighbour", "neighbour_distance", "probability")
 BLOCK = 1 << 24  # distances at a time
@@ -42,6 +42,30 @@ def evidence_of(
         "neighbour_distance": distance,
         "probability": _probabilities(gradients[rows], labels[rows]),
     }
+
+
+def label_probabilities(gradients: Any, labels: np.ndarray) -> np.ndarray:
+    """What the model gives to each example's label, (n,), from gradients with respect to logits.
+
+    Raises
+    ------
+    ValueError
+        They are other gradients: the entry at a label is not a probability less 1.
+    """
+    if isinstance(gradients, torch.Tensor):
+        gradients = gradients.cpu().numpy()
+    if len(labels) and labels.max() >= gradients.shape[1]:
+        raise ValueError(
+            f"labels must be in 0..{gradients.shape[1] - 1}, the columns of gradients; "
+            f"got {labels.max()}"
+        )
+    probability = 1 + gradients[np.arange(len(labels)), labels]
+    if ((probability < -1e-3) | (probability > 1 + 1e-3)).any():
+        raise ValueError(
+            'gradients must be with respect to the logits (wrt="logits"): the entry at the label '
+            "must be its probability less 1"
+        )
+    return probability
 
 
 def nearest(

@@ -203,7 +203,9 @@ class Rounds:
                 "order, or a new EPIC"
             )
         self._mark, group = mark, ranks.group
-        found = fresh_gradients(model, self._examples, self.epic, group=group, **self._taking)
+        found = fresh_gradients(
+            model, self._examples, self.epic, epoch, group=group, **self._taking
+        )
         return self.epic.prune(*found, epoch, group=group)
 
     def check_loader(self, loader: Any) -> None:
@@ -236,13 +238,18 @@ class Rounds:
 
 
 def fresh_gradients(
-    model: nn.Module, examples: Examples, epic: EPIC, *, group: Any = None, **taking: Any
+    model: nn.Module,
+    examples: Examples,
+    epic: EPIC,
+    epoch: int,
+    *,
+    group: Any = None,
+    **taking: Any,
 ) -> tuple[Any, Any]:
-    """The gradients that EPIC looks at in a round, by a forward pass over its ground set."""
-    ground = epic.kept if epic.ground_set == "active" else None
+    """The gradients that EPIC looks at before an epoch, by a forward pass over those examples."""
     return last_layer_gradients(
         model,
-        examples.subset(ground),
+        examples.subset(epic.looks_at(epoch)),
         batch=examples.how,
         group=group,
         tensors=examples.device.type == "cuda",

@@ -114,6 +114,11 @@ def check_defense(defense: EPIC, settings: dict[str, Any]) -> None:
     """Refuse an EPIC that was used before, or that does not go with the settings."""
     if defense.history:
         raise ValueError("defense has already pruned; give a fresh EPIC, also to resume")
+    if defense.readmit is not None and settings["wrt"] != "logits":
+        raise ValueError(
+            f'readmit needs wrt="logits", not {settings["wrt"]!r}: other gradients do not tell how '
+            "likely a label is"
+        )
     if settings["gradients"] == "fresh":
         return
     if defense.ground_set != "active":

@@ -69,14 +69,18 @@ def _check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
         parser.error("--quick only works together with --afresh")
     if not args.afresh and (args.judge_epochs is not None or args.final_epochs is not None):
         parser.error("--judge-epochs and --final-epochs only work together with --afresh")
-    if not args.afresh and args.threshold is not None:
-        parser.error("--threshold only works together with --afresh")
+    if args.afresh and args.readmission:
+        parser.error("--readmission and --afresh are two ways to get images back: choose one")
+    if not (args.afresh or args.readmission) and args.threshold is not None:
+        parser.error("--threshold only works together with --afresh or --readmission")
     if not args.afresh and args.witnesses is not None:
         parser.error("--witnesses only works together with --afresh")
     if args.report is not None and args.no_defense:
         parser.error("--report shows what EPIC dropped, so it does not go with --no-defense")
     if args.report is not None and not args.report.parent.is_dir():
         parser.error(f"--report: there is no folder {args.report.parent}")
+    if args.readmission and args.no_defense:
+        parser.error("--readmission is EPIC's, so it does not go with --no-defense")
     if args.afresh and args.no_defense:
         parser.error("--afresh starts from what EPIC leaves, so it does not go with --no-defense")
     if args.no_defense and (unused := [name for name in EPIC_OPTIONS if _given(args, name)]):
@@ -115,9 +119,7 @@ def _check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
 def _run(parser: argparse.ArgumentParser, args: argparse.Namespace, ranks: parallel.Ranks) -> int:
     out, started = args.out, False
     try:
-        changes = {name: getattr(args, name) for name in EPIC_CHANGES if _given(args, name)}
-        preset = PRESETS[args.preset]
-        defense = None if args.no_defense else preset.epic(args.subset_size, **changes)
+        defense = None if args.no_defense else _defense(args)
         weights = args.weights and read_weights(args.weights, f"--weights {args.weights}")
         if args.data is None:
             data = load(args.dataset, args.data_dir, download=args.download)
@@ -168,6 +170,22 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace, ranks: paral
     return 0
 
 
+def _defense(args: argparse.Namespace) -> EPIC:
+    """EPIC with the preset's settings, or those of re-admission, and what the options change."""
+    changes = {name: getattr(args, name) for name in EPIC_CHANGES if _given(args, name)}
+    if not args.readmission:
+        return PRESETS[args.preset].epic(args.subset_size, **changes)
+    changes |= {n: getattr(args, n) for n in ("subset_size", "threshold") if _given(args, n)}
+    schedule = _schedule(args)
+    return EPIC.with_readmission(schedule["epochs"], schedule["drops"], **changes)
+
+
+def _schedule(args: argparse.Namespace) -> dict[str, Any]:
+    """The preset's arguments of `train`, with the epochs and drops that are given."""
+    given = {name: getattr(args, name) for name in ("epochs", "drops") if _given(args, name)}
+    return PRESETS[args.preset].training | given
+
+
 def _training(
     args: argparse.Namespace,
     model: nn.Module,
@@ -180,10 +198,8 @@ def _training(
     augment = args.augment
     if augment is None:
         augment = PRESETS[args.preset].training.get("scenario") != "transfer"
-    given = {"epochs": args.epochs, "drops": args.drops}
-    schedule = PRESETS[args.preset].training | {k: v for k, v in given.items() if v is not None}
     settings: dict[str, Any] = {
-        **schedule,
+        **_schedule(args),
         "defense": defense,
         "test": (data.test_images, data.test_labels),
         "lr": args.lr,
@@ -429,6 +445,13 @@ def _parser() -> argparse.ArgumentParser:
         "of the whole model (logits)",
     )
 
+    epic.add_argument(
+        "--readmission",
+        action="store_true",
+        help="not in the paper: begin early, and when the learning rate has dropped let those "
+        "images back in whose label the model finds possible (see --threshold)",
+    )
+
     afresh = parser.add_argument_group("fresh start (not in the paper)")
     afresh.add_argument(
         "--afresh",
@@ -441,7 +464,8 @@ def _parser() -> argparse.ArgumentParser:
         "--threshold",
         type=float,
         metavar="P",
-        help="the judge accepts an image if the probability of its label is at least P (0.05)",
+        help="an image comes back if the probability of its label is at least P, by the judge or, "
+        "with --readmission, by the model (0.05)",
     )
     afresh.add_argument(
         "--witnesses",

@@ -298,12 +298,13 @@ def train(
             file.save(result, parts, seen)
             for epoch in range(first, epochs):
                 began = known = time.perf_counter()
-                dropped = 0
+                dropped = readmitted = 0
                 if defense is not None and defense.due(epoch):
                     bar.set_description_str(f"epoch {epoch + 1}/{epochs}, selecting")
-                    found = _gradients(trainee, view, seen, defense, head, layer)
+                    found = _gradients(trainee, view, seen, defense, epoch, head, layer)
                     known = time.perf_counter()
-                    dropped = len(defense.prune(*found, epoch, group=ranks.group).dropped)
+                    entry = defense.prune(*found, epoch, group=ranks.group)
+                    dropped, readmitted = len(entry.dropped), len(entry.readmitted)
                     result.kept = defense.kept
                 bar.set_description_str(f"epoch {epoch + 1}/{epochs}")
                 bar.total = bar.n + (epochs - epoch) * len(result.kept)
@@ -328,6 +329,7 @@ def train(
                     "test_accuracy": held_out and accuracy(net, held_out, ranks, output),
                     "kept": len(result.kept),
                     "dropped": dropped,
+                    "readmitted": readmitted,
                     "gradient_seconds": known - began,
                     "selection_seconds": selected - known,
                     "seconds": time.perf_counter() - began,
@@ -378,16 +380,17 @@ def _gradients(
     view: Examples,
     seen: EpochLogits,
     defense: EPIC,
+    epoch: int,
     head: Any,
     layer: str | None,
 ) -> tuple[Any, Any]:
     """What EPIC looks at in a round: of the epoch before if that was recorded, else fresh."""
     wrt, tensors = trainee.settings["wrt"], trainee.data.device.type == "cuda"
-    if seen.logits is not None:
+    if seen.logits is not None and epoch != defense.readmit:
         weight = linear_weight(head) if wrt == "input" else None
         return seen.gradients(defense.kept, weight, tensors=tensors)
     taking = {"wrt": wrt, "layer": layer, "output": trainee.output}
-    return fresh_gradients(trainee.net, view, defense, group=trainee.ranks.group, **taking)
+    return fresh_gradients(trainee.net, view, defense, epoch, group=trainee.ranks.group, **taking)
 
 
 def _optimizer(

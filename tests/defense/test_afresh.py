@@ -214,6 +214,7 @@ def test_a_dataset_and_a_head_on_fixed_features():
     [
         ({"defense": 0.4}, "defense must be an EPIC"),
         ({"defense": make_epic(stop=None)}, "defense must have a stop"),
+        ({"defense": make_epic(readmit=9)}, "defense must not let examples back in"),
         ({"threshold": 0.0}, "threshold must be a fraction"),
         ({"threshold": 1}, "threshold must be a fraction"),
         ({"resume": True}, "resume=True needs checkpoint"),

@@ -184,6 +184,17 @@ def test_transfer_from_an_earlier_runs_weights_undefended(run, tmp_path):
     assert [r["dropped"] for r in metrics(tmp_path / "run")] == [0, 0]
 
 
+def test_readmission_has_early_rounds_and_lets_images_back_in(tmp_path):
+    out = tmp_path / "run"
+    command = [*TRAINING, "--epochs", "6", "--drops", "3", "--subset-size", "0.5"]
+    command += ["--readmission", "--threshold", "0.3", "--report", str(tmp_path / "report.html")]
+    assert main([*command, "--out", str(out)]) == 0
+    assert [r["dropped"] > 0 for r in metrics(out)] == [False, True, True, False, False, False]
+    assert [r["readmitted"] > 0 for r in metrics(out)] == [False] * 4 + [True, False]
+    settings = torch.load(out / "checkpoint.pt", weights_only=True)["defense"]["settings"]
+    assert (settings["readmit"], settings["threshold"]) == (4, 0.3)
+
+
 def test_poisons_are_put_in_and_counted(tmp_path, capsys):
     data = load("digits")
     indices = np.flatnonzero(data.train_labels == 4)[:10]

@@ -1,6 +1,7 @@
 """EPIC's rounds against a plain restatement of algorithm 1, its guarantees, and bad input."""
 
 import io
+import json
 import math
 import subprocess
 import sys
@@ -222,6 +223,107 @@ def test_due():
     assert [epoch for epoch in range(20) if epic.due(epoch)] == [3, 7]
     endless = EPIC(warmup=0, interval=6)
     assert [epoch for epoch in range(20) if endless.due(epoch)] == [0, 6, 12, 18]
+
+
+def residuals(seed, n=94, classes=3):
+    """Gradients p - y of random probabilities, the labels, and the probabilities of these."""
+    _, labels = unbalanced(0)
+    p = np.random.default_rng(seed).dirichlet(np.full(classes, 0.3), n)
+    return (p - np.eye(classes)[labels]).astype(np.float32), labels, p[np.arange(n), labels]
+
+
+def with_return(**changes):
+    settings = {"subset_size": 0.3, "warmup": 0, "interval": 1, "readmit": 4, "threshold": 0.25}
+    return EPIC(94, **settings | changes)
+
+
+@pytest.mark.parametrize("ground_set", ["active", "full"])
+def test_dropped_examples_come_back_if_their_label_is_possible(ground_set):
+    epic = with_return(ground_set=ground_set)
+    assert [epoch for epoch in range(9) if epic.due(epoch)] == [0, 1, 2, 3, 4]
+    assert epic.schedule(9) == [0, 1, 2, 3]
+    for epoch in range(4):
+        epic.prune(*residuals(epoch)[:2], epoch)
+    before = epic.kept
+    gradients, labels, p = residuals(4)
+    assert epic.looks_at(4) is None
+    entry = epic.prune(gradients, labels, 4)
+    gone = np.setdiff1d(np.arange(94), before)
+    back = np.array([i for i in gone if p[i] >= 0.25])
+    assert 0 < len(back) < len(gone)
+    np.testing.assert_array_equal(entry.readmitted, back)
+    np.testing.assert_array_equal(epic.kept, np.union1d(before, back))
+    assert entry.n_kept == len(epic.kept) == sum(entry.kept_per_class.values())
+    assert len(entry.dropped) == len(entry.medoids) == len(entry.sizes) == 0
+    assert np.isnan([entry.rho, entry.error, entry.random_error]).all()
+    assert f"readmitted={len(back)}" in repr(entry)
+    assert json.loads(json.dumps(entry.to_dict()))["readmitted"] == back.tolist()
+    assert not any(epic.due(epoch) for epoch in range(5, 50))
+
+
+def test_what_a_round_looks_at():
+    epic = with_return()
+    for epoch in range(2):
+        epic.prune(*residuals(epoch)[:2], epoch)
+    assert len(epic.looks_at(2)) < 94
+    np.testing.assert_array_equal(epic.looks_at(2), epic.kept)
+    assert with_return(ground_set="full").looks_at(1) is None
+
+
+def test_readmission_needs_gradients_of_all_and_of_logits():
+    epic = with_return()
+    for epoch in range(4):
+        epic.prune(*residuals(epoch)[:2], epoch)
+    assert len(epic.kept) < 94
+    gradients, labels, _ = residuals(4)
+    with pytest.raises(ValueError, match="gradients must be of all 94 examples before epoch 4"):
+        epic.prune(gradients[epic.kept], labels[epic.kept], 4)
+    with pytest.raises(ValueError, match="with respect to the logits"):
+        epic.prune(gradients * 3, labels, 4)
+    with pytest.raises(ValueError, match=r"labels must be in 0\.\.1, the columns of gradients"):
+        epic.prune(gradients[:, :2], labels, 4)
+    with pytest.raises(ValueError, match="the dataset's order has changed"):
+        epic.prune(gradients, labels[::-1], 4)
+    assert len(epic.history) == 4
+
+
+def test_a_state_with_readmission_goes_on():
+    whole, first, second = (with_return() for _ in range(3))
+    for epic in (whole, first):
+        for epoch in range(4):
+            epic.prune(*residuals(epoch)[:2], epoch)
+    second.load_state_dict(first.state_dict())
+    for epic in (whole, second):
+        epic.prune(*residuals(4)[:2], 4)
+    np.testing.assert_array_equal(second.kept, whole.kept)
+    third = with_return()
+    third.load_state_dict(whole.state_dict())
+    np.testing.assert_array_equal(third.history[-1].readmitted, whole.history[-1].readmitted)
+    plain = EPIC(94, subset_size=0.3, warmup=0, interval=1, stop=4)
+    for own, other in ((plain, whole), (with_return(), plain)):
+        with pytest.raises(ValueError, match="readmit="):
+            own.load_state_dict(other.state_dict())
+
+
+def test_settings_of_readmission():
+    epic = EPIC.with_readmission(40, (25, 35))
+    assert (epic.warmup, epic.interval, epic.stop, epic.readmit) == (4, 2, 25, 30)
+    assert (epic.subset_size, epic.threshold, epic.n) == (0.1, 0.05, None)
+    epic = EPIC.with_readmission(20, [12], n=7, threshold=0.2, interval=3)
+    assert (epic.warmup, epic.interval, epic.stop, epic.readmit) == (2, 3, 12, 16)
+    assert (epic.threshold, epic.n) == (0.2, 7)
+    assert EPIC(warmup=1, interval=1, readmit=6).stop == 6
+    for wrong, message in (
+        (lambda: EPIC.with_readmission(3, (1,)), "epochs must be at least 4"),
+        (lambda: EPIC.with_readmission(40, ()), "drops must begin between the first round"),
+        (lambda: EPIC.with_readmission(40, (4, 30)), r"before epoch 4.*got \[4, 30\]"),
+        (lambda: EPIC.with_readmission(40, (40,)), "and the end, 40"),
+        (lambda: EPIC(warmup=3, interval=1, readmit=3), "readmit must be at least 4"),
+        (lambda: EPIC(warmup=3, interval=1, stop=9, readmit=8), "stop must be at most readmit, 8"),
+        (lambda: with_return(threshold=1.0), r"threshold must be a fraction in \(0, 1\), got 1.0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            wrong()
 
 
 def test_state_goes_through_a_file_and_goes_on_exactly():

@@ -104,12 +104,13 @@ def test_accumulated_steps_are_those_of_larger_batches(accumulate):
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("n", [1, 2, 15, 16, 17, 18, 32, 33, 97])
-def test_sizes_of_batches(n):
-    sizes = batch_sizes(n, 16)
+@pytest.mark.parametrize("n", [1, 2, 15, 16, 17, 18, 32, 33, 79, 80, 89, 90, 97, 169, 170])
+@pytest.mark.parametrize(("batch", "least"), [(16, 2), (80, 10)])
+def test_sizes_of_batches(n, batch, least):
+    sizes = batch_sizes(n, batch)
     assert sum(sizes) == n
-    assert all(size == 16 for size in sizes[:-1])
-    assert n == 1 or 2 <= sizes[-1] <= 17
+    assert all(size == batch for size in sizes[:-1])
+    assert n < least or least <= sizes[-1] < batch + least
 
 
 def test_a_callback_ends_the_training(tmp_path):

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from subsel.defense import EPIC, PRESETS, EpochLogits, last_layer_gradients, train
 from subsel.defense.augment import cutmix, flip_and_crop
+from subsel.defense.data import batch_sizes
 from subsel.defense.models import Normalize, resnet18, small_cnn, tiny_cnn
 from subsel.defense.training import _optimizer, seeded
 from subsel.files import written_whole
@@ -88,6 +89,39 @@ def test_learns_drops_and_reports():
 @pytest.mark.parametrize(
     ("ground_set", "gradients"), [("active", "fresh"), ("full", "fresh"), ("active", "training")]
 )
+def test_readmission(tmp_path, ground_set, gradients):
+    """Whatever gradients the rounds take: those before it comes back are of all examples."""
+
+    def run(**changes):
+        epic = make_epic(ground_set=ground_set, subset_size=0.6, stop=4, readmit=5, threshold=0.2)
+        return quick(make_net(), make_data(), defense=epic, gradients=gradients, **changes)
+
+    path = tmp_path / "run.pt"
+    whole = run(checkpoint=path, callback=lambda result: len(result.history) == 5)
+    assert whole.history[-1]["readmitted"] == 0
+    resumed, again = run(resume=path), run()
+    entry = resumed.defense.history[-1]
+    assert 0 < len(entry.readmitted) < N - whole.history[-1]["kept"]
+    last = resumed.history[-1]
+    assert (entry.epoch, last["epoch"], last["dropped"]) == (5, 5, 0)
+    assert last["readmitted"] == len(entry.readmitted)
+    assert last["kept"] == whole.history[-1]["kept"] + len(entry.readmitted)
+    found, labels = last_layer_gradients(whole.model, make_data())
+    gone = np.setdiff1d(np.arange(N), whole.kept)
+    likely = 1 + found[gone, labels[gone]] >= 0.2
+    np.testing.assert_array_equal(entry.readmitted, gone[likely])
+    assert same_state(resumed.model, again.model)
+    np.testing.assert_array_equal(resumed.kept, again.kept)
+
+
+def test_readmission_wants_gradients_of_logits():
+    with pytest.raises(ValueError, match=r"readmit needs wrt=.logits., not 'input'"):
+        quick(make_net(), make_data(), defense=make_epic(readmit=5), wrt="input")
+
+
+@pytest.mark.parametrize(
+    ("ground_set", "gradients"), [("active", "fresh"), ("full", "fresh"), ("active", "training")]
+)
 def test_own_loop_gives_the_same(ground_set, gradients):
     """What docs/epic.md shows, with train's order of examples."""
     data, net, epic = Plain(*make_data()), make_net(), make_epic(n=N, ground_set=ground_set)
@@ -103,7 +137,7 @@ def test_own_loop_gives_the_same(ground_set, gradients):
         net.train()
         with seeded(7, epoch, torch.device("cpu")) as generator:
             order = torch.from_numpy(epic.kept)[torch.randperm(len(epic.kept), generator=generator)]
-            for rows in order.tensor_split(tuple(range(64, len(order) - 1, 64))):
+            for rows in order.split(batch_sizes(len(order), 64)):
                 logits = net(data.x[rows])
                 seen.record(rows, logits, data.y[rows])
                 optimizer.zero_grad()

@@ -10,7 +10,7 @@ import torch
 from toys import TOY
 
 from benchmarks.poisoning import training
-from benchmarks.poisoning.attacks import ATTACKS, backdoor, gradients
+from benchmarks.poisoning.attacks import ATTACKS, adaptive, backdoor, gradients
 from benchmarks.poisoning.experiment import run
 from benchmarks.poisoning.lab import Lab
 
@@ -150,3 +150,28 @@ def test_a_backdoor_takes_the_bases_of_largest_gradient_and_counts_shares(
     (line,) = run(lab, tmp_path, [0], ["none"])
     assert isinstance(line["success"], float)
     assert 0 <= line["success"] <= 1
+
+
+def test_the_spread_of_gradients():
+    alike = torch.tensor([[1.0, -1.0]]).repeat(4, 1)
+    assert adaptive.spread(alike).item() == 0
+    opposite = torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
+    assert adaptive.spread(opposite).item() == 1
+    assert adaptive.spread(opposite + 1).item() == pytest.approx(0.5)
+    assert adaptive.spread(torch.zeros(3, 2)).item() == 0
+
+
+def test_alike_poisons_have_like_gradients_on_late_nets(labs, monkeypatch):
+    monkeypatch.setattr(adaptive, "LIKENESS", 5.0)
+    lab = labs["block"]
+    target = lab.target(0)
+    nets = [lab.scenario.whole(net) for net in lab.late_nets]
+
+    def spreads(attack):
+        poisons = torch.from_numpy(ATTACKS[attack](lab, target)[0]).float() / 255
+        wanted = torch.nn.functional.one_hot(torch.tensor([target.base]), lab.classes)
+        with torch.no_grad():
+            found = [adaptive.spread(net(poisons).softmax(1) - wanted) for net in nets]
+        return float(torch.stack(found).mean())
+
+    assert spreads("gradient-matching-late-alike") < spreads("gradient-matching-late")

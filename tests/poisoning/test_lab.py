@@ -64,6 +64,23 @@ def test_a_target_can_be_aimed_at_the_class_that_comes_second(data, cache):
         replace(TOY, base_class="any")
 
 
+def test_bases_can_be_those_most_like_the_target(data, cache):
+    lab, usual = (Lab(replace(TOY, bases=bases), data, cache) for bases in ("nearest", "random"))
+    assert lab.poison_folder != usual.poison_folder
+    features = training.outputs(lab.extractor, torch.from_numpy(lab.images).float() / 255)
+    for number in range(3):
+        target, plain = lab.target(number), usual.target(number)
+        assert (target.index, target.base) == (plain.index, plain.base)
+        aim = torch.from_numpy(data.test_images[target.index][None]).float() / 255
+        away = (features - lab.extractor(aim)).norm(dim=1)
+        others = np.setdiff1d(np.flatnonzero(lab.labels == target.base), target.bases)
+        assert len(target.bases) == TOY.poisons == len(np.unique(target.bases))
+        assert (lab.labels[target.bases] == target.base).all()
+        assert away[target.bases].max() <= away[others].min() + 1e-5
+    with pytest.raises(ValueError, match="bases must be one of random, nearest; got 'few'"):
+        replace(TOY, bases="few")
+
+
 def test_a_published_set_is_attacked_as_it_is(data, cache, tmp_path):
     from pickle import dumps
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks.poisoning.__main__ import main
-from benchmarks.poisoning.research import filled
+from benchmarks.poisoning.research import filled, in_short
 
 
 def record(target, defense, success, accuracy, settled=None):
@@ -49,11 +49,23 @@ def test_pages_pool_the_seeds(tmp_path, capsys):
     assert page.endswith("the rest\n")
     assert "old" not in page
     assert "Targets: 2. Seeds, each with its own split and backbone: 2." in page
-    row = next(line for line in page.splitlines() if line.startswith("| EPIC"))
+    row = next(line for line in page.splitlines() if "| EPIC " in line)
     cells = [cell.strip() for cell in row.strip("| ").split("|")]
-    assert cells == ["EPIC", "1/2", "0.50 (0.09-0.91)", "0.880", "-2.0", "90", "3", "1.50", "31"]
-    assert "| seed-1 0 | Coat -> Shirt | none; EPIC |" in page
-    assert "| seed-2 0 | Coat -> Shirt | none       |" in page
+    assert cells == [
+        "2",
+        "EPIC",
+        "1/2",
+        "0.50 (0.09-0.91)",
+        "0.880",
+        "-2.0",
+        "90",
+        "3",
+        "1.50",
+        "31",
+    ]
+    assert "| target   | taken for     | 1 | 2 |" in page
+    assert "| seed-1 0 | Coat -> Shirt | x | x |" in page
+    assert "| seed-2 0 | Coat -> Shirt | x |   |" in page
     row = next(x for x in (tmp_path / "cost.md").read_text().splitlines() if "| EPIC" in x)
     assert [cell.strip() for cell in row.strip("| ").split("|")][2:] == [
         "1.50",
@@ -68,3 +80,25 @@ def test_pages_pool_the_seeds(tmp_path, capsys):
 def test_a_page_without_a_place_for_the_table_is_refused():
     with pytest.raises(ValueError, match="no place for a table"):
         filled("# Title\n", "late-acting", "| a |")
+
+
+def test_readme_has_transfer_in_short(tmp_path):
+    for question, hits in (("transfer-same", 1), ("transfer-other", 2)):
+        folder = tmp_path / "records" / question / "seed-1"
+        folder.mkdir(parents=True)
+        lines = [
+            record(target, defense, success, accuracy)
+            for target in range(2)
+            for defense, success, accuracy in (
+                ("none", True, 0.9),
+                ("EPIC 0.2 active", target < hits, 0.89 - 0.004 * target),
+            )
+        ]
+        (folder / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        times = [{"target": 0, "defense": "none", "seconds": 9, "cpu_seconds": 2}]
+        (folder / "times.jsonl").write_text("".join(json.dumps(line) + "\n" for line in times))
+    rows = [line.strip("| ").split("|") for line in in_short(tmp_path).splitlines()]
+    cells = {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows}
+    assert cells["undefended"] == ["2/2", "34–100", "+0.0", "2/2", "34–100", "+0.0"]
+    assert cells["EPIC 0.2"] == ["1/2", "9–91", "-1.2", "2/2", "34–100", "-1.2"]
+    assert cells["Deep k-NN"] == ["–"] * 6

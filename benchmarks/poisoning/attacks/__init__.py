@@ -6,6 +6,7 @@ import numpy as np
 
 from benchmarks.poisoning.attacks.adaptive import (
     agreeing_polytope,
+    gradient_matching_alike,
     gradient_matching_in_mixtures,
     in_copies,
 )
@@ -39,6 +40,7 @@ ATTACKS: dict[str, Callable[..., tuple[np.ndarray, np.ndarray]]] = {
     "gradient-matching-art": art_gradient_matching,
     "gradient-matching-ensemble": gradient_matching_ensemble,
     "gradient-matching-late": gradient_matching_late,
+    "gradient-matching-late-alike": gradient_matching_alike,
     "gradient-matching-mixtures": gradient_matching_in_mixtures,
     "sleeper-agent": sleeper_agent,
     "sleeper-agent-art": art_sleeper_agent,

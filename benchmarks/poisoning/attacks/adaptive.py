@@ -1,10 +1,13 @@
-"""Attackers who know the defense: poisons in copies, that a clean model agrees with, for mixtures.
+"""Attackers who know the defense: copies, agreement, like gradients, mixtures.
 
 EPIC drops examples that are isolated, so an attacker makes poisons that are not. A fresh start
 readmits examples whose label is likely by a model of trusted data, so an attacker makes poisons
-whose label is likely. (Feature Collision makes poisons that share one gradient and differ in their
-images.) Training on mixtures never shows a whole poison, so an attacker makes poisons that work in
-parts.
+whose label is likely. Training on mixtures never shows a whole poison, so an attacker makes poisons
+that work in parts.
+
+The paper (section 3.6) names two more attackers: one makes poisons whose gradients are alike
+throughout training, and one chooses bases that make the poisons' gradients a cluster. The second is
+``--bases nearest``. On a head, Feature Collision makes poisons that share one gradient.
 """
 
 import math
@@ -14,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.poisoning.attacks.features import bullseye_polytope, on_features
@@ -26,6 +29,7 @@ COPIES = 4
 NOISE = 2  # levels of 255
 POSSIBLE = 0.1  # twice the threshold of a fresh start
 MIXED_WITH = 1000  # clean images
+LIKENESS = 0.5  # what the spread of the poisons' gradients weighs beside their mismatch
 
 Attack = Callable[..., tuple[np.ndarray, np.ndarray]]
 
@@ -43,6 +47,25 @@ def agreeing_polytope(lab: Any, target: Any) -> tuple[np.ndarray, np.ndarray]:
         return bullseye_polytope(features, goal) + (math.log(POSSIBLE) - found).relu().mean()
 
     return on_features(loss_of)(lab, target)
+
+
+def gradient_matching_alike(lab: Any, target: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Gradient Matching against late nets; the poisons' last-layer gradients are to be alike.
+
+    To the mismatch is added `LIKENESS` times the `spread`, on the same net.
+    """
+    nets = [lab.scenario.whole(net) for net in lab.late_nets]
+
+    def unlike(net: nn.Module, pixels: Tensor, labels: Tensor) -> Tensor:
+        return LIKENESS * spread(net(pixels).softmax(1) - F.one_hot(labels, lab.classes))
+
+    return against_nets(lab, target, nets, lab.aims(target), penalty=unlike)
+
+
+def spread(gradients: Tensor) -> Tensor:
+    """Mean squared distance of the rows to their mean, in that of the rows to 0; from 0 to 1."""
+    away = gradients - gradients.mean(0)
+    return away.square().sum() / gradients.square().sum().clamp(min=1e-12)
 
 
 def gradient_matching_in_mixtures(lab: Any, target: Any) -> tuple[np.ndarray, np.ndarray]:

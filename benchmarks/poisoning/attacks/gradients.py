@@ -14,6 +14,8 @@ from subsel.defense.augment import flip_and_crop
 from subsel.defense.gradients import device_of
 
 Refresh = Callable[[int, Tensor], tuple[nn.Module, Sequence[Tensor]] | None]
+# From a net, pixels and labels to what is to be small beside the mismatch of gradients.
+Penalty = Callable[[nn.Module, Tensor, Tensor], Tensor]
 # From pixels, labels and a generator on the CPU to what a net is shown of them.
 Augment = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
 
@@ -45,6 +47,7 @@ def against_nets(
     nets: Sequence[nn.Module],
     aims: np.ndarray,
     augment: Augment | None = None,
+    penalty: Penalty | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Match, on these nets in turn, the gradient that has the aims taken for the base class."""
     pairs = [(net, gradient_of(net, aims, target.base)) for net in nets]
@@ -52,7 +55,7 @@ def against_nets(
     def turn(step: int, pixels: Tensor) -> tuple[nn.Module, Sequence[Tensor]]:
         return pairs[step % len(pairs)]
 
-    return against_clean_net(lab, target, pairs[0][1], turn, augment)
+    return against_clean_net(lab, target, pairs[0][1], turn, augment, penalty)
 
 
 def against_clean_net(
@@ -61,6 +64,7 @@ def against_clean_net(
     wanted: Sequence[Tensor],
     refresh: Refresh | None = None,
     augment: Augment | None = None,
+    penalty: Penalty | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """`match_gradient` by the lab's settings; by default it augments as the victim does."""
     settings = lab.settings
@@ -79,6 +83,7 @@ def against_clean_net(
         augment=augment,
         seed=[settings.seed, target.number, 2],
         refresh=refresh,
+        penalty=penalty,
     )
 
 
@@ -108,6 +113,7 @@ def match_gradient(
     augment: Augment | None,
     seed: int | Sequence[int],
     refresh: Refresh | None = None,
+    penalty: Penalty | None = None,
     progress: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Perturb `bases` so that the gradient of training on them points where `wanted` does.
@@ -128,6 +134,8 @@ def match_gradient(
         What is done to the poisons in each step, as the victim will do.
     refresh : optional
         From step and pixels to another net and another gradient to go on with, or None.
+    penalty : optional
+        What is to be small as well.
 
     Returns
     -------
@@ -161,6 +169,8 @@ def match_gradient(
                 model, goal = fresh
             shown = (pixels, labels) if augment is None else augment(pixels, labels, generator)
             loss = mismatch(model, *shown, goal)
+            if penalty is not None:
+                loss = loss + penalty(model, *shown)
             change.grad = torch.autograd.grad(loss, change)[0].sign()
             optimizer.step()
             schedule.step()

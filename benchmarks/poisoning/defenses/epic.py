@@ -33,6 +33,18 @@ def epic_to_the_first_drop(victim: Victim, subset_size: float, ground_set: str) 
     return Outcome(victim.train(dropping=dropping), dropping.kept, dropping.history)
 
 
+@defense("EPIC with re-admission")
+def epic_with_readmission(victim: Victim) -> Outcome:
+    """Early rounds; after the learning rate has dropped, possible labels come back."""
+    dropping = with_readmission(victim)
+    return Outcome(victim.train(dropping=dropping), dropping.kept, dropping.history)
+
+
+def with_readmission(victim: Victim) -> EPIC:
+    recipe = victim.scenario.recipe
+    return EPIC.with_readmission(recipe.epochs, recipe.drops, n=len(victim.labels))
+
+
 @defense("{reference}, fresh head")
 def fresh_head(victim: Victim, reference: Outcome) -> Outcome:
     """Train anew on what a defense kept."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.poisoning.defenses.epic import afresh
+from benchmarks.poisoning.defenses.epic import afresh, with_readmission
 from benchmarks.poisoning.defenses.registry import defense
 from benchmarks.poisoning.training import Step, Steps
 from benchmarks.poisoning.victim import Outcome, Victim
@@ -36,6 +36,13 @@ def with_mixup(victim: Victim) -> Outcome:
 @defense("EPIC {subset_size} {ground_set} with CutMix", scenarios=IMAGES)
 def epic_with_cutmix(victim: Victim, subset_size: float, ground_set: str) -> Outcome:
     dropping = victim.epic(subset_size, ground_set)
+    model = victim.train(dropping=dropping, steps=mixing(cutmix))
+    return Outcome(model, dropping.kept, dropping.history)
+
+
+@defense("EPIC with re-admission and CutMix", scenarios=IMAGES)
+def readmission_with_cutmix(victim: Victim) -> Outcome:
+    dropping = with_readmission(victim)
     model = victim.train(dropping=dropping, steps=mixing(cutmix))
     return Outcome(model, dropping.kept, dropping.history)
 
