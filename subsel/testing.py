@@ -195,6 +195,6 @@ class _Checks:
         wanted, found = self.value(part[some].tolist()), float(restricted.value(some))
         self.that(
             self.near(wanted, found),
-            f"restricted to {part.tolist()}, F({some.tolist()}) is {found}; of the elements that "
-            f"these are it is {wanted}",
+            f"restricted to {part.tolist()}, F({some.tolist()}) is {found}, but F of the same "
+            f"elements without the restriction is {wanted}",
         )

@@ -425,7 +425,7 @@ def check_indices(indices: ArrayLike, n: int, name: str = "indices") -> np.ndarr
         raise TypeError(f"{name} must be integers, not of dtype {array.dtype}{cure}")
     bad = np.flatnonzero((array < 0) | (array >= n))
     if bad.size:
-        raise ValueError(f"{name}[{bad[0]}] is {array[bad[0]]}; must be in 0..{n - 1}")
+        raise ValueError(f"{name}[{bad[0]}] is {array[bad[0]]}; it must be in 0..{n - 1}")
     return array.astype(np.int64)
 
 
@@ -438,7 +438,7 @@ def check_distinct(indices: ArrayLike | None, n: int, name: str) -> np.ndarray:
         return np.flatnonzero(array)
     array = check_indices(array, n, name)
     if len(array) and (counts := np.bincount(array)).max() > 1:
-        raise ValueError(f"{name} has {np.argmax(counts > 1)} more than once")
+        raise ValueError(f"{name} contains {np.argmax(counts > 1)} more than once")
     return array
 
 
@@ -453,7 +453,7 @@ def check_values(
     array = as_float_array(values, name).astype(np.float64)
     if array.shape != (n,):
         raise ValueError(
-            f"{name} must have one number for each {of}, ({n},), not shape {array.shape}"
+            f"{name} must have one number for each {of}, ({n},), not be of shape {array.shape}"
         )
     enough = (array >= low if ends == "[" else array > low) & (array <= high)
     bad = np.flatnonzero(~(np.isfinite(array) & enough))
@@ -483,7 +483,9 @@ def check_extension(taken: Any, count: Any, n: int) -> int:
     left = n - int(np.count_nonzero(taken))
     count = check_count(count, "count", 0, n)
     if count > left:
-        raise ValueError(f"count must be in 0..{left}, as many as are not taken; not {count}")
+        raise ValueError(
+            f"count must be in 0..{left}, because {left} candidates are not taken; not {count}"
+        )
     return count
 
 
@@ -500,12 +502,16 @@ def check_labels(labels: Any, n: int | None = None, name: str = "labels") -> np.
     if isinstance(array, list) or (array.dtype.kind in "OT" and array.ndim == 1):
         array = _array_of_labels(list(array), name)
     if n is None and (array.ndim != 1 or not array.size):
-        raise ValueError(f"{name} must be 1-D, with one entry per candidate, not {array.shape}")
+        raise ValueError(f"{name} must be 1-D and not empty, not of shape {array.shape}")
     if n is not None and (array.ndim != 1 or len(array) != n):
-        raise ValueError(f"{name} must have one entry per row of X: ({n},), not {array.shape}")
+        raise ValueError(
+            f"{name} must have shape ({n},), one entry per row of X, not {array.shape}"
+        )
     if array.dtype.kind not in "iubUS":
         cure = f" (for whole numbers, pass {name}.astype(int))" if array.dtype.kind == "f" else ""
-        raise TypeError(f"{name} must be integers, booleans or strings, not {array.dtype}{cure}")
+        raise TypeError(
+            f"{name} must be integers, booleans or strings, not of dtype {array.dtype}{cure}"
+        )
     return array
 
 
@@ -563,13 +569,13 @@ def check_gains(gains: Any, candidates: np.ndarray, name: str) -> np.ndarray:
     values = as_float_array(gains, f"{name}.gains").astype(np.float64, copy=False)
     if values.shape != candidates.shape:
         raise ValueError(
-            f"{name}.gains gave shape {values.shape} for {len(candidates)} candidates; "
-            f"wanted {candidates.shape}"
+            f"{name}.gains returned an array of shape {values.shape} for {len(candidates)} "
+            f"candidates; the shape must be {candidates.shape}"
         )
     bad = np.flatnonzero(~np.isfinite(values))
     if len(bad):
         raise ValueError(
-            f"{name}.gains gave {values[bad[0]]} for candidate {candidates[bad[0]]}; "
+            f"{name}.gains returned {values[bad[0]]} for candidate {candidates[bad[0]]}; "
             "gains must be finite"
         )
     return values

@@ -1,7 +1,7 @@
 """Training that resists targeted data poisoning: EPIC on top of subsel's selection core.
 
-EPIC (Yang, Liu and Mirzasoleiman, ICML 2022) drops, every few epochs, the examples that stand
-alone in gradient space.  In a training loop of your own it is five lines::
+Every few epochs, EPIC (Yang, Liu and Mirzasoleiman, ICML 2022) drops the examples that stand alone
+in gradient space. In a training loop of your own it takes five lines::
 
     epic = EPIC(len(data), subset_size=0.2, warmup=1, interval=1, stop=10)
     for epoch in range(epochs):
@@ -10,8 +10,7 @@ alone in gradient space.  In a training loop of your own it is five lines::
         for x, y in DataLoader(Subset(data, epic.kept), batch_size=128, shuffle=True):
             ...
 
-and `train` is such a loop, complete with checkpoints; ``subsel train`` is
-the same from the shell.
+`train` is such a loop, complete with checkpoints, and ``subsel train`` is the same from the shell.
 """
 
 try:

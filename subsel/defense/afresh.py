@@ -47,10 +47,10 @@ class AfreshResult(TrainResult):
     Attributes
     ----------
     model, kept, history, defense
-        As in `TrainResult`; each entry of the history says in ``phase`` whether it is of the
-        ``"core"``, the ``"judge"`` or the ``"final"`` training.
+        As in `TrainResult`. The ``phase`` of each entry of the history says to which training it
+        belongs: ``"core"``, ``"judge"`` or ``"final"``.
     core : ndarray of int64
-        The examples that EPIC left, ascending: those that the judge was trained on.
+        The examples that EPIC kept, ascending. The judge was trained on these.
     """
 
     core: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
@@ -59,23 +59,23 @@ class AfreshResult(TrainResult):
 def readmitted(
     gradients: Any, labels: Any, core: Any, threshold: float = 0.05, *, features: Any = None
 ) -> np.ndarray:
-    """The core, and each example whose label has a probability of `threshold` or more by the judge.
+    """The core, and the examples to whose label the judge gives at least the `threshold`.
 
-    With `features`, a second witness has to agree: at least half of an example's nearest neighbours
-    have its label. Their number is a quarter of the size of the class (Deep k-NN without the
-    knowledge of how many poisons there are).
+    With `features`, a second condition must hold: at least half of an example's nearest neighbours
+    have its label. The number of neighbours is a quarter of the size of the class. This is Deep
+    k-NN, but without knowing the number of poisons.
 
     Parameters
     ----------
     gradients : array_like or Tensor (n, C) of float32 or float64
-        `last_layer_gradients` of the judge, a model trained on the core alone, with respect to
-        the logits: the entry at an example's label is its probability, less 1.
+        The `last_layer_gradients` of the judge, a model trained on the core alone, with respect to
+        the logits. The entry at an example's label is the probability of that label, less 1.
     labels : array_like or Tensor of int (n,)
         In 0..C-1.
     core : array_like of int
         Indices of the examples that are trusted.
     threshold : float, default 0.05
-        In (0, 1): the probability that an example's label must have, at least.
+        In (0, 1): the smallest probability that the label of a readmitted example may have.
     features : Tensor (n, d), optional
         The inputs of the judge's last layer.
 
@@ -86,13 +86,13 @@ def readmitted(
 
     Notes
     -----
-    The second witness takes time O(n² d), and memory O(1000 n) beside the features.
+    The second condition takes O(n² d) time, and O(1000 n) memory beside the features.
 
     Raises
     ------
     TypeError, ValueError
-        A threshold outside (0, 1); gradients that are not finite, or not of that kind; labels or
-        indices out of range.
+        If the threshold is outside (0, 1), gradients are not finite or not with respect to the
+        logits, or labels or indices are out of range.
     """
     check_fraction(threshold, "threshold")
     gradients, labels = checked_arrays(gradients, labels)
@@ -122,43 +122,44 @@ def train_afresh(
 ) -> AfreshResult:
     """Train a classifier three times, so that what poisons did to it early on is undone.
 
-    The first training, with EPIC, ends with EPIC's last round, or earlier if the epochs end. The
-    examples that are left are the core; the model is discarded, because it has seen the poisons.
-    The second training, from the initial weights, is on the core alone and makes the judge. The
-    third one, again from the initial weights (with `quick` from the judge's), is on the core and
-    all examples whose label the judge gives a probability of at least `threshold`.
+    The first training uses EPIC. It ends with EPIC's last round, or earlier if the epochs end. The
+    examples that are kept then are the core; the model is discarded, because it has seen the
+    poisons. The second training starts from the initial weights, sees the core alone, and produces
+    the judge. The third one starts from the initial weights too (with `quick`, from those of the
+    judge), and sees the core and all examples to whose label the judge gives a probability of at
+    least `threshold`.
 
     Parameters
     ----------
     model, data
         As in `train`.
     defense : EPIC, optional
-        With a `stop`. It may drop many more examples than usual, because most of them come back.
-        The default is that of the experiments: a round before each epoch of the first quarter,
-        except the first epoch, with a `subset_size` of 0.2 from scratch and of 0.4 elsewhere.
+        It needs a `stop`. It may drop many more examples than usual, because most of them are
+        readmitted. The default is that of the experiments: a round before each epoch of the first
+        quarter except the first epoch, with a `subset_size` of 0.2 from scratch and 0.4 otherwise.
     threshold : float, default 0.05
-        In (0, 1).  A higher one readmits fewer poisons, and fewer difficult examples.
+        In (0, 1). A higher threshold readmits fewer poisons, and fewer difficult examples.
     judge_epochs, final_epochs : int, optional
-        By default `epochs`; with `quick` half and three quarters of them.  The drops of the
-        learning rate move accordingly: each training has the whole schedule.
+        By default `epochs`; with `quick`, half and three quarters of `epochs`. The drops of the
+        learning rate are moved in proportion, so each training has the whole schedule.
     quick : bool, default False
-        The judge itself is trained further, on all readmitted examples. If EPIC stops at a quarter
-        of the epochs, all of it takes about as long as one training.
+        Train the judge itself further, on all readmitted examples, in place of a new model. If EPIC
+        stops at a quarter of the epochs, everything together takes about as long as one training.
     witnesses : {1, 2}, default 1
-        1: the judge alone decides. 2: the nearest neighbours of the example, by the inputs of the
-        judge's last layer, have to agree too (see `readmitted`).
+        With 1, the judge alone decides. With 2, the nearest neighbours of an example, among the
+        inputs of the judge's last layer, have to agree too (see `readmitted`).
     checkpoint : path, optional
-        The checkpoint of the final training; those of the two before it are written beside it,
-        with "-core" and "-judge" in their names.
+        The checkpoint of the final training. Those of the two trainings before it are written to
+        the same folder, with "-core" and "-judge" in their names.
     resume : bool, default False
         Continue from these checkpoints, if they exist. The model must have the same initial
         weights, which is checked.
     progress, callback
-        As in `train`; `kept` in the callback's result counts in all of the data.
+        As in `train`. The indices in `kept` of the callback's result refer to all of the data.
     **training
         Other arguments of `train`: `epochs`, `test`, `scenario`, `preset`, `lr`, `drops`, `seed`...
-        The first training is the beginning of one with these settings, but without `cutmix`: on
-        nets that are trained on mixtures fewer poisons stand alone.
+        The first training is the beginning of a training with these settings, but without `cutmix`,
+        because fewer poisons stand alone for nets that are trained on mixtures.
 
     Returns
     -------
@@ -167,15 +168,15 @@ def train_afresh(
     Raises
     ------
     TypeError, ValueError
-        As `train`; an EPIC without `stop`; a threshold outside (0, 1).
+        As `train` does, and if the EPIC has no `stop` or the threshold is outside (0, 1).
 
     Notes
     -----
-    Beside the final training, which is on nearly everything, it costs ``defense.stop`` epochs on
-    less and less data, `judge_epochs` on the core, and a forward pass. Experiments speak for it on
-    heads of fixed features, and with `cutmix` for nets trained from scratch (docs/epic.md, "A
-    fresh start"). With ``scenario="transfer"`` the features of the fixed part are computed for
-    each training anew.
+    Besides the final training, which sees nearly all examples, this costs ``defense.stop`` epochs
+    on shrinking data, `judge_epochs` on the core, and a forward pass. In experiments it helped for
+    heads on fixed features and, with `cutmix`, for nets trained from scratch (docs/epic.md, "A
+    fresh start"). With ``scenario="transfer"``, the features of the fixed part are computed again
+    for each training.
     """
     if not isinstance(defense, EPIC | None):
         raise TypeError(f"defense must be an EPIC, got {defense!r}")
@@ -223,11 +224,11 @@ def train_afresh(
     core = np.empty(0, np.int64)
 
     def run(phase: str, rows: np.ndarray | None, **settings: Any) -> np.ndarray:
-        """Train from the initial weights on some of the data; what of it was kept."""
+        """Train from the initial weights on some of the data; return the indices that were kept."""
         nonlocal resume
         path = paths[phase]
         resume = resume and path is not None and path.is_file()
-        if not resume:  # then what lies there of the phases to come is of another run
+        if not resume:  # then files of the later phases belong to another run
             with ranks.together():
                 for later in list(paths.values())[PHASES.index(phase) :]:
                     if later is not None and ranks.rank == 0:
@@ -288,14 +289,14 @@ def train_afresh(
 
 
 def _paced(schedule: dict[str, Any], epochs: int) -> dict[str, Any]:
-    """The whole schedule in so many epochs, beginning at its own learning rate."""
+    """The whole schedule, compressed to this many epochs, with its own first learning rate."""
     share = epochs / schedule["epochs"]
     drops = [max(min(1, drop), round(share * drop)) for drop in schedule["drops"]]
     return {"epochs": epochs, "drops": drops}
 
 
 def _check_start(first: Path, initial: dict[str, Any]) -> None:
-    """Refuse weights that are not those which the run began with: its later phases begin anew."""
+    """Refuse other weights than those the run began with, because later phases start from them."""
     if read_checkpoint(first, torch.device("cpu"))["start"] != weights_digest(initial):
         raise CheckpointError(
             f"resume: {first} belongs to a run that began with other weights: give the model with "
@@ -304,7 +305,7 @@ def _check_start(first: Path, initial: dict[str, Any]) -> None:
 
 
 def _beside(checkpoint: str | os.PathLike[str] | None, phase: str) -> Path | None:
-    """Where the checkpoint of a phase is."""
+    """The path of the checkpoint of a phase."""
     if checkpoint is None:
         return None
     final = Path(checkpoint)

@@ -2,7 +2,7 @@
 
 __all__ = ["GROWTH", "LARGEST", "SLACK", "Allowance", "TooLargeError"]
 
-# A file may unfold to GROWTH times its own size and SLACK, and to LARGEST at most.  Images are
+# A file may expand to GROWTH times its own size plus SLACK, and to LARGEST at most.  Images are
 # compressed three- to tenfold, and pickled numbers grow up to eightfold; bombs grow a thousandfold.
 GROWTH = 32
 SLACK = 1 << 20
@@ -35,7 +35,7 @@ class Allowance:
         Raises
         ------
         TooLargeError
-            They are more than what is left.
+            If there are more bytes than the allowance has left.
         """
         self.left -= n_bytes
         if self.left < 0:

@@ -1,4 +1,4 @@
-"""What is suspicious in a data set, without training: the look of a model that is trained."""
+"""Find what is suspicious in a data set with a model that is trained already, without training."""
 
 import warnings
 from collections.abc import Sequence
@@ -43,13 +43,14 @@ def audit(
     data
         Examples without augmentation, in any form that `last_layer_gradients` takes.
     subset_size : float, default 0.1
-        Medoids as a fraction of each class, as of `EPIC`.
+        The number of medoids as a fraction of each class, as for `EPIC`.
     neighbours : int, optional
-        Of Deep k-NN; by default a quarter of the smallest class, but at least 1 and at most 100.
+        The number of neighbours for Deep k-NN. Default: a quarter of the smallest class, but at
+        least 1 and at most 100.
     classes, ids, known, shown
-        As of `report`.
+        As for `report`.
     seed : int, default 0
-        Of Activation Clustering.
+        Seed of Activation Clustering.
     **looking
         `layer`, `output`, `batch`, `collate`, `workers` and `device`, as in `train` and
         `last_layer_gradients`.
@@ -57,34 +58,36 @@ def audit(
     Returns
     -------
     Report
-        Its table has, beside the columns of `report` that tell of the trained model,
-        ``isolated`` (whether a round of EPIC would drop it) with ``cluster_size``,
-        ``medoid_distance``, ``neighbour`` and ``neighbour_distance``, and the scores ``deep_knn``
-        (share of its neighbours that have another label), ``spectral`` (Spectral Signatures) and,
-        with scikit-learn, ``clustering`` (Activation Clustering; 1: the smaller cluster).
-        ``suspicion``, in 0..1, by which the table is ordered, is the mean over loss, neighbour
-        distance and scores of the share of examples that have a lower value.
+        Its table has the columns of `report` that describe the trained model; ``isolated`` (whether
+        a round of EPIC would drop the example), ``cluster_size``, ``medoid_distance``,
+        ``neighbour`` and ``neighbour_distance``; and the scores ``deep_knn`` (share of its
+        neighbours that have another label), ``spectral`` (Spectral Signatures) and, with
+        scikit-learn, ``clustering`` (Activation Clustering; 1 for the smaller cluster).
+        The table is ordered by ``suspicion``, in 0..1. For each of loss, neighbour distance and
+        scores, the share of examples with a lower value is taken; the suspicion is the mean of
+        these shares.
 
     Raises
     ------
     TypeError, ValueError
-        As `last_layer_gradients` and `report`.
+        As `last_layer_gradients` and `report` do.
 
     Warns
     -----
     DefenseWarning
-        Classes with fewer than 50 examples.
+        If classes have fewer than 50 examples.
 
     Notes
     -----
-    One forward pass, and time O(n^2 e) for neighbours, memory O(1000 n).
+    One forward pass, and O(n^2 e) time and O(1000 n) memory for neighbours, where e is the number
+    of features.
     """
     seen = look(model, data, **looking)
     labels = seen.labels.numpy()
     n = len(labels)
     notice_small_classes(dict(zip(*np.unique(labels, return_counts=True), strict=True)))
     epic = EPIC(n, subset_size=subset_size, warmup=0, interval=1)
-    with warnings.catch_warnings():  # of a round that drops nothing or much: here none drops
+    with warnings.catch_warnings():  # about rounds that drop nothing or too much
         warnings.simplefilter("ignore", DefenseWarning)
         epic.prune(softmax_residual(seen.logits, seen.labels).numpy(), labels, 0)
     if neighbours is None:
@@ -114,5 +117,5 @@ def audit(
 
 
 def _share_below(values: np.ndarray) -> np.ndarray:
-    """Of each value the share of all that are lower."""
+    """For each value the share of all values that are lower."""
     return np.searchsorted(np.sort(values), values) / len(values)

@@ -1,4 +1,4 @@
-"""Random flip and crop, and mixtures, of whole batches, on whatever device they lie."""
+"""Random flips, crops and mixtures of whole batches, on the device of the batch."""
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ def flip_and_crop(
     *,
     batch: tuple[int, int] | None = None,
 ) -> Tensor:
-    """Flip half of the images left to right, then crop each at random after reflect padding.
+    """Flip each image left to right with probability 1/2, then pad and crop it at random.
 
     Parameters
     ----------
@@ -22,10 +22,10 @@ def flip_and_crop(
     generator : torch.Generator
         On the CPU, so that every device sees the same draws.
     padding : int, default 4
-        Less than height and width.
+        Pixels of reflect padding on each side; less than height and width.
     batch : (int, int), optional
-        The images are part of a batch, which begins at this place, of this many: they come out,
-        and the generator is left, as if the whole batch were given.
+        The images are a part of a larger batch: its first position and the batch's size. The images
+        and the generator's state are then the same as if the whole batch had been passed.
 
     Returns
     -------
@@ -34,7 +34,7 @@ def flip_and_crop(
     Raises
     ------
     ValueError
-        Images that are not 4-D, or not larger than the padding.
+        If the images are not 4-D, or not larger than the padding.
     """
     if images.ndim != 4 or min(images.shape[2:]) <= padding:
         raise ValueError(
@@ -55,10 +55,11 @@ def flip_and_crop(
 
 
 def cutmix(images: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor, float]:
-    """Put into each image a rectangle of another one of the batch (Yun et al., ICCV 2019).
+    """Paste into each image a rectangle of another image of the batch (Yun et al., ICCV 2019).
 
-    The rectangle is of the image's shape, at the same place in all, and lies wholly inside; the
-    share of the image that it takes is uniform in [0, 1], up to rounding to pixels.
+    The rectangle has the proportions of the images, lies wholly inside, and is at the same place in
+    all of them. The share of an image that it covers is uniform in [0, 1], up to rounding to
+    pixels.
 
     Parameters
     ----------
@@ -69,17 +70,17 @@ def cutmix(images: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor, fl
     -------
     mixed : Tensor, (n, channels, height, width)
     other : Tensor of int64, (n,)
-        Whose rectangle each image got, on the images' device.
+        The image whose rectangle was pasted into each image, on the images' device.
     share : float
-        How much is left of each image itself: the weight of its own label in the loss, the rest
-        being the other's.
+        The share of each image that is left of it. This is the weight of its own label in the loss;
+        the other image's label has the rest.
 
     Raises
     ------
     TypeError
-        Images that are no tensor; a generator that is not NumPy's.
+        If the images are not a tensor, or the generator is not NumPy's.
     ValueError
-        Images that are not 4-D, or without a pixel.
+        If the images are not 4-D, or have no pixels.
     """
     if not isinstance(images, Tensor):
         raise TypeError(f"images must be a tensor, got {type(images).__name__}")
@@ -99,7 +100,7 @@ def cutmix(images: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor, fl
 
 
 def _shifted(n: int, length: int, padding: int, generator: torch.Generator) -> Tensor:
-    """For each of n images, the positions that a randomly shifted window sees, (n, length)."""
+    """For each of n images the positions under a randomly shifted window, (n, length)."""
     shift = torch.randint(-padding, padding + 1, (n, 1), generator=generator)
     last = length - 1
     return last - (last - (torch.arange(length) + shift).abs()).abs()

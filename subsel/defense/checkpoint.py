@@ -1,8 +1,8 @@
-"""Checkpoints: the state of a training run in a file that is whole, or else refused.
+"""Checkpoints: the state of a training run in a file. A file that is not whole is refused.
 
-A checkpoint is what `torch.save` writes, with a checksum over all its bytes in the comment that a
-zip archive may end with.  So ``torch.load(path, weights_only=True)`` reads it like any other, and
-what is damaged is found before PyTorch sees it.
+A checkpoint is a file of `torch.save` with a checksum of all its bytes in the comment at the end of
+the zip archive. So ``torch.load(path, weights_only=True)`` reads it like any other file, and damage
+is found before PyTorch reads it.
 """
 
 import copy
@@ -49,30 +49,30 @@ _KEYS = (
 
 
 class CheckpointError(ValueError):
-    """A file that is no whole checkpoint, or one that does not belong to the run."""
+    """A file is not a whole checkpoint, or does not belong to the run."""
 
 
 class Checkpoint:
-    """The file that a run writes its state to, and the one that it takes its state from.
+    """The file to which a run writes its state, and the file from which it resumes.
 
-    The methods come in this order: `held` around all others, `read` and `compare` before anything
-    is changed, `restore` once model and optimizer are made, and then `save` after each epoch.
+    Call the methods in this order: `held` around all others, `read` and `compare` before anything
+    is changed, `restore` once model and optimizer exist, and then `save` after each epoch.
 
     Parameters
     ----------
     path : path or None
-        None: nothing is written.
+        With None, nothing is written.
     resume : path or None
-        None: the run starts from the beginning.
+        With None, the run starts from the beginning.
     ranks : Ranks
-        Of them the first writes, and all read.
+        The first rank writes, and all ranks read.
     settings : dict, optional
-        As `checked_settings` returns them.
+        The settings that `checked_settings` returned.
 
     Raises
     ------
     FileNotFoundError
-        The folder of `path` does not exist.
+        If the folder of `path` does not exist.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Checkpoint:
         self.path = None if path is None else Path(path)
         self.resume = None if resume is None else Path(resume)
         self.ranks, self.settings = ranks, settings
-        self.ours = False  # whether the file at `path` is of this run
+        self.ours = False  # whether the file at `path` belongs to this run
         self.start: str | None = None
         self.data: str | None = None
         self._state: dict[str, Any] | None = None
@@ -94,7 +94,7 @@ class Checkpoint:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Inside, no other run writes the file; what a killed one left half written is removed."""
+        """Lock the file against other runs, and remove half-written files of killed runs."""
         with ExitStack() as stack:
             with self.ranks.together():
                 if self.path is not None and self.ranks.rank == 0:
@@ -103,14 +103,14 @@ class Checkpoint:
             yield
 
     def read(self, epochs: int, result: TrainResult, device: torch.device) -> None:
-        """Read the file to resume from, if there is one, and refuse what does not fit the run.
+        """Read the file to resume from, if there is one, and check that it fits the run.
 
         Raises
         ------
         FileNotFoundError
-            There is no such file.
+            If there is no such file.
         CheckpointError
-            It is damaged, something else, or of another run.
+            If the file is damaged, is not a checkpoint, or belongs to another run.
         """
         with self.ranks.together():
             if self.resume is None:
@@ -133,7 +133,7 @@ class Checkpoint:
                     f"not {epochs}"
                 )
             bare = unwrapped(result.model)
-            check_fit(bare, state["model"], f"{name} is of another model")
+            check_fit(bare, state["model"], f"{name} belongs to another model")
             if result.defense is not None:
                 try:
                     copy.deepcopy(result.defense).load_state_dict(state["defense"])
@@ -142,7 +142,7 @@ class Checkpoint:
             self._state = state
 
     def compare(self, model: nn.Module, data: Examples) -> None:
-        """Take hashes of what the run begins with, and refuse other data than were resumed from."""
+        """Hash the initial weights and the data. Refuse other data than those of the checkpoint."""
         if not any(self.ranks.gather(self.path is not None or self.resume is not None)):
             return
         self.start, self.data = weights_digest(model.state_dict()), _data_digest(data, self.ranks)
@@ -158,7 +158,7 @@ class Checkpoint:
             self.start = self._state["start"]
 
     def restore(self, result: TrainResult, parts: Mapping[str, Any], seen: EpochLogits) -> None:
-        """Go on from the state that was read, if one was."""
+        """Continue from the state that was read, if there is one."""
         if self._state is None:
             return
         state, self._state = self._state, None
@@ -176,9 +176,9 @@ class Checkpoint:
         self.ours = self.path is not None and self.path.resolve() == self.resume.resolve()
 
     def save(self, result: TrainResult, parts: Mapping[str, Any], seen: EpochLogits) -> None:
-        """Write the state after the epochs in ``result.history``, unless there is no `path`.
+        """Write the state after the epochs in ``result.history``. Does nothing without a `path`.
 
-        `parts` are the optimizer and what else has a ``state_dict()``, or is None, by name.
+        `parts` maps names to the optimizer and other objects with a ``state_dict()``, or to None.
         """
         if self.path is None:
             return
@@ -191,7 +191,7 @@ class Checkpoint:
             **{name: part and part.state_dict() for name, part in parts.items()},
             "defense": None if result.defense is None else result.defense.state_dict(),
             "history": result.history,
-            # For the round that comes next, if it looks at what the last epoch computed.
+            # The next round needs these if it uses the logits of the last epoch.
             "logits": None if seen.logits is None else (seen.logits, seen.labels),
         }
         with self.ranks.together():
@@ -202,7 +202,7 @@ class Checkpoint:
     def _write(self, content: bytes) -> None:
         assert self.path is not None
         if not self.ours:
-            # An object that cannot be read again is found now, and not when the run is resumed.
+            # Objects that could not be read again are refused now, not when the run is resumed.
             unpacked(content, f"checkpoint {self.path}", torch.device("cpu"))
         try:
             if not self.ours:
@@ -214,18 +214,18 @@ class Checkpoint:
             raise explained from error
 
     def how_to_resume(self) -> str:
-        """What a person can do after the run has stopped."""
+        """How to continue after the run has stopped, for a message."""
         if self.path is None or not self.ours or not self.path.is_file():
             return "stopped; there is no checkpoint to resume from"
         return f"stopped; to continue after the last whole epoch, use resume={str(self.path)!r}"
 
 
 def packed(state: dict[str, Any]) -> bytes:
-    """What goes into the file: `state` as `torch.save` writes it, and the checksum."""
+    """The content of the file: `state` as `torch.save` writes it, and the checksum."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     with buffer.getbuffer() as content:
-        content[-2:] = struct.pack("<H", _COMMENT)  # where a zip says how long its comment is
+        content[-2:] = struct.pack("<H", _COMMENT)  # the length of the comment
         checksum = hashlib.sha256(content).hexdigest()
     buffer.seek(0, os.SEEK_END)
     buffer.write(_MARK + checksum.encode())
@@ -233,7 +233,7 @@ def packed(state: dict[str, Any]) -> bytes:
 
 
 def unpacked(content: bytes, name: str, device: torch.device) -> dict[str, Any]:
-    """The state that was packed; `name` is what the errors call the file."""
+    """The state that was packed. Errors call the file `name`."""
     if content[-_COMMENT:-64] != _MARK:
         raise CheckpointError(
             f"{name} is not a checkpoint of subsel.defense.train, or not the whole of one: it does "
@@ -253,7 +253,7 @@ def unpacked(content: bytes, name: str, device: torch.device) -> dict[str, Any]:
 
 
 def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
-    """The state in a file to resume from, which has all that it must have."""
+    """The state in a file to resume from, checked to be complete."""
     name = f"resume: {path}"
     if not path.is_file():
         raise FileNotFoundError(f"resume: there is no checkpoint {path}")
@@ -272,12 +272,12 @@ def weights_digest(state: Mapping[str, Any]) -> str:
 
 
 def read_weights(path: Path, name: str) -> dict[str, Tensor]:
-    """A state dict from a checkpoint, or from a file that `torch.save` wrote of a state dict.
+    """Read a state dict from a checkpoint, or from a file to which `torch.save` wrote a state dict.
 
     Raises
     ------
     FileNotFoundError, CheckpointError
-        In one sentence that begins with `name`.
+        The message is one sentence that begins with `name`.
     """
     content = _content(path, name)
     if content[-_COMMENT:-64] == _MARK:
@@ -295,7 +295,7 @@ def read_weights(path: Path, name: str) -> dict[str, Tensor]:
 
 
 def check_fit(model: nn.Module, state: Any, problem: str) -> None:
-    """Refuse a state dict that is not one of this model, and say in what they differ."""
+    """Refuse a state dict that does not belong to this model, and name the differences."""
     wanted = model.state_dict()
     if not isinstance(state, Mapping):
         raise CheckpointError(problem)
@@ -319,7 +319,7 @@ def check_fit(model: nn.Module, state: Any, problem: str) -> None:
 
 
 def _data_digest(data: Examples, ranks: Ranks) -> str:
-    """A hash of all inputs and labels, of which the ranks read their shares."""
+    """A hash of all inputs and labels. Each rank reads its share."""
     parts: list[str] = []
     with ranks.together():
         for _, x, y in data.batches(ranks=ranks):
@@ -329,22 +329,22 @@ def _data_digest(data: Examples, ranks: Ranks) -> str:
 
 
 def set_aside(path: Path) -> None:
-    """Keep a copy of a file that is about to be written anew, and say so."""
+    """Keep a copy of a file that is about to be overwritten, and say so in the log."""
     if not path.is_file():
         return
     kept = path.with_name(f"{path.stem}-before{path.suffix}")
     with written_whole(kept) as part:
         shutil.copyfile(path, part)
     _LOG.warning(
-        "%s was there already and is written anew; what it held is kept as %s "
-        "(to go on with that run, give resume=)",
+        "%s exists already and will be overwritten; its content was kept as %s "
+        "(to continue that run, give resume=)",
         path,
         kept,
     )
 
 
 def retire(path: Path) -> None:
-    """Set a file aside and take its name away, so that nobody goes on with it."""
+    """Set a file aside and remove it, so that no run resumes from it."""
     set_aside(path)
     path.unlink(missing_ok=True)
 
@@ -357,7 +357,7 @@ def _content(path: Path, name: str) -> bytes:
 
 
 def _loaded(content: bytes, device: torch.device) -> Any:
-    """What `torch.load` reads, or None: its own words are not for those who run a training."""
+    """What `torch.load` reads, or None if it fails; its own messages would not help the user."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""Labelled examples from whatever holds them: tensors, arrays, datasets, loaders."""
+"""Labelled examples from tensors, arrays, datasets or loaders."""
 
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -15,22 +15,22 @@ from subsel.validation import check_count
 
 __all__ = ["Examples", "as_tensors", "batch_sizes", "batches", "check_labels", "named"]
 
-# Examples per forward pass: larger ones leave the processor's cache, and took 1.4 to 1.8 times as
-# long with 512 and 1024 (`small_cnn` on a CPU).
+# Examples per forward pass. Larger batches do not fit into the processor's cache: with 512 and
+# 1024, `small_cnn` took 1.4 to 1.8 times as long on a CPU.
 BATCH = 256
 
 
 class Examples:
-    """Labelled examples by their indices: tensors on a device, or a dataset read in batches.
+    """Labelled examples, addressed by index: tensors on a device, or a dataset read in batches.
 
     Parameters
     ----------
     source : map-style dataset of (input, label), or a pair of tensors or arrays
     device : torch.device
     workers : int
-        Processes that read a dataset.
+        The number of processes that read a dataset.
     how : callable, optional
-        From what a batch of the dataset is to (inputs, labels), as `split` takes it.
+        A function from a batch of the dataset to (inputs, labels), as for `split`.
     collate : callable, optional
         Makes a batch of a list of examples, as a DataLoader's ``collate_fn``.
     """
@@ -55,7 +55,7 @@ class Examples:
         return self.n
 
     def subset(self, indices: np.ndarray | None = None) -> Any:
-        """These examples, by default all, in a form that `batches` takes."""
+        """Some examples (by default all) in a form that `batches` takes."""
         if self.tensors is None:
             source = self.dataset if indices is None else Subset(self.dataset, indices.tolist())
             if not self.workers and self.collate is None:
@@ -71,14 +71,14 @@ class Examples:
     def batches(
         self, indices: np.ndarray | None = None, ranks: Ranks = ALONE, *, check: bool = True
     ) -> Iterator[tuple[int, Any, Tensor]]:
-        """Place of the first one, inputs and labels, in batches in order; not on the device.
+        """Yield batches in order, not on the device: place of the first example, inputs, labels.
 
         Without `check` the examples may come back different when they are read again.
         """
         return batches(self.subset(indices), ranks=ranks, how=self.how, check=check)
 
     def mark(self) -> str:
-        """A hash of eight examples from all over, and of all labels if these are at hand."""
+        """A hash of eight examples from all parts of the data, and of labels that are in memory."""
         some = np.unique(np.linspace(0, len(self) - 1, 8, dtype=int))
         _, x, y = next(self.batches(some))
         return digest(*tensors_of(x), y, y if self.tensors is None else self.tensors[1])
@@ -90,10 +90,10 @@ class Examples:
         generator: torch.Generator,
         ranks: Ranks = ALONE,
     ) -> Iterator[tuple[Tensor, Any, Tensor, Part]]:
-        """Index, input and label of these examples in random order, in batches on the device.
+        """Yield index, input and label of these examples in random order, in batches on the device.
 
-        Of each batch only this rank's part, and which that is.  A last batch of a single example,
-        which BatchNorm could not take, joins the one before.
+        Each batch is only this rank's part, with the `Part` that describes it. A last batch of a
+        single example joins the one before, because BatchNorm needs two.
         """
         order = torch.from_numpy(indices)[torch.randperm(len(indices), generator=generator)]
         whole = order.split(batch_sizes(len(order), batch_size))
@@ -110,7 +110,8 @@ class Examples:
             batch_sampler=[rows.tolist() for rows in places],
             num_workers=self.workers,
             collate_fn=self.collate,
-            # One of its own: so tensors and datasets leave `generator` in the same state.
+            # A separate generator, so that tensors and datasets leave `generator` in the same
+            # state.
             generator=torch.Generator().manual_seed(generator.initial_seed()),
         )
         for rows, batch, part in zip(places, loader, parts, strict=True):
@@ -119,11 +120,11 @@ class Examples:
 
 
 def batch_sizes(n: int, batch_size: int) -> list[int]:
-    """Of an epoch of n examples.  Too few for a last batch join the one before.
+    """Sizes of the batches of n examples. Too few for a last batch join the batch before it.
 
-    Those are less than an eighth of a batch, and a single one always.  BatchNorm cannot take one
-    example, and a tenth of its running statistics would come from so few: a net that has had a last
-    batch of two can be wrong on half of the data, and EPIC would look at that net.
+    Too few are less than an eighth of a batch, and always a single one. BatchNorm cannot take one
+    example, and a tenth of its running statistics would come from so few: a net after a last batch
+    of two can be wrong on half of the data, and EPIC would use the gradients of that net.
     """
     least = max(2, batch_size // 8)
     starts = [0, *range(batch_size, n - least + 1, batch_size), n]
@@ -138,11 +139,11 @@ def batches(
     *,
     check: bool = True,
 ) -> Iterator[tuple[int, Any, Tensor]]:
-    """(place of the first example, inputs, labels) batch by batch, in the order of the data.
+    """Yield (place of the first example, inputs, labels) of each batch, in the order of the data.
 
-    `how` is for `split`, where the data are no pair of tensors.  Of several ranks each has whole
-    batches in a row: the same ones that one alone would have.  Without `check` the examples may
-    come back different when they are read again.
+    `how` is passed to `split` if the data are not a pair of tensors. Each of several ranks gets
+    consecutive whole batches, the same ones that a single process would make. Without `check`,
+    examples may differ when they are read a second time.
     """
     tensors = as_tensors(data)
     if tensors is not None:
@@ -161,7 +162,7 @@ def batches(
             "worker_init_fn": data.worker_init_fn,
             "multiprocessing_context": data.multiprocessing_context,
         }
-        if data.batch_sampler is not None:  # else its collate_fn is for single examples
+        if data.batch_sampler is not None:  # otherwise its collate_fn takes single examples
             collate = data.collate_fn
     size = check_count(batch_size or BATCH, "batch_size", 1)
     n, first = _checked_length(dataset), 0
@@ -171,7 +172,7 @@ def batches(
             return
         first, n = rows.start, min(rows.stop, n) - rows.start
         dataset = Subset(dataset, range(first, first + n))
-    # Without a generator of its own, a DataLoader draws from the caller's global one.
+    # Without its own generator, a DataLoader would draw from the caller's global one.
     loader: DataLoader = DataLoader(
         dataset,
         batch_size=size,
@@ -202,7 +203,7 @@ def batches(
 
 
 def as_tensors(data: Any) -> tuple[Tensor, Tensor] | None:
-    """Inputs and labels, if `data` holds them as two whole tensors or arrays."""
+    """Inputs and labels, if `data` is a pair of tensors or arrays."""
     if isinstance(data, TensorDataset):
         data = data.tensors
     if not isinstance(data, tuple | list) or not data:
@@ -232,14 +233,14 @@ def _as_tensor(part: Tensor | np.ndarray) -> Tensor:
 def check_labels(
     labels: Tensor, n_classes: int, places: np.ndarray | None = None, name: str = "labels"
 ) -> None:
-    """Refuse labels outside 0..n_classes-1; `places` are theirs in the data, by default from 0."""
+    """Refuse labels outside 0..n_classes-1. `places`: their positions in the data (0, 1, ...)."""
     outside = (labels < 0) | (labels >= n_classes)
     if outside.any():
         found = torch.nonzero(outside).flatten().cpu().numpy()
         where = (found if places is None else places[found]).tolist()
         raise ValueError(
-            f"{name} must lie in 0..{n_classes - 1}; label {labels[outside][0].item()} and so on "
-            f"for {named(where)}"
+            f"{name} must lie in 0..{n_classes - 1}, but they do not for {named(where)}; the first "
+            f"is {labels[outside][0].item()}"
         )
 
 
@@ -254,11 +255,11 @@ def _checked_length(dataset: Any) -> int:
     except TypeError:
         raise TypeError(f"data must have a length; {type(dataset).__name__} has none") from None
     if n == 0:
-        raise ValueError("data is empty: at least one example is wanted")
+        raise ValueError("data is empty: it must have at least one example")
     return n
 
 
-def named(where: list[int]) -> str:
-    """How many examples, and the first of them, for an error message."""
+def named(where: list[int], what: str = "example") -> str:
+    """How many examples (or other things), and the first of them, for an error message."""
     some = ", ".join(map(str, where[:10])) + (", ..." if len(where) > 10 else "")
-    return f"{len(where)} example{'s' if len(where) > 1 else ''}: {some}"
+    return f"{len(where)} {what}{'s' if len(where) > 1 else ''} ({some})"

@@ -53,7 +53,7 @@ CIFAR_CLASSES = (
     "truck",
 )
 
-# MD5 sums as the authors publish them, beside the data.
+# MD5 sums as the authors publish them, on the pages of the data sets.
 FASHION_URL = "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/"
 FASHION_FILES = {
     "train-images-idx3-ubyte": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
@@ -112,12 +112,12 @@ def load(
     data_dir : path, optional
         The folder with the files: for ``fashion-mnist`` the four IDX files, gzipped or not; for
         ``cifar10`` the binary or the python archive, packed (``.tar.gz``) or unpacked; for
-        ``tiny-imagenet`` the unpacked ``tiny-imagenet-200``, or what it is in. If given, nowhere
-        else is looked. By default ``fashion-mnist`` is looked for where the Debian and
-        Ubuntu package ``dataset-fashion-mnist`` puts it, and then both in the user's cache,
-        ``$XDG_CACHE_HOME/subsel/<name>`` (``~/.cache/subsel/<name>``).
+        ``tiny-imagenet`` the unpacked folder ``tiny-imagenet-200``, or the folder that contains it.
+        If given, no other folder is searched. By default, ``fashion-mnist`` is searched where the
+        Debian and Ubuntu package ``dataset-fashion-mnist`` puts it; then it, and ``cifar10``, in
+        the user's cache, ``$XDG_CACHE_HOME/subsel/<name>`` (``~/.cache/subsel/<name>``).
     download : bool, default False
-        Fetch what is not there from its authors into ``data_dir`` or the cache; each file is
+        Download missing files from their authors into ``data_dir`` or the cache. Each file is
         checked against its published MD5 sum before it gets its name. Not for ``tiny-imagenet``.
 
     Returns
@@ -127,18 +127,18 @@ def load(
     Raises
     ------
     FileNotFoundError
-        The data are not there (and could not be downloaded); the message says where was looked
-        and how to get them.
+        If the data are missing (and could not be downloaded). The message says which folders were
+        searched, and how to get the data.
     ValueError
-        The name is unknown; or a file is corrupt, truncated, of another kind, or unfolds to far
-        more than its size explains; or the images are none, or of different sizes.
+        If the name is unknown; if a file is corrupt, truncated, of another kind, or expands to far
+        more than its size explains; or if there are no images, or images of different sizes.
     ImportError
-        ``digits`` without scikit-learn, ``tiny-imagenet`` without Pillow.
+        If scikit-learn is missing for ``digits``, or Pillow for ``tiny-imagenet``.
 
     Notes
     -----
-    The training images of ``tiny-imagenet`` come in the order of their classes' WordNet numbers and
-    within each of the files' names; its validation images, which have labels, are the test set.
+    The training images of ``tiny-imagenet`` are in the order of their classes' WordNet numbers, and
+    of file names within each class. Its validation images, which have labels, are the test set.
     """
     if not isinstance(name, str) or name not in _READERS:
         raise ValueError(f"name must be one of {', '.join(sorted(_READERS))}; got {name!r}")
@@ -234,9 +234,9 @@ def _load_tiny_imagenet(data_dir: Path | None, download: bool) -> ImageData:
 
 def _read_text(path: Path) -> str:
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there; the set is incomplete without it")
+        raise FileNotFoundError(f"{path} is missing; the data set is incomplete without it")
     if path.stat().st_size > LARGEST_TEXT:
-        raise ValueError(f"{path} is larger than {LARGEST_TEXT} bytes; the set's own is smaller")
+        raise ValueError(f"{path} has more than {LARGEST_TEXT} bytes; the original is smaller")
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -248,7 +248,7 @@ def _read_table(path: Path) -> Iterator[list[str]]:
     for number, line in enumerate(_read_text(path).splitlines(), 1):
         columns = line.split("\t", 2)[:2]
         if len(columns) < 2:
-            raise ValueError(f"{path}, line {number}: two columns with a tab between are wanted")
+            raise ValueError(f"{path}, line {number} must have two columns, separated by a tab")
         yield columns
 
 
@@ -258,21 +258,22 @@ def _decoded(files: list[tuple[Path, int]]) -> tuple[np.ndarray, np.ndarray]:
         from PIL import Image
     except ImportError as error:
         raise ImportError("tiny-imagenet is read by Pillow: pip install pillow") from error
-    for path, _ in files:  # before room is made for as many
+    for path, _ in files:  # before memory is allocated for all of them
         if not path.is_file():
-            raise FileNotFoundError(f"{path} is not there; the set is incomplete without it")
+            raise FileNotFoundError(f"{path} is missing; the data set is incomplete without it")
     images = np.empty((len(files), 3, TINY_SIDE, TINY_SIDE), np.uint8)
     bar = tqdm(files, desc="decode", unit="image", disable=None)  # shown on a terminal only
     for place, (path, _) in zip(images, bar, strict=True):
-        why = "it is damaged, or no JPEG"
+        why = "it is damaged, or not a JPEG"
         try:
-            # JPEG alone: by default Pillow tries every format it has, and runs Ghostscript for one.
+            # Only JPEG: by default, Pillow tries every format that it knows, and runs Ghostscript
+            # for one.
             with warnings.catch_warnings(action="ignore"), Image.open(path, "r", ["JPEG"]) as image:
                 if image.size != (TINY_SIDE, TINY_SIDE):
                     why = f"it is a JPEG of {image.size[0]} x {image.size[1]}"
                     raise ValueError(why)
                 place[:] = np.moveaxis(np.asarray(image.convert("RGB")), -1, 0)
-        except Exception as error:  # a damaged image fails in any way there is
+        except Exception as error:  # a damaged image can raise any error
             raise ValueError(f"{path} is not an image of 64 x 64: {why}") from error
     return images, np.array([label for _, label in files], np.int64)
 
@@ -314,7 +315,7 @@ def image_data(
 ) -> ImageData:
     """An image set of these arrays, with mean and standard deviation of its channels."""
     check_one_size(train_images, test_images, "training images", "test images")
-    # Moments from counts of the 256 levels: exact, and no float copy of the set.
+    # Moments from counts of the 256 levels are exact, and need no float copy of the set.
     levels = np.arange(256) / 255
     counts = np.stack(
         [np.bincount(channel.ravel(), minlength=256) for channel in train_images.swapaxes(0, 1)]
@@ -419,7 +420,7 @@ def _idx_values(file: io.BufferedIOBase, allowance: Allowance) -> np.ndarray:
     shape = tuple(int(size) for size in np.frombuffer(sizes, dtype=">u4"))
     n_values = math.prod(shape)
     allowance.take(n_values)
-    raw = file.read(n_values + 1)  # one more, to see whether anything is left over
+    raw = file.read(n_values + 1)  # one byte more, to find out whether the file is too long
     if len(raw) != n_values:
         more = "more" if len(raw) > n_values else len(raw)
         raise ValueError(
@@ -454,7 +455,7 @@ def _holds_batches(folder: Path) -> bool:
 
 
 def _cifar_files(source: Path) -> list[tuple[str, bytes]]:
-    """Name and content of the six batches; those of an archive are never written to disk."""
+    """The names and contents of the six batches. An archive is never unpacked to disk."""
     names = {f"{stem}{suffix}" for stem in CIFAR_BATCHES for suffix in (".bin", "")}
     if source.is_dir():
         paths = {path.name: path for path in source.iterdir() if path.name in names}
@@ -467,7 +468,7 @@ def _cifar_files(source: Path) -> list[tuple[str, bytes]]:
             files = _unpacked(packed, names, Allowance(source.stat().st_size, str(source)))
     except TooLargeError:
         raise
-    except Exception as error:  # tarfile fails in many ways, not only in its own
+    except Exception as error:  # tarfile raises other errors than its own, too
         raise ValueError(f"{source} is corrupt or truncated") from error
     return [(str(source / name), files[name]) for name in _batches_of(set(files), source)]
 
@@ -491,10 +492,10 @@ def _unpacked(packed: io.BufferedReader, names: set[str], allowance: Allowance) 
 
 
 class _Counted(io.RawIOBase):
-    """A stream whose every byte is counted, also those of members that are passed over.
+    """A stream that counts every byte, including those of members that are skipped.
 
-    It may be read a few times beyond its end, but not forever: to pass over a member, tarfile reads
-    as many blocks as the member says that it has, also where the archive has long ended.
+    It may be read beyond its end only a few times. To skip a member, tarfile reads as many blocks
+    as the member claims to have, even if the archive has ended.
     """
 
     def __init__(self, stream: io.BufferedIOBase, allowance: Allowance) -> None:
@@ -518,9 +519,9 @@ def _batches_of(names: set[str], source: Path) -> list[str]:
 
 
 def _check_batch_size(size: int, name: str) -> None:
-    """Before a batch is read: a pickled one has its labels and names beside the pixels."""
+    """Check a batch's size before it is read. A pickled one has more in it than pixels."""
     if size > 2 * CIFAR_BATCH_SIZE * (1 + math.prod(CIFAR_IMAGE)) + (1 << 20):
-        raise TooLargeError(f"{name} is corrupt: {size} bytes are far more than a batch has")
+        raise TooLargeError(f"{name} is corrupt: it has {size} bytes, far more than a batch")
 
 
 def _read_cifar_batch(name: str, raw: bytes) -> tuple[np.ndarray, np.ndarray]:
@@ -537,17 +538,19 @@ def _read_cifar_batch(name: str, raw: bytes) -> tuple[np.ndarray, np.ndarray]:
         batch = restricted_load(io.BytesIO(raw), name=name, encoding="bytes")
         if not isinstance(batch, dict) or not {b"data", b"labels"} <= batch.keys():
             raise ValueError(
-                f"{name} is not a CIFAR-10 batch: a dict with data and labels is wanted"
+                f"{name} is not a CIFAR-10 batch, which is a dict with data and labels"
             )
         pixels, labels = batch[b"data"], whole_numbers(batch[b"labels"], f"{name}: labels")
         if not isinstance(pixels, np.ndarray):
-            raise ValueError(f"{name}: data is {type(pixels).__name__}, an array is wanted")
+            raise ValueError(f"{name}: data must be an array, not {type(pixels).__name__}")
         if pixels.dtype != np.uint8 or pixels.shape != (CIFAR_BATCH_SIZE, size):
             raise ValueError(
-                f"{name}: data is {pixels.dtype} {pixels.shape}, "
-                f"wanted uint8 {(CIFAR_BATCH_SIZE, size)}"
+                f"{name}: data must be uint8 of shape {(CIFAR_BATCH_SIZE, size)}, "
+                f"not {pixels.dtype} of shape {pixels.shape}"
             )
         if labels.shape != (CIFAR_BATCH_SIZE,):
-            raise ValueError(f"{name}: {labels.shape} labels for {CIFAR_BATCH_SIZE} images")
+            raise ValueError(
+                f"{name}: labels must have shape ({CIFAR_BATCH_SIZE},), not {labels.shape}"
+            )
     _check_labels(labels, len(CIFAR_CLASSES), name)
     return pixels.reshape(-1, *CIFAR_IMAGE), labels

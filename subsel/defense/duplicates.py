@@ -1,4 +1,4 @@
-"""Near-duplicates: which examples are there more than once, or nearly so."""
+"""Near-duplicates: examples that occur more than once, or nearly so."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ NEAR = 0.25  # of the distance at which an example of the class usually has its 
 
 
 def distinct(inputs: Any, labels: Any, *, near: float = NEAR) -> np.ndarray:
-    """The examples that have no near-duplicate of their label before them.
+    """The examples that have no earlier near-duplicate with the same label.
 
     An attacker who knows that EPIC drops isolated examples submits each poison in several copies.
     So drop near-duplicates first, and train on the examples that this returns.
@@ -36,12 +36,12 @@ def distinct(inputs: Any, labels: Any, *, near: float = NEAR) -> np.ndarray:
     Raises
     ------
     TypeError, ValueError
-        Inputs and labels that do not fit; inputs that are not at least 2-D, or not finite.
+        If inputs and labels do not fit, or inputs have fewer than two dimensions or are not finite.
 
     Notes
     -----
-    Time O(n^2 values / classes).  Distances are computed in blocks, and no matrix of all of them
-    is held.
+    Time O(n^2 values / classes).  Distances are computed in blocks; the matrix of all distances is
+    never in memory.
 
     Examples
     --------
@@ -59,18 +59,18 @@ def distinct(inputs: Any, labels: Any, *, near: float = NEAR) -> np.ndarray:
 def duplicate_groups(inputs: Any, labels: Any, *, near: float = NEAR) -> list[np.ndarray]:
     """Groups of near-duplicates, the largest first; parameters are those of `distinct`.
 
-    An example is in the group of the first one that it is a near-duplicate of.
+    An example belongs to the group of the first example of which it is a near-duplicate.
     """
     first = _first_like_it(inputs, labels, near)
     root = np.where(first == -1, np.arange(len(first)), first)
-    for i in range(len(root)):  # ascending, and what comes first is settled before
+    for i in range(len(root)):  # ascending, so earlier examples are decided first
         root[i] = root[root[i]]
     groups = [np.flatnonzero(root == r) for r in np.unique(root[first != -1])]
     return sorted(groups, key=lambda group: (-len(group), group[0]))
 
 
 def _first_like_it(inputs: Any, labels: Any, near: float) -> np.ndarray:
-    """Of each example the first one before it that is nearly the same, or -1."""
+    """For each example the first near-duplicate before it, or -1."""
     if not isinstance(near, int | float | np.number) or isinstance(near, bool) or not near > 0:
         raise ValueError(f"near must be greater than 0, got {near!r}")
     labels = as_host_array(labels, "labels")

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from subsel import select
+from subsel.defense.data import named
 from subsel.defense.evidence import evidence_of, label_probabilities
 from subsel.defense.fidelity import fidelity
 from subsel.defense.notices import notice_round, notice_small_classes
@@ -23,7 +24,7 @@ __all__ = ["EPIC", "Round"]
 
 @dataclass(frozen=True, repr=False)
 class Round:
-    """What one round of EPIC found, and what it dropped.  Indices are those of the training set.
+    """The result of one round of EPIC. Indices are those of the training set.
 
     Attributes
     ----------
@@ -32,31 +33,31 @@ class Round:
     dropped : ndarray of int64
         The examples that this round dropped, ascending.
     n_kept : int
-        How many are left.
+        The number of examples that are left.
     medoids, sizes : ndarrays of int64
-        The medoids of all classes, in order of selection within each class, and how many
-        examples are assigned to each, itself included.
+        The medoids of all classes, in order of selection within each class, and the number of
+        examples that are assigned to each, itself included.
     kept_per_class : dict of int to int
-        How many examples of each class are left.
+        The number of examples of each class that are left.
     skipped : dict of int to str
-        Classes of which nothing could be dropped, and why.
+        Classes from which nothing could be dropped, and the reason.
     rho : float
-        By how much dropping changed the norm of the mean gradient, in the gradients that the round
-        looked at (the paper's rho, theorem 3.1, of all rounds, is the greatest).  NaN in a history
-        that was saved before this was recorded; so are the next two.
+        By how much the drop changed the norm of the mean gradient, computed from the gradients of
+        the round. (The rho of the paper's theorem 3.1 is the largest of all rounds.) This and the
+        next two fields are NaN in a history that was saved by a version without them.
     error : float
-        Distance of the mean gradient of what is left from that of what was there before the round,
-        as a fraction of the latter's norm.
+        The distance between the mean gradients after and before the round, as a fraction of the
+        norm of the latter.
     random_error : float
-        The same for random subsets of the same size, the mean of five.
+        The same for a random subset of the same size; the mean of five.
     readmitted : ndarray of int64
-        The examples that came back, ascending; see `EPIC` under `readmit`.  In such a round nothing
-        is dropped, there are no medoids, and `rho`, `error` and `random_error` are NaN.
+        The examples that came back, ascending; see `readmit` of `EPIC`. Such a round drops nothing
+        and has no medoids, and `rho`, `error` and `random_error` are NaN.
     evidence : dict of str to ndarray
-        Of each dropped example: ``cluster_size`` and ``medoid_distance`` of the cluster that it
-        was in, ``neighbour`` and ``neighbour_distance``, the nearest other example of its class,
-        and ``probability``, which the model gave to its label (NaN unless gradients are p - y).
-        Distances are Euclidean, between gradients, whatever the metric.
+        For each dropped example: the ``cluster_size`` of its cluster and its ``medoid_distance``;
+        the nearest other example of its class as ``neighbour``, and its ``neighbour_distance``; and
+        the ``probability`` that the model gave to its label (NaN unless gradients are p - y).
+        Distances are Euclidean, between gradients, for every metric.
     """
 
     epoch: int
@@ -73,9 +74,9 @@ class Round:
     evidence: dict[str, np.ndarray] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as numbers, strings, lists and dicts, as `json.dumps` takes them.
+        """All fields as numbers, strings, lists and dicts, as `json.dumps` takes them.
 
-        What is not a number (NaN) is None.
+        NaN becomes None.
         """
         plain = _mapped(asdict(self), np.ndarray, lambda array: array.tolist())
         plain["evidence"] = {
@@ -96,38 +97,39 @@ class Round:
 class EPIC:
     """Effective Poison Identification (Yang, Liu and Mirzasoleiman, ICML 2022, algorithm 1).
 
-    A round picks medoids of each class in gradient space, assigns every example of the class to
+    A round selects medoids of each class in gradient space, assigns every example of the class to
     its nearest medoid, and drops the medoids to which no other example was assigned.
 
     Parameters
     ----------
     n : int, optional
-        Size of the training set.  If it is not given, it is taken from the first round's gradients
-        (and `train` sets it).
+        Size of the training set. By default it is taken from the gradients of the first round, and
+        `train` sets it.
     subset_size : float, default 0.1
-        Medoids as a fraction of each class, in (0, 1): ceil(subset_size * n_c) of a class with
-        n_c examples, but at most n_c - 1.
+        The number of medoids as a fraction of each class, in (0, 1): ceil(subset_size * n_c) for a
+        class of n_c examples, but at most n_c - 1.
     warmup : int
-        Epochs that train on all examples: the first round comes before epoch `warmup` (epochs count
-        from 0).
+        Number of epochs that train on all examples. The first round comes before epoch `warmup`,
+        where epochs count from 0.
     interval : int
-        Epochs from one round to the next.
+        Number of epochs from one round to the next.
     stop : int, optional
-        No round before epoch `stop` or a later one; by default the rounds continue to the end.
+        The last round comes before an epoch smaller than `stop`. By default, rounds continue to the
+        end.
     ground_set : {"active", "full"}
-        "active": medoids and neighbours come from what is still kept, as in the paper.  "full":
-        from all examples, of which the kept ones among the isolated are then dropped, as in the
-        authors' code.
+        With "active", medoids and neighbours come from the examples that are still kept, as in the
+        paper. With "full", they come from all examples, and the isolated examples that are still
+        kept are dropped, as in the authors' code.
     metric : {"euclidean", "cosine", "dot", "rbf"}
-        As in `subsel.select`.  The paper's is euclidean.
+        As in `subsel.select`. The paper uses euclidean.
     min_cluster_size : int, default 2
-        Clusters with fewer examples than this are dropped whole.
+        Clusters with fewer examples than this are dropped completely.
     readmit : int, optional
-        Not in the paper: before this epoch every dropped example comes back whose label the model
-        finds possible, and no round drops anything from then on.  By default nobody comes back.
+        Not in the paper. Before this epoch, every dropped example comes back whose label the model
+        finds possible, and from then on no round drops anything. By default no example comes back.
         `with_readmission` has settings that go with it.
     threshold : float, default 0.05
-        In (0, 1): the probability that a label must have for its example to come back.
+        In (0, 1): the smallest probability that the label of an example that comes back may have.
 
     Attributes
     ----------
@@ -137,9 +139,9 @@ class EPIC:
 
     Notes
     -----
-    *Duplicates.*  If two medoids have equal gradients, both are assigned to the one that was
-    selected first. That is a cluster of two, so neither is dropped: an example with an equal one is
-    not isolated.
+    *Duplicates.* If two medoids have equal gradients, both are assigned to the one that was
+    selected first. This is a cluster of two, so neither of them is dropped: an example with a
+    duplicate is not isolated.
 
     *Small classes.*  A class with one example left is skipped.  So is a class that the round
     would empty.  Both are recorded in the round.
@@ -185,7 +187,7 @@ class EPIC:
                     f"dropped again; got {self.stop}"
                 )
         self.history: list[Round] = []
-        # Of every example; empty until n is known.  Label -1: not yet seen.
+        # One for each example; empty until n is known. The label -1 means: not yet seen.
         self._kept = np.empty(0, np.int64)
         self._labels = np.empty(0, np.int64)
         if n is not None:
@@ -243,12 +245,12 @@ class EPIC:
         return cls(**usual | changes)
 
     def start(self, n: int) -> None:
-        """Say how large the training set is.  Harmless when it is known and the same.
+        """Set the size of the training set. Does nothing if the same size is known already.
 
         Raises
         ------
         ValueError
-            `n` differs from what was said before.
+            If `n` differs from the size that is known.
         """
         n = check_count(n, "n", 1)
         if self.n is None:
@@ -259,7 +261,7 @@ class EPIC:
 
     @property
     def n(self) -> int | None:
-        """Size of the training set, None until it is known."""
+        """Size of the training set; None until it is known."""
         return len(self._labels) or None
 
     @property
@@ -271,11 +273,11 @@ class EPIC:
 
     @property
     def labels(self) -> np.ndarray:
-        """The labels that rounds were given, (n,); -1 where none was."""
+        """The labels that were given to rounds, (n,); -1 for an example without one."""
         return self._labels.copy()
 
     def due(self, epoch: int) -> bool:
-        """Whether a round is to take place before `epoch` (counted from 0) is trained."""
+        """Whether a round should take place before `epoch` (counted from 0) is trained."""
         return epoch == self.readmit or (
             epoch >= self.warmup
             and (epoch - self.warmup) % self.interval == 0
@@ -287,7 +289,7 @@ class EPIC:
         return self.kept if self.ground_set == "active" and epoch != self.readmit else None
 
     def schedule(self, epochs: int) -> list[int]:
-        """The epochs before which a round that drops is due, in a training of so many.
+        """The epochs before which a round that drops is due, in a training of this many epochs.
 
         Parameters
         ----------
@@ -296,7 +298,7 @@ class EPIC:
         Returns
         -------
         list of int
-            Ascending, counted from 0.  Empty: the training is not defended.
+            Ascending, counted from 0. If it is empty, the training is not defended.
 
         Examples
         --------
@@ -317,18 +319,17 @@ class EPIC:
         ----------
         gradients : array or tensor, (n, d) or, with the active ground set, (len(kept), d)
             Last-layer gradients of all examples in dataset order, or of the kept ones in the
-            order of `kept`.  Before epoch `readmit` they must be of all examples, and with respect
-            to the logits.  A CUDA tensor stays where it is, and medoids are found there, if
+            order of `kept`. Before epoch `readmit` they must be of all examples, and with respect
+            to the logits. A CUDA tensor stays on the GPU, and medoids are found there, if
             numba-cuda is installed.
         labels : array or tensor of integers, (n,) or (len(kept),)
-            Their classes.  Any integers from 0; a class without examples is no class.
+            Their classes: integers of at least 0. Not every number must occur.
         epoch : int
-            The epoch that comes next.  Rounds have to come in order of their epochs.
+            The next epoch. Rounds must come in the order of their epochs.
         group : torch.distributed.ProcessGroup, optional
-            Share the work among the ranks of this group, such as
-            ``torch.distributed.group.WORLD``: each of them has to make this call, with the same
-            arguments, and selects from some of the classes.  Not needed for a result that is the
-            same on all ranks; that follows from the same arguments.
+            Share the work among the ranks of this group, such as ``torch.distributed.group.WORLD``.
+            Each rank must make this call with the same arguments, and selects from some of the
+            classes. Without a group, the same arguments give the same result on all ranks, too.
 
         Returns
         -------
@@ -337,15 +338,15 @@ class EPIC:
         Raises
         ------
         TypeError, ValueError
-            Shapes, types or values that do not fit; labels that are not those of the rounds
-            before, which means that the dataset's order changed; with a group, ranks that were
-            given different things.
+            If shapes, types or values do not fit; if labels differ from those of earlier rounds,
+            which means that the dataset's order changed; with a group, if ranks were given
+            different arguments.
 
         Warns
         -----
         DefenseWarning
-            The round dropped nothing, or more than half of a class; in the first round also of
-            classes with fewer than 50 examples.
+            If the round dropped nothing, or more than half of a class; in the first round also if
+            classes have fewer than 50 examples.
         """
         epoch = check_count(epoch, "epoch", 0)
         if self.history and epoch <= self.history[-1].epoch:
@@ -451,7 +452,7 @@ class EPIC:
         return self.history[-1]
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything `load_state_dict` needs to go on exactly, as plain values and tensors."""
+        """All that `load_state_dict` needs for an exact continuation: plain values and tensors."""
         return {
             "settings": self._settings(),
             "kept": torch.tensor(self._kept),
@@ -460,12 +461,12 @@ class EPIC:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` saved.
+        """Restore what `state_dict` saved.
 
         Raises
         ------
         ValueError
-            It was saved with other settings, or for a training set of another size.
+            If it was saved with other settings, or for a training set of another size.
         """
         saved, own = state["settings"], self._settings()
         changed = [
@@ -502,13 +503,13 @@ class EPIC:
     def _ground(
         self, gradients: np.ndarray, labels: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The ground set with its gradients and labels, once they are seen to fit this EPIC."""
+        """The ground set with its gradients and labels, after a check that they fit this EPIC."""
         n, active = len(self._labels), self.ground_set == "active"
         if len(labels) != n and not (active and len(labels) == len(self._kept)):
             raise ValueError(
-                f"gradients must be of all {n} examples"
-                + (f" or of the {len(self._kept)} kept" if active else "")
-                + f", got {len(labels)}"
+                f"gradients must have a row for each of the {n} examples"
+                + (f", or for each of the {len(self._kept)} kept" if active else "")
+                + f"; got {len(labels)}"
             )
         given = np.arange(n) if len(labels) == n else self._kept
         self._check_labels(given, labels)
@@ -520,8 +521,8 @@ class EPIC:
         changed = given[(self._labels[given] >= 0) & (self._labels[given] != labels)]
         if len(changed):
             raise ValueError(
-                f"labels differ from the rounds before for {len(changed)} examples, "
-                f"{changed[0]} the first: the dataset's order has changed"
+                f"labels of {len(changed)} examples (the first is {changed[0]}) differ from those "
+                "of earlier rounds: the dataset's order has changed"
             )
         self._labels[given] = labels
 
@@ -533,7 +534,7 @@ def _select_medoids(
     metric: EpicMetric,
     ranks: Ranks,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Medoids of each class, the position among them of each example's own, and cluster sizes."""
+    """The medoids of each class, the position of each example's own medoid, and cluster sizes."""
     classes, counts = np.unique(labels, return_counts=True)
     mine = ranks.dealt(dict(zip(classes.tolist(), counts.tolist(), strict=True)))
     rows = np.flatnonzero(np.isin(labels, mine))
@@ -542,7 +543,7 @@ def _select_medoids(
     with ranks.together():
         own = _selected(gradients, labels[rows], {label: budget[label] for label in mine}, metric)
     found = ranks.gather((rows, *own))
-    # As one `select` of all classes puts them: by decreasing gain, then by class.
+    # In the order in which one `select` of all classes has them: by decreasing gain, then by class.
     medoids = np.concatenate([rows[indices] for rows, indices, _, _ in found])
     gains = np.concatenate([gains for _, _, gains, _ in found])
     ranking = np.lexsort((np.arange(len(medoids)), labels[medoids], -gains))
@@ -566,15 +567,15 @@ def _selected(
     try:
         chosen = select(gradients, budget, labels=labels, metric=metric)
     finally:
-        # Numba and torch share OpenMP's setting: undo what Numba's kernels did to it, or training
-        # would go on with other threads, and not bit for bit as before.
+        # Numba and torch share OpenMP's settings. Undo what Numba's kernels changed; otherwise
+        # training would continue with another number of threads, and not bit for bit as before.
         torch.set_num_threads(threads)
     assert chosen.assignment is not None
     return chosen.indices, chosen.gains, chosen.assignment
 
 
 def checked_arrays(gradients: Any, labels: Any) -> tuple[Any, np.ndarray]:
-    """Gradients, left on the GPU where they can be selected from there, and labels."""
+    """Checked gradients (left on the GPU if selection can run there) and labels."""
     number = str(getattr(gradients, "dtype", ""))
     stays = isinstance(gradients, torch.Tensor) and gradients.is_cuda
     if stays and find_spec("numba_cuda") is not None:
@@ -582,7 +583,7 @@ def checked_arrays(gradients: Any, labels: Any) -> tuple[Any, np.ndarray]:
     else:
         gradients = as_host_array(gradients, "gradients")
         number = number if number.startswith("torch.") else gradients.dtype.name
-        # What torch reads in place, without a word: no foreign byte order, no negative stride.
+        # Native byte order and positive strides, which torch can read without a copy or a warning.
         gradients = np.require(gradients, gradients.dtype.newbyteorder("="), ["C", "W"])
     labels = as_host_array(labels, "labels")
     if gradients.ndim != 2 or gradients.shape[1] == 0:
@@ -595,7 +596,7 @@ def checked_arrays(gradients: Any, labels: Any) -> tuple[Any, np.ndarray]:
         finite = np.isfinite(gradients).all(axis=1)
     bad = np.flatnonzero(~finite)
     if len(bad):
-        raise ValueError(f"gradients are not finite in {len(bad)} rows, {bad[0]} the first")
+        raise ValueError(f"gradients are not finite in {named(bad.tolist(), 'row')}")
     if labels.dtype.kind not in "iu":
         raise TypeError(f"labels must be integers, got {labels.dtype}")
     if labels.shape != gradients.shape[:1]:

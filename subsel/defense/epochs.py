@@ -1,4 +1,4 @@
-"""One epoch of training: its steps, and the forward passes that are made beside them."""
+"""One epoch of training: its steps, and other forward passes over the data."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -29,24 +29,24 @@ __all__ = ["Loss", "Trainee", "accuracy", "backbone_fixed", "features", "prepare
 
 
 class Trainee:
-    """The part of a model that is trained, on what, and how.
+    """The part of a model that is trained, with its data, optimizer and settings.
 
     Parameters
     ----------
     net : nn.Module
         The model, or its head alone.
     data : Examples
-        What goes into `net`.
+        The inputs of `net`, with labels.
     optimizer : torch.optim.Optimizer
     settings : dict
-        As `checked_settings` returns them.
+        The settings that `checked_settings` returned.
     augment : bool or callable
         As in `train`.
     ranks : Ranks
     output : callable, optional
-        From what `net` returns to the logits.
+        A function from the result of `net` to the logits.
     loss : callable, optional
-        The mean loss of (logits, labels); by default the cross-entropy.
+        A function from (logits, labels) to the mean loss. Default: the cross-entropy.
     """
 
     def __init__(
@@ -63,25 +63,25 @@ class Trainee:
         self.net, self.data, self.optimizer = net, data, optimizer
         self._loss = F.cross_entropy if loss is None else loss
         self._rates = [group["lr"] for group in optimizer.param_groups]
-        # Passes everything through unless float16, whose small gradients would be 0, wants it.
+        # Does nothing except for float16, in which small gradients would become 0.
         self.scaler = torch.amp.GradScaler(data.device.type, enabled=settings["amp"] == "float16")
         self.settings, self.ranks, self.output = settings, ranks, output
         self._augmented = augmentation(augment)
         self._frozen = [part for part in net.modules() if _is_frozen_norm(part)]
 
     def start(self) -> None:
-        """Call this once the weights are those to start from: after it only steps change them."""
+        """Call this when the initial weights are set. From here on, only steps change them."""
         self._trained = self.ranks.data_parallel(self.net)
 
     def set_rate(self, epoch: int) -> float:
-        """The learning rate of an epoch, which the optimizer then has."""
+        """Set the learning rate of the optimizer to that of an epoch, and return it."""
         drops = sum(epoch >= drop for drop in self.settings["drops"])
         for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * self.settings["drop_factor"] ** drops
         return self.rate()
 
     def rate(self) -> float:
-        """The learning rate that the optimizer has."""
+        """The current learning rate of the optimizer."""
         return float(self.optimizer.param_groups[0]["lr"])
 
     def train_epoch(
@@ -92,17 +92,17 @@ class Trainee:
         Parameters
         ----------
         epoch : int
-            Decides, with the seed, all randomness.
+            Together with the seed, this decides all randomness.
         kept : ndarray of int64
         seen : EpochLogits, optional
-            Gets the logits of all examples.
+            Records the logits of all examples.
         done : callable
             Called after each step with the number of its examples.
 
         Returns
         -------
         loss, right : float
-            Sums over the examples: of the loss, and of those classified as labelled.
+            The sum of the losses, and the number of examples that are classified as labelled.
         """
         where, settings = self.data.device, self.settings
         self.net.train(settings["scenario"] != "transfer")
@@ -138,7 +138,7 @@ class Trainee:
     def _forward(
         self, x: Any, y: Tensor, part: Part, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Logits and mean loss of a part of a batch, as it is trained on."""
+        """The logits and the mean loss of a part of a batch, in training mode."""
         if self.settings["augment"]:
             if not isinstance(x, Tensor):
                 raise TypeError(
@@ -169,7 +169,7 @@ class Trainee:
 
 
 def materialize(model: nn.Module, data: Examples, settings: dict[str, Any]) -> None:
-    """Give lazy layers, whose size the inputs decide, their parameters."""
+    """Create the parameters of lazy layers, whose size depends on the inputs."""
     if not any(nn.parameter.is_lazy(p) for p in model.parameters()):
         return
     with seeded(settings["seed"], None, data.device), torch.no_grad(), evaluating(model):
@@ -186,11 +186,11 @@ def prepared_head(
     *,
     defended: bool,
 ) -> tuple[Any, bool]:
-    """The model's last linear layer, fresh where the scenario wants it, and whether it is the end.
+    """The last linear layer (fresh if the scenario says so), and whether the model ends with it.
 
-    It is None where nobody wants it: when all is trained, and no gradients are taken at it. Model
-    and data are looked at first: whether they fit each other, and whether the layer has a weight to
-    take gradients through, if they are.
+    The layer is None if it is not needed, which is so if everything is trained and no gradients are
+    taken at it. First this checks that model and data fit together and, if gradients are taken with
+    respect to the layer's input, that the layer has a weight.
     """
     transferred = settings["scenario"] != "scratch"
     whole = takes_whole(settings["wrt"], layer, output)
@@ -224,7 +224,7 @@ def prepared_head(
 
 @torch.no_grad()
 def features(model: nn.Module, layer: str | None, data: Examples, ranks: Ranks) -> Examples:
-    """What enters the model's last layer, in place of the inputs."""
+    """Examples whose inputs are replaced by the inputs of the model's last layer."""
     inputs, labels = [], []
     with ranks.together(), evaluating(model), LastLayerHook(model, layer) as last:
         for _, x, y in data.batches(ranks=ranks):
@@ -237,7 +237,7 @@ def features(model: nn.Module, layer: str | None, data: Examples, ranks: Ranks) 
 
 @torch.no_grad()
 def accuracy(net: nn.Module, data: Examples, ranks: Ranks, output: Pick | None = None) -> float:
-    """Fraction of the examples that the network classifies as they are labelled."""
+    """The fraction of the examples that the network classifies as they are labelled."""
     right = 0
     with ranks.together(), evaluating(net):
         for start, x, y in data.batches(ranks=ranks):
@@ -248,7 +248,7 @@ def accuracy(net: nn.Module, data: Examples, ranks: Ranks, output: Pick | None =
 
 
 def _is_frozen_norm(part: nn.Module) -> bool:
-    """Whether it is a BatchNorm whose weight and bias are not trained: its statistics stay too."""
+    """Whether this is a BatchNorm whose weight and bias are fixed; then its statistics are, too."""
     own = list(part.parameters(recurse=False))
     is_norm = isinstance(part, nn.modules.batchnorm._BatchNorm)
     return is_norm and bool(own) and not any(p.requires_grad for p in own)
@@ -256,7 +256,7 @@ def _is_frozen_norm(part: nn.Module) -> bool:
 
 @contextmanager
 def backbone_fixed(model: nn.Module, head: nn.Module) -> Iterator[None]:
-    """Eval mode, and gradients for the head alone."""
+    """Context in which the model is in eval mode, and only the head has gradients."""
     trainable = {parameter: parameter.requires_grad for parameter in model.parameters()}
     model.requires_grad_(False)
     head.requires_grad_(True)

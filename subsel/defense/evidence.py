@@ -1,4 +1,4 @@
-"""What a round can say of each example that it dropped: how alone it was, and how unlikely."""
+"""What a round records about each dropped example: how isolated and how unlikely it was."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from torch import Tensor
 __all__ = ["FIELDS", "evidence_of", "label_probabilities", "nearest"]
 
 FIELDS = ("cluster_size", "medoid_distance", "neighbour", "neighbour_distance", "probability")
-BLOCK = 1 << 24  # distances at a time
+BLOCK = 1 << 24  # distances that are computed at a time
 
 
 def evidence_of(
@@ -20,7 +20,7 @@ def evidence_of(
     owner: np.ndarray,
     sizes: np.ndarray,
 ) -> dict[str, np.ndarray]:
-    """For the dropped rows of a ground set what `Round.evidence` holds; rows count in that set.
+    """`Round.evidence` for the dropped rows of a ground set; `rows` are positions in that set.
 
     Time O(rows x largest class x d).
     """
@@ -71,9 +71,10 @@ def label_probabilities(gradients: Any, labels: np.ndarray) -> np.ndarray:
 def nearest(
     points: Tensor, rows: np.ndarray, candidates: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """For each row the nearest candidate that is not itself, and how far it is.
+    """For each row the nearest candidate other than itself, and the distance to it.
 
-    -1 and NaN where there is none.  Candidates ascend; of equally near ones the first.
+    They are -1 and NaN if there is none. Candidates are ascending; the first of equally near ones
+    wins.
     """
     at = np.full(len(rows), -1)
     far = np.full(len(rows), np.nan)
@@ -97,7 +98,7 @@ def nearest(
 
 
 def _probabilities(gradients: Tensor, labels: np.ndarray) -> np.ndarray:
-    """Of each label, if these are gradients p - y; NaN if they are others."""
+    """The probability of each label if gradients are p - y; else NaN."""
     if len(labels) == 0 or labels.max() >= gradients.shape[1]:
         return np.full(len(labels), np.nan)
     at_label = gradients.float().gather(1, torch.from_numpy(labels).to(gradients.device)[:, None])

@@ -1,4 +1,4 @@
-"""How far a round changes the gradient that training follows (theorem 3.1 of the paper)."""
+"""How much a round changes the mean gradient, which training follows (theorem 3.1 of the paper)."""
 
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ RANDOM_SUBSETS = 5
 
 
 class Fidelity(NamedTuple):
-    """What dropping did to the mean gradient; the fields are those of `Round`."""
+    """How dropping changed the mean gradient. The fields are those of `Round`."""
 
     rho: float
     error: float
@@ -19,13 +19,13 @@ class Fidelity(NamedTuple):
 
 
 def fidelity(gradients: Any, before: np.ndarray, after: np.ndarray, epoch: int) -> Fidelity:
-    """Compare the mean gradient of what a round leaves with that of what it found.
+    """Compare the mean gradients before and after a round.
 
     Parameters
     ----------
     gradients : ndarray or Tensor (n, d)
     before, after : ndarrays of bool (n,)
-        Who was in before the round, and who still is after it.
+        The examples that were kept before the round, and those that are kept after it.
     epoch : int
         Seeds the random subsets.
 

@@ -1,4 +1,4 @@
-"""Numbers from what a file held, checked before anything is made of them."""
+"""Checks of numbers that come from a file."""
 
 from typing import Any
 
@@ -13,9 +13,9 @@ def numbers(value: Any, name: str) -> np.ndarray:
     Raises
     ------
     ValueError
-        There is something else in it, or rows of different lengths.
+        If it contains anything else, or rows of different lengths.
     """
-    # Looked at before NumPy sees it: it would make room for the longest of many texts in each.
+    # Checked before NumPy reads it, which would allocate, for each text, the size of the longest.
     if other := _other_than_numbers(value):
         raise ValueError(f"{name} must be numbers, got {other}")
     try:
@@ -36,12 +36,12 @@ def _other_than_numbers(value: Any) -> str | None:
 
 
 def whole_numbers(value: Any, name: str) -> np.ndarray:
-    """Integers as int64, (n,); nothing is rounded, and nothing wraps round.
+    """Integers as int64, (n,). Nothing is rounded, and nothing overflows.
 
     Raises
     ------
     ValueError
-        They are not of an integer type, or beyond int64.
+        If they do not have an integer type, or do not fit into int64.
     """
     array = numbers(value, name)
     if array.size and array.dtype.kind not in "iu":
@@ -52,18 +52,18 @@ def whole_numbers(value: Any, name: str) -> np.ndarray:
 
 
 def check_one_size(images: np.ndarray, others: np.ndarray, name: str, other_name: str) -> None:
-    """Two stacks of images (n, ...) must not be empty, and their images of one shape.
+    """Check that two stacks of images (n, ...) are not empty and have images of one shape.
 
     Raises
     ------
     ValueError
-        They are empty, or differ.
+        If a stack is empty, or the shapes differ.
     """
     for stack, its_name in ((images, name), (others, other_name)):
         if stack.size == 0:
-            raise ValueError(f"{its_name} are empty: an array of {stack.shape}")
+            raise ValueError(f"{its_name} must not be empty, but have shape {stack.shape}")
     if images.shape[1:] != others.shape[1:]:
         raise ValueError(
-            f"{name} are of {images.shape[1:]} and {other_name} of {others.shape[1:]}: "
-            "one size is wanted"
+            f"{name} and {other_name} must have images of one shape, not {images.shape[1:]} and "
+            f"{others.shape[1:]}"
         )

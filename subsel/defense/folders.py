@@ -19,7 +19,7 @@ __all__ = ["ImageFiles", "find_images", "load_folder", "split_folder"]
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp"}
 HELD_OUT = ("val", "valid", "validation", "test")
-EVERY = 10  # of a class without held-out images each tenth is held out
+EVERY = 10  # without test images, every tenth image of a class is held out
 
 
 @dataclass
@@ -31,12 +31,12 @@ class ImageFiles:
     classes: tuple[str, ...]
 
     def only(self, rows: np.ndarray) -> "ImageFiles":
-        """Some of them."""
+        """The images with these positions."""
         return ImageFiles([self.paths[i] for i in rows], self.labels[rows], self.classes)
 
 
 def find_images(source: str | os.PathLike[str], classes: Sequence[str] | None = None) -> ImageFiles:
-    """The images of a folder or a table.
+    """Find the images of a folder or a table.
 
     Parameters
     ----------
@@ -44,8 +44,8 @@ def find_images(source: str | os.PathLike[str], classes: Sequence[str] | None = 
         A folder with a subfolder for each class, whose images may lie at any depth, or a table,
         CSV or Parquet, with the columns ``path`` and ``label``; paths are relative to its folder.
     classes : sequence of str, optional
-        The classes' names in the order of their numbers; by default those found, sorted: the
-        labels of a table as numbers, if all of them are.
+        The names of the classes in the order of their numbers. By default the names that are found,
+        sorted; if all labels of a table are numbers, they are sorted as numbers.
 
     Returns
     -------
@@ -55,9 +55,9 @@ def find_images(source: str | os.PathLike[str], classes: Sequence[str] | None = 
     Raises
     ------
     FileNotFoundError, ValueError
-        Nothing is there, or a class is not among `classes`; the message names it.
+        If there are no images, or a class is not among `classes`; the message names it.
     ImportError
-        A Parquet file, and pyarrow is not installed.
+        If pyarrow, which a Parquet file needs, is not installed.
     """
     source, key = Path(source), None
     if source.is_dir():
@@ -72,11 +72,11 @@ def find_images(source: str | os.PathLike[str], classes: Sequence[str] | None = 
         pairs = _rows(source)
         key = int if all(name.isdecimal() for _, name in pairs) else None
     else:
-        raise FileNotFoundError(f"there is no folder and no table {source}")
+        raise FileNotFoundError(f"{source} does not exist: give a folder of images, or a table")
     if not pairs:
         raise ValueError(
-            f"{source} has no images: a folder for each class with images in it is wanted, or a "
-            "table (CSV or Parquet) with the columns path and label"
+            f"{source} has no images: it must be a folder that has a folder of images for each "
+            "class, or a table (CSV or Parquet) with the columns path and label"
         )
     found = sorted({name for _, name in pairs}, key=key)
     known = tuple(found if classes is None else classes)
@@ -88,20 +88,20 @@ def find_images(source: str | os.PathLike[str], classes: Sequence[str] | None = 
 
 
 def load_folder(source: str | os.PathLike[str], *, size: int = 32, workers: int = 0) -> ImageData:
-    """Images of a folder or a table in memory, as pixels of one size.
+    """Load the images of a folder or a table into memory, as pixels of one size.
 
     Parameters
     ----------
     source : path
-        As of `find_images`.  If the folder has subfolders "train" and "val" (or "valid",
-        "validation", "test"), these are the training and the test images; else each tenth image
-        of a class is held out for the test.
+        As for `find_images`. If the folder has subfolders "train" and "val" (or "valid",
+        "validation", "test"), these are the training and the test images. Otherwise every tenth
+        image of a class is held out for the test.
     size : int, default 32
-        Images are scaled until their shorter side has this many pixels, and the square in their
-        middle is taken.
+        Images are scaled so that their shorter side has this many pixels, and are cropped to the
+        square in the middle.
     workers : int, default 0
-        Processes that decode, as of a DataLoader; 0: threads of this process, which are as fast
-        where decoding itself is most of the work.
+        The number of processes that decode images, as for a DataLoader. With 0, threads of this
+        process decode them, which is as fast if decoding is most of the work.
 
     Returns
     -------
@@ -111,9 +111,9 @@ def load_folder(source: str | os.PathLike[str], *, size: int = 32, workers: int 
     Raises
     ------
     FileNotFoundError, ValueError
-        As `find_images`; a file that is no image is named.
+        As `find_images` does, and if a file is not an image; the message names the file.
     ImportError
-        Pillow is not installed, or pyarrow for a Parquet file.
+        If Pillow is not installed, or pyarrow for a Parquet file.
 
     Notes
     -----
@@ -153,7 +153,7 @@ def split_folder(source: str | os.PathLike[str]) -> tuple[ImageFiles, ImageFiles
 
 
 def _rows(table: Path) -> list[tuple[Path, str]]:
-    """Paths and labels in a table, none of which is missing."""
+    """Paths and labels of a table. A missing one is an error."""
     rows = _parquet(table) if table.suffix.lower() in (".parquet", ".pq") else _csv(table)
     pairs = []
     for number, (path, label) in enumerate(rows, 1):
@@ -197,7 +197,7 @@ def _check_columns(table: Path, names: Sequence[str] | None) -> None:
 
 
 def _pixels(paths: list[Path], size: int, workers: int) -> np.ndarray:
-    """uint8 (n, 3, size, size), decoded on several threads, or in so many processes."""
+    """Pixels (n, 3, size, size) as uint8, decoded on several threads or in this many processes."""
     decoded = _Decoded(paths, size)
     images = np.empty((len(paths), 3, size, size), dtype=np.uint8)
     with ThreadPoolExecutor() as pool:
@@ -207,7 +207,7 @@ def _pixels(paths: list[Path], size: int, workers: int) -> np.ndarray:
                 batch_size=None,
                 num_workers=workers,
                 collate_fn=_as_it_is,
-                generator=torch.Generator(),  # else it would draw from the caller's global one
+                generator=torch.Generator(),  # not the caller's global one
             )
             if workers
             else pool.map(decoded.__getitem__, range(len(paths)))
@@ -220,9 +220,9 @@ def _pixels(paths: list[Path], size: int, workers: int) -> np.ndarray:
 
 
 class _Decoded(Dataset):
-    """Squares of pixels; of a file that is no image, a sentence that says so.
+    """Squares of pixels; for a file that is not an image, a sentence that says so.
 
-    An exception would come out of a worker process with the worker's traceback in its message.
+    An exception from a worker process would have the worker's traceback in its message.
     """
 
     def __init__(self, paths: list[Path], size: int) -> None:

@@ -1,4 +1,4 @@
-"""What a loader yields and what a model returns, whatever their form.
+"""Reads what a loader yields and what a model returns, in all forms that are in use.
 
 Inputs are a tensor, a mapping (a model is called with its entries as keywords) or a sequence (a
 model is called with its parts one after the other). Everything else in `subsel.defense` sees them
@@ -36,21 +36,21 @@ PREFIXES = ("_orig_mod.", "module.")
 
 
 def split(batch: Any, how: Split | None = None) -> tuple[Any, Tensor]:
-    """Inputs and labels of what a loader yields.
+    """The inputs and labels in what a loader yields.
 
     Parameters
     ----------
     batch
-        A pair (inputs, labels); a mapping with an entry "labels" or "label", the others being the
-        inputs; or a triple with the examples' places, (inputs, labels, places) or
-        (places, inputs, labels).
+        A pair (inputs, labels); a mapping with an entry "labels" or "label", whose other entries
+        are the inputs; or a triple with the examples' places, (inputs, labels, places) or (places,
+        inputs, labels).
     how : callable, optional
-        From `batch` to inputs and labels, for anything else.
+        A function from `batch` to inputs and labels, for any other form.
 
     Raises
     ------
     TypeError, ValueError
-        It is none of these, or labels are not integers (n,).
+        If the batch has none of these forms, or labels are not integers (n,).
     """
     x, y = _parts(batch) if how is None else _given(how(batch))
     y = as_labels(y)
@@ -104,7 +104,7 @@ def _is_index(part: Any) -> bool:
 
 
 def as_labels(y: Any) -> Tensor:
-    """Labels as int64; what are no integers is refused and not rounded."""
+    """Labels as int64. Other types than integers are refused, not rounded."""
     if isinstance(y, np.ndarray) and y.dtype.kind in "iu":
         y = torch.from_numpy(y.astype(np.int64))
     if not isinstance(y, Tensor):
@@ -134,7 +134,7 @@ def tensors_of(x: Any) -> Iterator[Tensor]:
 
 
 def moved(x: Any, device: torch.device) -> Any:
-    """The inputs on a device."""
+    """The inputs, moved to a device."""
     if isinstance(x, Tensor):
         return x.to(device)
     if isinstance(x, Mapping):
@@ -148,9 +148,9 @@ def row_of(x: Any, i: int) -> list[Tensor]:
 
 
 def same(a: list[Tensor], b: list[Tensor]) -> bool:
-    """Whether two examples are the same, as far as they can be compared.
+    """Whether two examples are equal, as far as they can be compared.
 
-    Where shapes differ, something was padded to the length of its batch.
+    Different shapes count as equal, because inputs may be padded to the length of their batch.
     """
     return all(
         torch.equal(p.nan_to_num(), q.nan_to_num())
@@ -160,7 +160,7 @@ def same(a: list[Tensor], b: list[Tensor]) -> bool:
 
 
 def called(model: nn.Module, x: Any) -> Any:
-    """What a model returns for inputs of any form."""
+    """Call a model with inputs of any form."""
     try:
         if isinstance(x, Mapping):
             return model(**x)
@@ -177,7 +177,7 @@ def called(model: nn.Module, x: Any) -> Any:
 
 
 def logits_of(output: Any, n: int, how: Pick | None = None) -> Any:
-    """The logits (n, C) in what a model returns; if there are none, what it returns.
+    """The logits (n, C) in what a model returns; if none are found, what it returns.
 
     Parameters
     ----------
@@ -185,9 +185,9 @@ def logits_of(output: Any, n: int, how: Pick | None = None) -> Any:
         A tensor; an object with ``.logits``, such as those of Hugging Face's models; a mapping
         with "logits"; or a sequence of which one part is a tensor (n, C).
     n : int
-        Examples in the batch.
+        The number of examples in the batch.
     how : callable, optional
-        From `output` to the logits, for anything else.
+        A function from `output` to the logits, for any other form.
     """
     if how is not None:
         return how(output)
@@ -205,7 +205,7 @@ def logits_of(output: Any, n: int, how: Pick | None = None) -> Any:
 
 
 def shape_of(output: Any) -> str:
-    """What something is, for an error message."""
+    """The shape or type of something, for an error message."""
     return str(tuple(output.shape)) if isinstance(output, Tensor) else _named(output)
 
 

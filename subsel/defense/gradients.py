@@ -42,18 +42,18 @@ def last_layer_gradients(
     group: Any = None,
     tensors: bool = False,
 ) -> tuple[Any, Any]:
-    """Gradient of each example's cross-entropy at the last linear layer, in dataset order.
+    """The gradient of each example's cross-entropy at the last linear layer, in dataset order.
 
-    The model is read through a forward hook and left as it was.  It runs in eval mode, without
-    a gradient graph; afterwards, also after an error, every submodule is back in its own mode.
-    No random state is touched.
+    The model is read through a forward hook and left as it was.  It runs in eval mode, without a
+    gradient graph. Afterwards, even after an error, every submodule is back in its own mode. No
+    random state changes.
 
     Parameters
     ----------
     model
         A classifier trained with the softmax cross-entropy: logits (n, C), by themselves, in an
         object's ``.logits``, under "logits" in a dict, or as the one tensor (n, C) of a tuple.
-        A compiled, DataParallel or DistributedDataParallel model is taken for the one in it.
+        Of a compiled, DataParallel or DistributedDataParallel model, the module inside is used.
     data
         A map-style dataset of (input, label), of dicts with an entry "labels" or "label" (the
         model is called with the others as keywords), or of triples with the example's place; a
@@ -63,30 +63,31 @@ def last_layer_gradients(
         each time: no augmentation.  A few of them are read a second time to make sure.
     wrt
         "logits": softmax(z) - onehot(y), (n, C).  "input": the gradient with respect to the input
-        of the last layer, (softmax(z) - onehot(y)) W, (n, embedding).  "output": that of "logits",
-        with the logits that the whole model puts out, whatever its head is: a convolution, a cosine
-        head, LoRA, tied weights, a temperature after the last layer.
+        of the last layer, (softmax(z) - onehot(y)) W, (n, embedding).  "output": the same as
+        "logits", but with the logits that the whole model returns. This works for any head: a
+        convolution, a cosine head, LoRA, tied weights, or a temperature after the last layer.
     layer
-        Name of the last layer as in ``model.named_modules()``.  By default the `nn.Linear` that
-        the model executes last, and then the model's output must be that layer's (or its
-        log-softmax).  The output of a named layer is used as the logits without a check.
+        Name of the last layer as in ``model.named_modules()``. By default it is the `nn.Linear`
+        that the model executes last, and the model's output must be that layer's output (or its
+        log-softmax). The output of a named layer is used as the logits without this check.
     output : callable, optional
         A function from what the model returns to the logits, if they are not found as described
-        above. With ``wrt="logits"`` no layer is looked for then.
+        above. With ``wrt="logits"`` no layer is needed then.
     batch : callable, optional
-        From a batch of the dataset to (inputs, labels), for batches of another form.
+        A function from a batch of the dataset to (inputs, labels), for batches of another form.
     batch_size
-        Examples per forward pass: by default the DataLoader's own, else 256.
+        Examples per forward pass. By default the batch size of the DataLoader, else 256.
     device
-        Where to compute; by default where the model's first parameter lies.  The model is not
+        Where to compute. By default the device of the model's first parameter. The model is not
         moved.
     group : torch.distributed.ProcessGroup, optional
-        Share the work among the ranks of this group, such as ``torch.distributed.group.WORLD``:
-        each of them has to make this call, with the same data and model, takes its share of the
-        batches, and gets the gradients of all.  The model's buffers (BatchNorm's statistics),
-        which data-parallel training lets differ, are first made those of rank 0.
+        Share the work among the ranks of this group, such as ``torch.distributed.group.WORLD``.
+        Each rank must make this call with the same data and model, computes its share of the
+        batches, and gets the gradients of all examples. First, the model's buffers (BatchNorm's
+        statistics), which may differ in data-parallel training, are set to those of rank 0.
     tensors
-        Return torch tensors that stay where they were computed, for `EPIC.prune` to select there.
+        Return torch tensors on the device where they were computed, so that `EPIC.prune` can select
+        there.
 
     Returns
     -------
@@ -96,22 +97,22 @@ def last_layer_gradients(
     Raises
     ------
     TypeError
-        An iterable-style or unsized dataset; labels that are not integers.
+        If the dataset is iterable-style or has no length, or labels are not integers.
     ValueError
-        A device that is not there; an empty dataset; outputs that are not (n, C) with C > 1; a
-        label outside 0..C-1 or a non-finite logit (the message says for which examples); a
-        dataset that reads differently the second time; no linear layer, or no layer of the given
-        name; with ``wrt="output"``, probabilities in place of logits.  With a group, on all
-        ranks if on one.
+        If the device does not exist; the dataset is empty; outputs are not (n, C) with C > 1; a
+        label is outside 0..C-1 or a logit is not finite (the message names the examples); the
+        dataset differs when it is read a second time; there is no linear layer, or no layer of the
+        given name; or, with ``wrt="output"``, the model returns probabilities instead of logits.
+        With a group, an error on one rank is raised on all.
 
     Warns
     -----
     DefenseWarning
-        The model has far more outputs than the data has classes.
+        If the model has far more outputs than the data has classes.
 
     Notes
     -----
-    One forward pass over the data.  The gradient with respect to the last layer's input bounds
+    Takes one forward pass over the data. The gradient with respect to the last layer's input bounds
     the variation of the full gradient up to a constant (Katharopoulos and Fleuret 2018; paper,
     section 3.5).
     """
@@ -160,7 +161,7 @@ def last_layer_gradients(
 
 
 class EpochLogits:
-    """The logits of one training epoch, and the gradients that follow from them.
+    """The logits of one training epoch, from which gradients can be computed.
 
     They replace the forward pass of `last_layer_gradients` at hardly any cost, because an epoch of
     training computes every example's logits anyway. But these logits differ: the model is in
@@ -174,8 +175,8 @@ class EpochLogits:
 
     Notes
     -----
-    Use a new one for each epoch, so that nothing in it is older.  It holds n x C float32 and n
-    int64, on the device of the logits; nothing goes to the host before `gradients`.
+    Use a new object for each epoch, so that it contains no older logits. It holds n x C float32 and
+    n int64 numbers on the device of the logits. Nothing is copied to the host before `gradients`.
     """
 
     def __init__(self, n: int) -> None:
@@ -184,23 +185,23 @@ class EpochLogits:
         self.labels: Tensor  # -1: not recorded
 
     def record(self, indices: Any, logits: Tensor, labels: Tensor) -> None:
-        """Take down a batch.
+        """Record a batch.
 
         Parameters
         ----------
         indices : array or tensor of integers, (b,)
-            The examples' places in the training set.
+            The positions of the examples in the training set.
         logits : Tensor, (b, C)
-            The model's output, as it goes into the loss: the logits, or what they are found in as
+            The model's output, as it goes into the loss: the logits, or an output in which
             `last_layer_gradients` finds them.
         labels : Tensor of integers, (b,)
 
         Raises
         ------
         TypeError
-            Indices or labels that are not integers.
+            If indices or labels are not integers.
         ValueError
-            Shapes that do not fit; indices outside 0..n-1.
+            If shapes do not fit, or indices are outside 0..n-1.
         """
         logits = logits_of(logits, len(indices))
         if not isinstance(logits, Tensor):
@@ -227,12 +228,12 @@ class EpochLogits:
         self.labels[rows] = labels.to(self.labels)
 
     def gather(self, group: Any) -> None:
-        """Take in what the other ranks recorded, each the examples that it trained on.
+        """Add what the other ranks recorded. Each rank recorded the examples that it trained on.
 
         Parameters
         ----------
         group : torch.distributed.ProcessGroup
-            All its ranks have to make this call.
+            All ranks of the group must make this call.
         """
         ranks = Ranks(group)
         if ranks.size == 1:
@@ -248,16 +249,16 @@ class EpochLogits:
     def gradients(
         self, indices: np.ndarray, weight: Tensor | None = None, *, tensors: bool = False
     ) -> tuple[Any, Any]:
-        """Gradients of some examples' cross-entropy, in the form that `EPIC.prune` takes.
+        """The gradients of some examples' cross-entropy, in the form that `EPIC.prune` takes.
 
         Parameters
         ----------
         indices : ndarray of int64, (m,)
             The examples, such as `EPIC.kept`.
         weight : Tensor, (C, embedding), optional
-            The last layer's weight, for gradients with respect to its input.
+            The weight of the last layer, for gradients with respect to the layer's input.
         tensors : bool, default False
-            Return torch tensors, where the logits lie.
+            Return torch tensors on the device of the logits.
 
         Returns
         -------
@@ -267,8 +268,8 @@ class EpochLogits:
         Raises
         ------
         ValueError
-            An example that the epoch did not see; a label outside 0..C-1; logits that are not
-            finite.  The message names the examples.
+            If an example was not part of the epoch, a label is outside 0..C-1, or logits are not
+            finite. The message names the examples.
         """
         if self.logits is None:
             raise ValueError("no logits are recorded: no epoch was trained yet")
@@ -291,43 +292,43 @@ class EpochLogits:
 
 
 def takes_whole(wrt: str, layer: str | None, output: Pick | None) -> bool:
-    """Whether the logits are what the whole model puts out, and no layer is looked for."""
+    """Whether the logits are the result of the whole model, so that no layer is needed."""
     return wrt == "output" or (wrt == "logits" and output is not None and layer is None)
 
 
 def usable_logits(logits: Tensor, labels: Tensor) -> Tensor:
-    """For each example whether its loss is finite: -inf may mask any class but its own."""
+    """For each example whether its loss is finite; -inf may mask all classes but its own."""
     own = logits.gather(1, labels[:, None])[:, 0]
     return own.isfinite() & ~(logits.isnan() | (logits == torch.inf)).any(dim=1)
 
 
 def check_logits(logits: Any, n: int, *, probabilities: bool = False) -> None:
-    """Refuse what a whole model puts out if it cannot be logits (n, C).
+    """Refuse the output of a whole model if it cannot be logits (n, C).
 
-    With `probabilities` it may be these, for another layer is said to put out the logits.
+    With `probabilities` it may be probabilities, because a named layer computes the logits.
     """
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != n:
         raise ValueError(
-            f"the model must put out ({n}, C) logits, got {shape_of(logits)}; output= takes a "
+            f"the model must return ({n}, C) logits, got {shape_of(logits)}; output= takes a "
             "function from what it returns to the logits"
         )
     if logits.shape[1] < 2:
-        raise ValueError("the model puts out one logit; a softmax needs two or more")
+        raise ValueError("the model returns one logit; a softmax needs two or more")
     if probabilities:
         return
     sums = logits.float().sum(dim=1)
     if (logits >= 0).all() and torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
         raise ValueError(
-            "the model puts out probabilities, not logits: name the layer that puts out the logits "
-            "with layer=, or have output= take the logarithm"
+            "the model returns probabilities, not logits: name the layer that computes the logits "
+            "with layer=, or let output= take the logarithm"
         )
 
 
 def softmax_residual(logits: Tensor, labels: Tensor) -> Tensor:
     """softmax(logits) - onehot(labels), (n, C).
 
-    The labelled entry, p_y - 1, is taken as minus the sum of the others: no digit is lost where
-    p_y is near 1, which is where most examples are after a few epochs.
+    The labelled entry, p_y - 1, is computed as minus the sum of the others. This loses no digits if
+    p_y is near 1, as it is for most examples after a few epochs.
     """
     labels = labels[:, None]
     residual = logits.softmax(dim=1).scatter_(1, labels, 0.0)
@@ -340,7 +341,7 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def check_device(device: torch.device | str | None, model: nn.Module) -> torch.device:
-    """Where to compute, by default where the model lies; refused if that cannot be done there."""
+    """The device to compute on, by default the model's. Raises an error if it cannot be used."""
     if device is None:
         return device_of(model)
     try:
@@ -366,7 +367,7 @@ def check_device(device: torch.device | str | None, model: nn.Module) -> torch.d
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; afterwards each submodule is back in the mode it was in."""
+    """Context of eval mode; afterwards each submodule is back in its former mode."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -377,7 +378,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 class LastLayerHook:
-    """Context in which the last layer's input and output are at hand after each forward pass.
+    """Context in which the last layer's input and output are available after each forward pass.
 
     Attributes
     ----------
@@ -397,8 +398,8 @@ class LastLayerHook:
         ]
         if not self.watched:
             raise ValueError(
-                "the model has no nn.Linear; name the layer that puts out the logits with layer=, "
-                'or, if the model itself puts them out, give wrt="output"'
+                "the model has no nn.Linear; name the layer that computes the logits with layer=, "
+                'or, if the model itself returns them, give wrt="output"'
             )
         self.module: nn.Module | None = None
         self.input: Tensor
@@ -421,27 +422,27 @@ class LastLayerHook:
         self.input = inputs[0] if inputs else next(iter(keywords.values()))
 
     def checked_logits(self, model_output: Any, n: int) -> Tensor:
-        """The layer's output, once it is seen to be (n, C) and what the loss is taken of."""
+        """The layer's output, after a check that it is (n, C) and the input of the loss."""
         if self.module is None:
             raise ValueError(
-                "no linear layer was executed as a module; if the model itself puts out the "
+                "no linear layer was executed as a module; if the model itself returns the "
                 'logits, give wrt="output"'
             )
         logits = self.output
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != n:
-            raise ValueError(f"the last layer must put out ({n}, C) logits, got {shape_of(logits)}")
+            raise ValueError(f"the last layer must return ({n}, C) logits, got {shape_of(logits)}")
         if logits.shape[1] < 2:
-            raise ValueError("the last layer puts out one logit; a softmax needs two or more")
+            raise ValueError("the last layer returns one logit; a softmax needs two or more")
         if not self.named and not self.is_last(model_output):
             raise ValueError(
                 f"the model's output, {shape_of(model_output)}, is not that of the linear layer it "
-                f"executes last, {shape_of(logits)}; name the layer that puts out the logits with "
-                'layer=, or, if the model itself puts them out, give wrt="output"'
+                f"executes last, {shape_of(logits)}; name the layer that computes the logits with "
+                'layer=, or, if the model itself returns them, give wrt="output"'
             )
         return logits
 
     def is_last(self, model_output: Any) -> bool:
-        """Whether the model puts out what the layer does, or its log-softmax."""
+        """Whether the model's output is that of the layer, or its log-softmax."""
         if model_output is self.output:
             return True
         return (
@@ -463,7 +464,7 @@ class LastLayerHook:
 
 
 def linear_weight(module: nn.Module | None) -> Tensor:
-    """The weight of a last layer, (C, embedding), which only `nn.Linear` is sure to have."""
+    """The weight of a last layer, (C, embedding), which must be an `nn.Linear`."""
     if not isinstance(module, nn.Linear):
         raise ValueError(
             f'wrt="input" needs an nn.Linear as last layer, got {type(module).__name__}'

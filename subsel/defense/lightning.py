@@ -21,13 +21,13 @@ __all__ = ["EPICCallback"]
 class EPICCallback(Callback):
     """EPIC's rounds between the epochs of Lightning's Trainer.
 
-    The training loader needs ``sampler=KeptSampler(epic)``, without which nothing is left out; a
-    loader that gives more than what is kept is warned of.  What is kept goes into Lightning's
-    checkpoints, and ``trainer.fit(..., ckpt_path=...)`` goes on with it, given a fresh EPIC:
-    exactly, if the checkpoint is of the end of an epoch.
+    The training loader needs ``sampler=KeptSampler(epic)``; without it nothing is left out. A
+    warning is issued if a loader yields more examples than are kept. The kept examples are saved in
+    Lightning's checkpoints, and ``trainer.fit(..., ckpt_path=...)`` continues with them, given a
+    fresh EPIC. The continuation is exact if the checkpoint was written at the end of an epoch.
 
-    Of several processes Lightning gives each its share of the sampler's examples, which it shuffles
-    once more.  All of them make the rounds together and keep the same examples.
+    With several processes, Lightning gives each one its share of the sampler's examples, which it
+    shuffles once more. All processes make the rounds together and keep the same examples.
 
     Parameters
     ----------
@@ -35,8 +35,8 @@ class EPICCallback(Callback):
     data
         The training examples without augmentation, in any form that `last_layer_gradients` takes.
     **options
-        `wrt`, `layer`, `output`, `batch`, `collate`, `workers`, as of `Rounds`.  The model is the
-        LightningModule: what its `forward` returns are the logits.
+        `wrt`, `layer`, `output`, `batch`, `collate` and `workers`, as for `Rounds`. The model is
+        the LightningModule, whose `forward` must return the logits.
     """
 
     def __init__(self, epic: EPIC, data: Any, **options: Any) -> None:
@@ -51,27 +51,27 @@ class EPICCallback(Callback):
             notice_schedule(epic.schedule(trainer.max_epochs), trainer.max_epochs, epic.warmup)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make the round that is due, and have the loader begin anew with what is kept."""
+        """Make the round that is due, and restart the loader with the kept examples."""
         epoch, loop = trainer.current_epoch, trainer.fit_loop
         made = self.rounds.before(pl_module, epoch)
         if made is None and self._begun:
             return
-        # Lightning has asked the loader for its length already, and before its first epoch also
-        # for examples, if it has workers, which then are those of an epoch 0.
+        # Lightning has already asked the loader for its length. If the loader has workers, it has
+        # also asked for examples of an epoch 0 before its first epoch.
         self._begun = True
         loop._combined_loader = None
         loop.setup_data()
         for loader in loop._combined_loader.flattened:
-            if hasattr(loader.sampler, "set_epoch"):  # of several processes it is a new one
+            if hasattr(loader.sampler, "set_epoch"):  # with several processes it is a new one
                 loader.sampler.set_epoch(epoch)
             if trainer.is_global_zero:
                 self.rounds.check_loader(loader)
         iter(loop._data_fetcher)
 
     def state_dict(self) -> dict[str, Any]:
-        """What goes into Lightning's checkpoint."""
+        """The state for Lightning's checkpoint."""
         return self.rounds.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from Lightning's checkpoint."""
+        """Continue from Lightning's checkpoint."""
         self.rounds.load_state_dict(state_dict)

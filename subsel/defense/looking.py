@@ -1,4 +1,4 @@
-"""One forward pass of a trained model: what enters its last layer, and what it puts out."""
+"""One forward pass of a trained model: the inputs of its last layer, and its logits."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -17,7 +17,7 @@ __all__ = ["Looking", "Seen", "look"]
 
 
 class Looking(TypedDict, total=False):
-    """Those arguments of `look` that `report` and `audit` pass on; they are as of `train`."""
+    """The arguments of `look` that `report` and `audit` pass on; they are as for `train`."""
 
     layer: str | None
     output: Pick | None
@@ -29,16 +29,16 @@ class Looking(TypedDict, total=False):
 
 @dataclass
 class Seen:
-    """What a model makes of examples, in their order, in main memory.
+    """The results of a model for examples, in the order of the examples, in main memory.
 
     Attributes
     ----------
     features : Tensor (n, e)
-        What enters the last linear layer (or the named one); where there is none, the logits.
+        The inputs of the last linear layer (or of the named layer); the logits if there is none.
     logits : Tensor (n, C)
     labels : Tensor of int64 (n,)
     inputs : Tensor (n, ...) or None
-        The inputs, if they were to be kept, each is one tensor, and all have the same shape.
+        The inputs, if they should be kept, each is one tensor, and all have the same shape.
     """
 
     features: Tensor
@@ -48,12 +48,12 @@ class Seen:
 
     @property
     def losses(self) -> Tensor:
-        """The cross-entropy of each."""
+        """The cross-entropy of each example."""
         return nn.functional.cross_entropy(self.logits, self.labels, reduction="none")
 
     @property
     def probabilities(self) -> Tensor:
-        """What the model gives to each label."""
+        """The probability that the model gives to each label."""
         return self.logits.softmax(dim=1).gather(1, self.labels[:, None])[:, 0]
 
 
@@ -71,7 +71,7 @@ def look(
     keep_inputs: bool = True,
     ranks: Ranks = ALONE,
 ) -> Seen:
-    """Look at data, or at `Examples`, with a model; several ranks share the work.
+    """Pass data, or `Examples`, through a model. Several ranks share the work.
 
     The other arguments are those of `last_layer_gradients` and `train`.
     """

@@ -1,4 +1,4 @@
-"""Image classifiers for the command line.  All take pixels as they are stored."""
+"""Image classifiers for the command line. They take pixels as they are stored."""
 
 import os
 import sys
@@ -16,12 +16,12 @@ __all__ = ["MODELS", "Normalize", "build", "resnet18", "small_cnn", "tiny_cnn", 
 
 
 class Normalize(nn.Module):
-    """Pixels, uint8 or floats in [0, 1], to zero mean and unit variance per channel.
+    """Scale pixels, uint8 or floats in [0, 1], to zero mean and unit variance per channel.
 
     Parameters
     ----------
     mean, std : sequences of float, (channels,)
-        Of the training images scaled to [0, 1].
+        Mean and standard deviation of the training images, scaled to [0, 1].
     """
 
     mean: Tensor
@@ -70,7 +70,8 @@ def tiny_cnn(
 ) -> nn.Sequential:
     """Three strided convolutions with BatchNorm, a layer of 128 and a linear head.
 
-    A sixth of the operations of `small_cnn`, whose parameters it has: for many trainings on a CPU.
+    It needs a sixth of the operations of `small_cnn`, for many trainings on a CPU. Parameters are
+    those of `small_cnn`.
     """
     channels, height, width = size
     layers: list[nn.Module] = [Normalize(mean, std)]
@@ -161,9 +162,9 @@ def build(
     Raises
     ------
     ValueError
-        There is no such model, or it does not make logits (n, n_classes) of such images.
+        If there is no such model, or it does not return logits (n, n_classes) for such images.
     ImportError
-        The library or the module is not installed.
+        If the library or the module is not installed.
     """
     if name in MODELS:
         return MODELS[name](n_classes, size, mean, std)
@@ -180,10 +181,10 @@ def build(
     except ModuleNotFoundError as error:
         hint = f": pip install {source}" if source in ("timm", "torchvision") else ""
         raise ImportError(f"model {name}: {error.name} is not installed{hint}") from None
-    except (ImportError, OSError, RuntimeError) as error:  # as of another torch than the one here
+    except (ImportError, OSError, RuntimeError) as error:  # e.g. built for another torch
         raise ImportError(f"model {name}: {source} cannot be imported: {error}") from None
     if source in ("timm", "torchvision"):
-        classifiers = {} if source == "timm" else {"module": module}  # no detectors and such
+        classifiers = {} if source == "timm" else {"module": module}  # no detectors
         if which not in module.list_models(**classifiers):
             raise ValueError(f"{source} has no model {which!r}")
         if source == "timm":
@@ -202,12 +203,12 @@ def build(
 
 @torch.no_grad()
 def _tried(name: str, model: nn.Module, n_classes: int, size: tuple[int, int, int]) -> nn.Module:
-    """The model, once it is seen to make logits of images: many take one size only, not this."""
+    """The model, after a test that it returns logits for images. Many models take only one size."""
     images = torch.zeros(2, *size, dtype=torch.uint8)
     with evaluating(model):
         try:
             made = logits_of(model(images), len(images))
-        except Exception as error:  # whatever a stranger's model raises
+        except Exception as error:  # an unknown model may raise any error
             shape = " x ".join(map(str, size))
             said = f"{type(error).__name__}: {error}"
             raise ValueError(

@@ -1,7 +1,7 @@
 """Warnings about a defense that does little or nothing.
 
-Nothing here changes a training. A defense that is never due, or that is asked to judge ten examples
-of a class, looks like any other in the code that calls it, and only a word tells them apart.
+Nothing here changes a training. In the code that calls it, a defense that is never due, or that
+sees ten examples of a class, looks like any other; only a warning can tell them apart.
 """
 
 import sys
@@ -32,18 +32,18 @@ SMALL_CLASS = 50  # examples; the experiments had a thousand of a class, and wit
 
 
 class DefenseWarning(UserWarning):
-    """The defense does nothing, hardly anything, or more than it should."""
+    """The defense does nothing, almost nothing, or more than it should."""
 
 
 def notice_schedule(rounds: Sequence[int], epochs: int, warmup: int) -> None:
-    """Warn of a training in which fewer than two rounds take place.
+    """Warn if fewer than two rounds take place in a training.
 
     Parameters
     ----------
     rounds : sequence of int
         As `EPIC.schedule` returns it.
     epochs, warmup : int
-        Of the training, and of EPIC.
+        The epochs of the training, and the warmup of EPIC.
     """
     if not rounds:
         _warn(
@@ -62,7 +62,7 @@ def notice_schedule(rounds: Sequence[int], epochs: int, warmup: int) -> None:
 
 
 def notice_late_rounds(rounds: Sequence[int], drops: Sequence[int], epochs: int) -> None:
-    """Warn of rounds that begin when the learning rate has dropped, or just before.
+    """Warn if the first round comes after the first drop of the learning rate, or just before it.
 
     A model forgets dropped poisons while the rate is high (docs/research/from-scratch.md), so an
     eighth of the epochs at the first rate should follow the first round.
@@ -94,7 +94,7 @@ def notice_late_rounds(rounds: Sequence[int], drops: Sequence[int], epochs: int)
 
 
 def notice_preset(preset: str) -> None:
-    """Warn that a preset's schedule is used without the defense that it is for."""
+    """Warn if the schedule of a preset is used without the preset's defense."""
     _warn(
         f"this training is not defended: preset={preset!r} gives epochs, scenario and drops, and "
         f"no defense; add defense=PRESETS[{preset!r}].epic(), or, if an undefended training is "
@@ -104,7 +104,7 @@ def notice_preset(preset: str) -> None:
 
 
 def notice_core(core: int, n: int) -> None:
-    """Warn that the core of a fresh start is all of the data."""
+    """Warn if the core of a fresh start is all of the data."""
     if core == n:
         _warn(
             f"EPIC dropped nothing: the core is all {n} examples, poisons included, and a fresh "
@@ -113,7 +113,7 @@ def notice_core(core: int, n: int) -> None:
 
 
 def notice_outputs(outputs: int, labels: np.ndarray) -> None:
-    """Warn of a model with far more outputs than there are classes in the data."""
+    """Warn if a model has far more outputs than there are classes in the data."""
     classes = len(np.unique(labels))
     if outputs >= 2 * classes + 8:
         _warn(
@@ -124,7 +124,7 @@ def notice_outputs(outputs: int, labels: np.ndarray) -> None:
 
 
 def notice_small_classes(sizes: Mapping[int, int]) -> None:
-    """Warn of classes with too few examples for one to stand alone among them."""
+    """Warn about classes with so few examples that hardly any can stand alone."""
     small = {label: size for label, size in sizes.items() if size < SMALL_CLASS}
     if small:
         _warn(
@@ -134,14 +134,14 @@ def notice_small_classes(sizes: Mapping[int, int]) -> None:
 
 
 def notice_round(epoch: int, before: Mapping[int, int], after: Mapping[int, int]) -> None:
-    """Warn of a round that dropped nothing, or more than half of a class.
+    """Warn if a round dropped nothing, or more than half of a class.
 
     Parameters
     ----------
     epoch : int
-        Before which the round took place.
+        The epoch before which the round took place.
     before, after : dict of int to int
-        Examples of each class.
+        The number of examples of each class.
     """
     lost = {label: size - after.get(label, 0) for label, size in before.items()}
     if not any(lost.values()):
@@ -157,7 +157,7 @@ def notice_round(epoch: int, before: Mapping[int, int], after: Mapping[int, int]
 
 
 def notice_loader(given: int, kept: int) -> None:
-    """Warn of a training loader that gives more examples than EPIC keeps."""
+    """Warn if a training loader yields more examples than EPIC keeps."""
     _warn(
         f"EPIC keeps {kept} examples, and the training loader gives {given}: what was dropped is "
         "still trained on; give the loader sampler=KeptSampler(epic)"
@@ -166,7 +166,7 @@ def notice_loader(given: int, kept: int) -> None:
 
 @contextmanager
 def warnings_in_a_line(program: str) -> Iterator[None]:
-    """Warnings about the defense as a command says them: without a file, a line and a category."""
+    """Context in which warnings about the defense are printed without file, line and category."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", DefenseWarning)
         as_before = warnings.showwarning

@@ -1,4 +1,4 @@
-"""The report as one page of HTML that needs nothing else: no script, no network, no other file."""
+"""The report as one page of HTML, which needs no script, no network and no other file."""
 
 import base64
 import io
@@ -47,7 +47,7 @@ svg { max-width: 100%; height: auto; }
 
 
 def page(report: "Report") -> str:
-    """The whole page."""
+    """The page for a report."""
     title = "What the audit found" if report.audited else "What EPIC dropped"
     parts = [
         "<!doctype html>",

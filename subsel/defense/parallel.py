@@ -1,7 +1,6 @@
-"""The processes that train one model together, and all that they say to each other.
+"""The processes that train one model together, and all communication between them.
 
-For a process on its own every operation here is the identity, so that what uses them has no
-second path.
+For a single process every operation here is the identity, so callers need no second code path.
 """
 
 import hashlib
@@ -20,29 +19,30 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 if dist.is_available():
-    # DistributedDataParallel imports it when it is first made, and the defaults of its functions
-    # then hold the group of that moment for good: destroy_process_group() would leave gloo's
-    # threads running into the end of the interpreter, where they can abort the process.
+    # DistributedDataParallel imports this module when it is first used, and the defaults of its
+    # functions then keep the group of that moment for ever. After destroy_process_group(), gloo's
+    # threads would still run at the end of the interpreter, where they can abort the process.
     import torch.distributed.nn
 
 __all__ = ["ALONE", "Part", "Ranks", "all_ranks", "digest", "process_group"]
 
 
 class Part(NamedTuple):
-    """What of a batch goes through the model on this rank.
+    """The part of a batch that goes through the model on this rank.
 
     Attributes
     ----------
     rows : slice
-        Places in the batch.
+        Positions in the batch.
     own : int
-        How many of them are this rank's own: all, or none where there was nothing left for it.
-        It then goes along with another's examples, for all ranks have to.
+        The number of examples that count for this rank: all of them, or none if the batch has no
+        part left for it. The rank then computes another rank's examples, because all ranks must
+        take part.
     total : int
-        Examples in the batch.
+        The number of examples in the batch.
     weight : float
-        By which the mean loss of the part is to be multiplied, so that the mean over the ranks,
-        which DistributedDataParallel takes of the gradients, is that over the batch.
+        The factor for the mean loss of the part. DistributedDataParallel takes the mean of the
+        gradients over the ranks, and with this factor it is the mean over the batch.
     """
 
     rows: slice
@@ -52,19 +52,19 @@ class Part(NamedTuple):
 
 
 class Ranks:
-    """The processes of a `torch.distributed` group, or this one alone.
+    """The processes of a `torch.distributed` group, or this process alone.
 
-    All of them have to call the same methods in the same order.
+    All processes must call the same methods in the same order.
 
     Parameters
     ----------
     group : torch.distributed.ProcessGroup, optional
-        None: this process alone.
+        With None, this process alone.
 
     Attributes
     ----------
     rank, size : int
-        This process's number in the group, and how many there are.
+        The number of this process in the group, and the number of processes.
     """
 
     def __init__(self, group: Any = None) -> None:
@@ -76,7 +76,7 @@ class Ranks:
                 raise ValueError("group must contain this process, which is not in it")
 
     def gather(self, value: Any) -> list[Any]:
-        """The value of each rank, on every rank.  It is pickled: nothing on a GPU."""
+        """The values of all ranks, on every rank. They are pickled, and must not lie on a GPU."""
         if self.size == 1:
             return [value]
         values = [None] * self.size
@@ -84,7 +84,7 @@ class Ranks:
         return values
 
     def joined(self, tensors: list[Tensor], device: torch.device) -> Tensor:
-        """The tensors of rank 0, then those of rank 1, ... concatenated, on every rank."""
+        """The tensors of all ranks, concatenated in the order of ranks, on every rank."""
         if self.size == 1:
             return torch.cat(tensors)
         parts = self.gather(torch.cat(tensors).cpu() if tensors else None)
@@ -96,7 +96,7 @@ class Ranks:
 
     @torch.no_grad()
     def copy_first(self, tensors: Iterable[Tensor]) -> None:
-        """Make these tensors everywhere what they are on rank 0."""
+        """Copy the values of these tensors from rank 0 to all ranks."""
         if self.size == 1:
             return
         tensors = list(tensors)
@@ -104,7 +104,7 @@ class Ranks:
             tensor.copy_(value)
 
     def agree(self, values: Callable[[], Mapping[str, Any]]) -> None:
-        """Raise a ValueError, on every rank, that names what is not the same on all of them."""
+        """Raise a ValueError on every rank if values differ between ranks. It names them."""
         if self.size == 1:
             return
         first, *others = self.gather(dict(values()))
@@ -116,14 +116,14 @@ class Ranks:
         ]
         if differing:
             raise ValueError(
-                f"the ranks have to be given the same, but differ in {'; '.join(differing)}"
+                f"all ranks must be given the same, but they differ in {'; '.join(differing)}"
             )
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """An exception in the body on one rank is raised on all, so that none waits for it.
+        """Context that raises an exception of one rank on all ranks, so that none waits for ever.
 
-        Nothing in the body may communicate.
+        The body must not communicate.
         """
         if self.size == 1:
             yield
@@ -142,7 +142,7 @@ class Ranks:
                 raise other
 
     def part(self, n: int) -> Part:
-        """Of a batch of n, this rank's part: neighbours, two or more, as BatchNorm wants."""
+        """The part of a batch of n for this rank: neighbours, at least two, as BatchNorm needs."""
         busy = max(1, min(self.size, n // 2))
         if self.rank >= busy:
             return Part(slice(0, min(n, 2)), 0, n, 0.0)
@@ -150,13 +150,14 @@ class Ranks:
         return Part(slice(start, stop), stop - start, n, (stop - start) * self.size / n)
 
     def block(self, n: int) -> slice:
-        """Of n things in a row, this rank's; perhaps none."""
+        """The slice of n things for this rank; it may be empty."""
         return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
 
     def dealt(self, sizes: Mapping[int, int]) -> list[int]:
-        """The classes that this rank selects from, given the size of each.
+        """The classes from which this rank selects, given the size of each class.
 
-        The largest first, each to the rank with the least work so far; work is size squared.
+        The largest class comes first. Each goes to the rank with the least work so far, where the
+        work of a class is its size squared.
         """
         work = [0] * self.size
         mine = []
@@ -168,7 +169,7 @@ class Ranks:
         return mine
 
     def data_parallel(self, net: nn.Module) -> nn.Module:
-        """A look-alike whose gradients are means over the ranks."""
+        """The module in a DistributedDataParallel, whose gradients are means over the ranks."""
         return net if self.size == 1 else DistributedDataParallel(net)
 
 
@@ -176,14 +177,14 @@ ALONE = Ranks()
 
 
 def all_ranks() -> Ranks:
-    """Those of torch.distributed's default process group if there is one, else this process."""
+    """The ranks of torch.distributed's default process group if there is one, else this process."""
     if dist.is_available() and dist.is_initialized():
         world = dist.group.WORLD
         return Ranks(_gloo_beside(world) if dist.get_backend() == "nccl" else world)
     if dist.is_torchelastic_launched() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         warnings.warn(
-            "launched by torchrun without a process group: every rank trains the whole on its own; "
-            "call torch.distributed.init_process_group() before",
+            "torchrun launched this process, but there is no process group, so every rank trains "
+            "the whole model on its own: call torch.distributed.init_process_group() first",
             RuntimeWarning,
             stacklevel=3,
         )
@@ -192,15 +193,15 @@ def all_ranks() -> Ranks:
 
 @cache
 def _gloo_beside(world: Any) -> Any:
-    """A group of the same ranks, made once, that exchanges what lies in main memory."""
+    """A gloo group of the same ranks, created once, which exchanges objects in main memory."""
     return dist.new_group(backend="gloo")
 
 
 @contextmanager
 def process_group(device: str) -> Iterator[str]:
-    """The group that torchrun's environment describes, and the device of this rank in it.
+    """Context of the group that torchrun's environment describes; yields this rank's device.
 
-    Nothing happens without torchrun, or if there is a group already.
+    It does nothing without torchrun, or if there is a group already.
     """
     if not (dist.is_available() and dist.is_torchelastic_launched()) or dist.is_initialized():
         yield device
@@ -218,18 +219,18 @@ def process_group(device: str) -> Iterator[str]:
 
 
 def digest(*arrays: Tensor | np.ndarray) -> str:
-    """A short hash of what arrays hold."""
+    """A short hash of the contents of arrays."""
     found = hashlib.blake2b(digest_size=8)
     for array in arrays:
         found.update(f"{array.dtype} {tuple(array.shape)}".encode())
-        if isinstance(array, Tensor):  # as bytes, for NumPy lacks some of torch's dtypes
+        if isinstance(array, Tensor):  # as bytes, because NumPy lacks some of torch's dtypes
             array = array.detach().cpu().flatten().view(torch.uint8).numpy()
         found.update(np.ascontiguousarray(array).data)
     return found.hexdigest()
 
 
 def _portable(error: Exception) -> Exception:
-    """The exception, or what can be said of it if it does not survive pickling."""
+    """The exception, or another one with its message if it cannot be pickled."""
     try:
         return pickle.loads(pickle.dumps(error))  # noqa: S301
     except Exception:

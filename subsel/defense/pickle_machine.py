@@ -1,7 +1,7 @@
-"""The stack machine that a pickle is a program for, with the instructions of plain data alone.
+"""The stack machine for which a pickle is a program, with only the instructions of plain data.
 
-It keeps within a number of instructions and an allowance of memory, asks no file for more than it
-has, and stops at Ctrl-C.  What a pickle may name, and what is built then, is the caller's to say.
+It limits the number of instructions and the memory, never reads beyond the end of a file, and stops
+at Ctrl-C. The caller decides what a pickle may name and what is built for each name.
 """
 
 import codecs
@@ -14,19 +14,19 @@ from subsel.defense.allowance import Allowance
 __all__ = ["MAX_STEPS", "ONLY", "Fillable", "Machine", "Name", "RefusedError", "Source"]
 
 MAX_STEPS = 500_000  # instructions in one file: about a second, and 100 MB of containers
-MAX_KEYS = 1000  # entries of a dict: more could be chosen to collide
+MAX_KEYS = 1000  # entries of a dict; more keys could be chosen so that their hashes collide
 
 ONLY = "only NumPy arrays, torch tensors and PIL images are read"
 
 
 class RefusedError(Exception):
-    """A pickle wants what it may not have."""
+    """A pickle asks for something that is not allowed."""
 
 
 class Source:
-    """A file that is never asked for more than it has.
+    """A file that is never asked for more bytes than it has.
 
-    Python's files allocate what `read` is asked for before they look.
+    Python's files allocate the number of bytes that `read` is asked for before they read.
     """
 
     def __init__(self, file: BinaryIO, size: int) -> None:
@@ -34,37 +34,37 @@ class Source:
 
     @property
     def place(self) -> int:
-        """Bytes read so far."""
+        """The number of bytes read so far."""
         return self._size - self._left
 
     def read(self, n: int) -> bytes:
-        """Exactly n bytes, unless the file has shrunk meanwhile."""
+        """Read exactly n bytes (fewer only if the file was cut short meanwhile)."""
         if n > self._left:
-            raise EOFError(f"{n} bytes are announced, {self._left} are left")
+            raise EOFError(f"{n} bytes are announced, but only {self._left} are left")
         self._left -= n
         return self._file.read(n)
 
     def readline(self) -> bytes:
-        """Up to and with the next newline, or the end."""
+        """Read up to and including the next newline, or to the end."""
         line = self._file.readline(self._left)
         self._left -= len(line)
         return line
 
 
 class Name:
-    """What a pickle names: a builder of ours, or something that is only passed on."""
+    """Something that a pickle names: one of our builders, or a name that is only passed on."""
 
     def __init__(self, build: Callable[..., Any] | None = None) -> None:
         self.build = build
 
 
 class Fillable:
-    """What a pickle makes first, and fills by a state later, once."""
+    """An object that a pickle makes first, and fills with a state later, once."""
 
     filled = False
 
     def fill(self, machine: "Machine", state: Any) -> None:
-        """Take the state; it is the file's, and not to be trusted."""
+        """Take the state. It comes from the file and must not be trusted."""
         raise NotImplementedError
 
 
@@ -75,14 +75,14 @@ class Machine:
     ----------
     source : Source
     names : dict
-        What a pickle may name, by (module, name).
+        The names that a pickle may use, by (module, name).
     allowance : Allowance
     steps : iterator
-        It ends with the last instruction that may be run; pickles inside pickles share it.
+        It ends when no more instructions may run. Pickles inside pickles share it.
     encoding, errors : str
-        For Python 2's strings.
+        How to decode strings of Python 2.
     persistent : callable, optional
-        Makes an object of what stands for it in a storage of torch's.
+        Makes an object from its persistent id, which only torch's storages have.
     """
 
     def __init__(
@@ -98,11 +98,11 @@ class Machine:
         self.source, self.names, self.allowance, self.steps = source, names, allowance, steps
         self.encoding, self.errors, self.persistent = encoding, errors, persistent
         self.stack: list[Any] = []
-        self.outer: list[list[Any]] = []  # the stacks below the marks
+        self.outer: list[list[Any]] = []  # stacks below the marks
         self.memo: dict[int, Any] = {}
 
     def run(self) -> Any:
-        """Follow the instructions up to STOP; what is then on top of the stack."""
+        """Run the instructions up to STOP, and return the top of the stack."""
         for _ in self.steps:
             code = self.source.read(1)
             if code == b".":
@@ -114,26 +114,26 @@ class Machine:
         raise RefusedError(f"refused to follow more than {MAX_STEPS} instructions of a pickle")
 
     def push(self, value: Any) -> None:
-        """Numbers, text, bytes, and what has no argument."""
+        """Push a number, text or bytes, or a constant without an argument."""
         self.stack.append(value)
 
     def push_string(self, value: bytes | str) -> None:
-        """A string of Python 2: bytes that may be text."""
+        """Push a string of Python 2: bytes that may be text."""
         raw = value.encode("latin1") if isinstance(value, str) else value
         self.push(raw if self.encoding == "bytes" else raw.decode(self.encoding, self.errors))
 
     def mark(self, _: None) -> None:
-        """MARK: what is pushed from here on is taken off together."""
+        """MARK: everything that is pushed from here on is popped together."""
         self.outer.append(self.stack)
         self.stack = []
 
     def to_mark(self) -> list[Any]:
-        """What was pushed since the last mark."""
+        """Pop and return everything that was pushed since the last mark."""
         items, self.stack = self.stack, self.outer.pop()
         return items
 
     def pop(self, _: None) -> None:
-        """POP, which also takes a mark off."""
+        """POP, which may also remove a mark."""
         if self.stack:
             self.stack.pop()
         else:
@@ -144,12 +144,12 @@ class Machine:
         self.to_mark()
 
     def put(self, index: int | None) -> None:
-        """PUT and its kin: remember the top of the stack."""
+        """PUT and its variants: store the top of the stack in the memo."""
         # The index is a key, not a place in a table: a large one costs no memory.
         self.memo[len(self.memo) if index is None else index] = self.stack[-1]
 
     def get(self, index: int) -> None:
-        """GET and its kin: push what was remembered."""
+        """GET and its variants: push an entry of the memo."""
         self.push(self.memo[index])
 
     def extend(self, items: list[Any]) -> None:
@@ -160,12 +160,12 @@ class Machine:
         target.extend(items)
 
     def set_items(self, items: list[Any]) -> None:
-        """SETITEM and SETITEMS: keys and values by turns."""
+        """SETITEM and SETITEMS: alternating keys and values."""
         target = self.stack[-1]
         if type(target) is not dict:
             raise RefusedError("refused to set an entry of something that is not a dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            # Only keys whose hash is quick: a tuple of tuples may take for ever.
+            # Only keys with a fast hash: that of a tuple of tuples could take for ever.
             if type(key) not in (str, bytes, int):
                 raise RefusedError("refused a dict whose keys are neither text nor numbers")
             target[key] = value
@@ -199,7 +199,7 @@ class Machine:
         self.push(function.build(self, *arguments))
 
     def build(self, _: None) -> None:
-        """BUILD: fill what was made before, once."""
+        """BUILD: fill an object that was made before, once."""
         state, target = self.stack.pop(), self.stack[-1]
         if not isinstance(target, Fillable):
             raise RefusedError("refused to change the state of an object")
@@ -216,15 +216,15 @@ class Machine:
 
 
 def _read_string(source: Source) -> bytes:
-    """A quoted line; that of pickletools takes only ASCII."""
+    """Read a quoted line; the function of pickletools accepts only ASCII."""
     line = source.readline()
     if not line.endswith(b"\n") or len(line) < 3 or line[:1] not in b"'\"" or line[-2] != line[0]:
-        raise ValueError("a string without its quotes")
+        raise ValueError("a string has no quotes")
     return codecs.escape_decode(line[1:-2])[0]
 
 
 def _steps() -> dict[bytes, tuple[Callable[[Any], Any] | None, Callable[[Machine, Any], None]]]:
-    """What to do at each instruction: how to read its argument, and the step to take."""
+    """For each instruction, how to read its argument, and the step to run."""
     machine = Machine
     steps: dict[str, Callable[[Machine, Any], None]] = {
         **dict.fromkeys(["PROTO", "FRAME"], lambda m, _: None),
@@ -275,7 +275,7 @@ _STEPS = _steps()
 
 
 def _why_refused(name: str) -> str:
-    """A sentence on what a pickle names, with the cure where it is known."""
+    """Why a name was refused, and what to do about it if that is known."""
     if name.startswith("PIL.") and name.endswith("ImageFile"):
         return (
             f"refused {name}: this is an image as PIL.Image.open returns it. Write "

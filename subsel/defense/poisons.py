@@ -1,8 +1,8 @@
-"""Poisoned sets that others have published.
+"""Reads poisoned data sets that others have published.
 
-The formats are those of the poisoning benchmark (Schwarzschild et al. 2021) and of the attacks
-evaluated on it, and MetaPoison's.  All of them are pickles from the internet, which
-`subsel.defense.unpickling` reads without running what is in them.
+The formats are those of the poisoning benchmark (Schwarzschild et al. 2021), of the attacks
+evaluated on it, and of MetaPoison. All files are pickles from the internet, which
+`subsel.defense.unpickling` reads without executing them.
 """
 
 import os
@@ -22,7 +22,7 @@ FOLDER_FILES = ("poisons.pickle", "base_indices.pickle", "target.pickle", "sourc
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PoisonedSet:
-    """Poisons, where they go in the training set, and what they are aimed at.
+    """Poisons, their positions in the training set, and the targets of the attack.
 
     Attributes
     ----------
@@ -31,19 +31,19 @@ class PoisonedSet:
     images : ndarray of uint8, (m, channels, height, width)
     labels : ndarray of int64, (m,)
     targets : ndarray of uint8, (t, channels, height, width)
-        The test images to be misclassified; those of a hidden trigger without their patch.
+        The test images to be misclassified; for a hidden trigger, without their patch.
     target_labels : ndarray of int64, (t,)
         Their true classes.
     adversarial_label : int or None
-        The class that the attack wants for them: where the file does not say, the one that all
-        poisons are labelled with.
+        The class that the attack wants for the targets. If the file does not name it, the label of
+        all poisons.
     patch : ndarray of float32, (channels, p, p), or None
-        A trigger's patch, in [0, 1].
+        The patch of a trigger, in [0, 1].
     patch_position : (row, column) or None
-        Where its upper left corner goes, if that is fixed.
+        The position of the patch's upper left corner, if it is fixed.
     training_set : (images, labels) or None
-        The whole training set, poisons included, where the file brings its own, as MetaPoison's
-        do; `indices` count that one.
+        The whole training set including poisons, if the file has one, as those of MetaPoison have.
+        `indices` then refer to it.
     """
 
     indices: np.ndarray
@@ -73,7 +73,7 @@ class PoisonedSet:
         check_one_size(self.images, self.targets, "poisons", "targets")
         if len(self.targets) != len(self.target_labels):
             raise ValueError(
-                f"{len(self.targets)} targets do not fit {len(self.target_labels)} labels of theirs"
+                f"{len(self.targets)} targets do not fit {len(self.target_labels)} target_labels"
             )
         for labels, name in ((self.labels, "poisons"), (self.target_labels, "targets")):
             if labels.min() < 0:
@@ -82,9 +82,9 @@ class PoisonedSet:
             object.__setattr__(self, "adversarial_label", int(self.labels[0]))
 
     def apply(self, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """A copy of the training set with the poisons in their places.
+        """Put the poisons into a copy of the training set.
 
-        A set that brings its own training set replaces this one altogether.
+        If this set has its own training set, it replaces the given one.
 
         Parameters
         ----------
@@ -94,7 +94,7 @@ class PoisonedSet:
         Raises
         ------
         ValueError
-            Images of another shape or type, or an index outside the training set.
+            If images have another shape or type, or an index is outside the training set.
         """
         if self.training_set is not None:
             images, labels = self.training_set
@@ -110,10 +110,10 @@ class PoisonedSet:
         return images, labels
 
     def perturbation(self, images: np.ndarray) -> int:
-        """Largest change of a pixel, of 255, from the clean training images.
+        """The largest change of a pixel (0..255) from the clean training images.
 
-        The benchmark admits 9 for attacks bounded by 8 (poisons are rounded to 8 bits).  Far
-        more means that the indices count another training set, or another order of it.
+        The benchmark allows 9 for attacks that are bounded by 8, because poisons are rounded to 8
+        bits. A much larger number means that the indices refer to another training set or order.
 
         Raises
         ------
@@ -130,7 +130,7 @@ class PoisonedSet:
         if len(outside):
             raise ValueError(
                 f"{len(outside)} of {len(self.indices)} poisons lie outside a training set of "
-                f"{n} examples, index {outside[0]} the first"
+                f"{n} examples; the first has index {outside[0]}"
             )
         if images.dtype != np.uint8 or images.shape != (n, *self.images.shape[1:]):
             raise ValueError(
@@ -139,7 +139,7 @@ class PoisonedSet:
             )
 
     def triggered_targets(self) -> np.ndarray:
-        """The targets with the patch at its fixed position; without a patch, as they are."""
+        """The targets with the patch at its fixed position; unchanged if there is no patch."""
         targets = self.targets.copy()
         if self.patch is not None and self.patch_position is not None:
             row, column = self.patch_position
@@ -156,7 +156,7 @@ class PoisonedSet:
 
 @dataclass(frozen=True, eq=False)
 class BenchmarkSetup:
-    """One of the benchmark's setups: which target, and which examples may be poisoned.
+    """A setup of the benchmark: the target, and the examples that may be poisoned.
 
     Attributes
     ----------
@@ -179,30 +179,31 @@ def read_poisons(path: str | os.PathLike[str]) -> PoisonedSet:
     Parameters
     ----------
     path
-        A folder as the poisoning benchmark wants it: ``poisons.pickle``, a list of (PIL image,
-        label); ``base_indices.pickle``, their positions in the training set; and
-        ``target.pickle``, (PIL image, label) or (PIL image, label, patch, (row, column)), or
-        Sleeper Agent's ``source.pickle``, a list of (PIL image, label).  Or a file of
-        MetaPoison's: a dict with ``xtrain, ytrain, xtarget, ytarget, ytargetadv``.
+        Either a folder in the format of the poisoning benchmark: ``poisons.pickle``, a list of (PIL
+        image, label); ``base_indices.pickle``, their positions in the training set; and
+        ``target.pickle``, (PIL image, label) or (PIL image, label, patch, (row, column)), or the
+        ``source.pickle`` of Sleeper Agent, a list of (PIL image, label). Or a file of MetaPoison: a
+        dict with ``xtrain, ytrain, xtarget, ytarget, ytargetadv``.
 
     Raises
     ------
     FileNotFoundError
-        The path, or one of the folder's files, is not there.
+        If the path or a file of the folder does not exist.
     ValueError
-        A pickle asks for something else than NumPy arrays, torch tensors and PIL images (the
-        message names it), is damaged, unfolds to far more than its size explains, or does not
-        hold what its format says: labels that are not integers, images of different sizes, none.
+        If a pickle asks for anything other than NumPy arrays, torch tensors and PIL images (the
+        message names it), is damaged, expands to far more than its size explains, or does not have
+        the contents of its format: for instance if labels are not integers, images differ in size,
+        or there are none.
 
     Notes
     -----
-    MetaPoison's files hold a whole training set, sorted by class, and do not say which examples
-    are poisons.  As in EPIC's published code, numbers 5000 y_adv to 5000 y_adv + 499 are taken to
-    be.
+    Files of MetaPoison contain a whole training set, sorted by class, and do not say which examples
+    are poisons. As in EPIC's published code, the examples 5000 y_adv to 5000 y_adv + 499 are
+    assumed to be poisons.
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist: a folder or a file of poisons is wanted")
+        raise FileNotFoundError(f"{path} does not exist: give a folder or a file of poisons")
     if path.name in FOLDER_FILES and path.is_file():
         raise ValueError(f"{path} is one file of a poisoned set: give its folder, {path.parent}")
     try:
@@ -217,7 +218,7 @@ def read_setups(path: str | os.PathLike[str]) -> list[BenchmarkSetup]:
     Raises
     ------
     ValueError
-        As for `read_poisons`.
+        As in `read_poisons`.
     """
     setups = _load(Path(path))
     keys = {"target class", "target index", "base class", "base indices"}
@@ -226,7 +227,7 @@ def read_setups(path: str | os.PathLike[str]) -> list[BenchmarkSetup]:
         or not setups
         or not all(isinstance(setup, dict) and keys <= setup.keys() for setup in setups)
     ):
-        raise ValueError(f"{path}: a list of dicts with {', '.join(sorted(keys))} is wanted")
+        raise ValueError(f"{path} must hold a list of dicts with {', '.join(sorted(keys))}")
     return [_setup(setup, f"{path}, setup {i}") for i, setup in enumerate(setups)]
 
 
@@ -273,7 +274,7 @@ def _read_folder(folder: Path) -> PoisonedSet:
 
 
 def _patch(value: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """A trigger's patch, which must fit into images of `shape`."""
+    """Check a trigger's patch, which must fit into images of `shape`."""
     patch = numbers(value, "the patch").astype(np.float32)
     if patch.ndim != 3 or not (patch.size and patch.min() >= 0 and patch.max() <= 1):
         raise ValueError(f"the patch must be (channels, p, p) in [0, 1], got {patch.shape}")
@@ -298,8 +299,8 @@ def _read_metapoison(path: Path, class_size: int = 5000, n_poisons: int = 500) -
     keys = ("xtrain", "ytrain", "xtarget", "ytarget", "ytargetadv")
     if not isinstance(parts, dict) or not parts.keys() >= set(keys):
         raise ValueError(
-            f"not a file of MetaPoison's: a dict with {', '.join(keys)} is wanted. Of a set in "
-            "several files, give the folder; a list of setups is for read_setups"
+            f"this is not a file of MetaPoison's, which is a dict with {', '.join(keys)}. For a "
+            "set in several files, give the folder; for a list of setups, use read_setups"
         )
     adversarial = np.unique(whole_numbers(parts["ytargetadv"], "ytargetadv"))
     if len(adversarial) != 1 or adversarial[0] < 0:
@@ -345,7 +346,7 @@ def _labelled_images(pairs: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
 def _pixels(value: Any, name: str) -> np.ndarray:
     """Images of either layout as uint8 (n, channels, height, width).
 
-    Floats up to 1 are of full scale 1, others of 255.
+    Floats of at most 1 have the full scale 1, others 255.
     """
     images = numbers(value, name)
     if images.ndim == 3:
@@ -368,14 +369,14 @@ def _pixels(value: Any, name: str) -> np.ndarray:
         raise ValueError(f"{name} must lie in [0, 1] or [0, 255]; these look standardized")
     scale = 255 if images.dtype.kind == "f" and images.max() <= 1 else 1
     pixels = np.empty(images.shape, np.uint8)
-    for place, image in zip(pixels, images, strict=True):  # one by one: no second set of floats
+    for place, image in zip(pixels, images, strict=True):  # one by one, to save memory
         place[:] = np.rint(image * scale)
     return pixels
 
 
 def _load(path: Path) -> Any:
     if not path.exists():
-        raise FileNotFoundError(f"{path} is not there; the set is incomplete without it")
+        raise FileNotFoundError(f"{path} is missing; the poisoned set is incomplete without it")
     if not path.is_file():
         raise ValueError(f"{path} is not a file")
     with path.open("rb") as file:

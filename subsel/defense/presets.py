@@ -1,4 +1,4 @@
-"""Settings by name: of the paper's experiments, and of the authors' code where that departs."""
+"""Named settings: those of the paper's experiments, and of the authors' code where it differs."""
 
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -11,12 +11,12 @@ __all__ = ["PRESETS", "Preset"]
 
 @dataclass(frozen=True)
 class Preset:
-    """Settings of one experiment.
+    """The settings of one experiment.
 
     Attributes
     ----------
     about : str
-        What it is, and whose settings they are.
+        The experiment, and the source of the settings.
     training : dict
         Arguments of `train`.
     interval, stop : int
@@ -24,7 +24,7 @@ class Preset:
     subset_size : float
         EPIC's default here.
     warmup : int or dict of float to int
-        Of EPIC; the paper's depends on the subset size.
+        The warmup of EPIC, which depends on the subset size in the paper.
     """
 
     about: str
@@ -35,12 +35,12 @@ class Preset:
     subset_size: float = 0.1
 
     def epic(self, subset_size: float | None = None, **changes: Any) -> EPIC:
-        """EPIC with these settings, `changes` applied.
+        """An EPIC with these settings, after `changes`.
 
         Raises
         ------
         ValueError
-            A subset size that the experiment has no warmup for, and none among the changes.
+            If the experiment has no warmup for the subset size, and `changes` has none.
         """
         settings = {
             "subset_size": self.subset_size if subset_size is None else subset_size,
@@ -68,8 +68,8 @@ _40_code = {"epochs": 40, "drops": (15, 25, 35)}
 _200 = {"epochs": 200, "drops": (100, 150)}
 
 # Yang, Liu and Mirzasoleiman, ICML 2022.  Section 4.1 has the drops of the learning rate, the
-# warmups K and the intervals T.  The paper does not say when rounds stop: the last one comes at the
-# last drop of the learning rate at the latest, as in the authors' code.
+# warmups K and the intervals T.  The paper does not say when rounds stop. Here no round comes after
+# the last drop of the learning rate, as in the authors' code.
 PRESETS = MappingProxyType(
     {
         "paper-40": Preset("from scratch, 40 epochs (section 4.1, table 2)", _40, 2, stop=36),

@@ -1,4 +1,4 @@
-"""All randomness of a training run: a function of the seed, the epoch and the rank alone."""
+"""All random numbers of a training run depend only on the seed, the epoch and the rank."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,11 +19,11 @@ Augment = Callable[[Tensor, torch.Generator], Tensor]
 def seeded(
     seed: int, epoch: int | None, device: torch.device, rank: int = 0
 ) -> Iterator[torch.Generator]:
-    """Randomness of one epoch (None: of what comes before), a function of the arguments alone.
+    """Context of an epoch's random numbers (None: those before training), set by the arguments.
 
-    Inside, torch's global state is set, for the model's own draws such as dropout; afterwards it
-    is put back.  The generator, on the CPU, is for order and augmentation, and the same on every
-    rank.
+    Inside, torch's global state is set, for random numbers that the model draws itself, such as
+    dropout; afterwards it is restored. The generator, on the CPU, is for order and augmentation,
+    and is the same on every rank.
     """
     words = _words(seed, epoch, 2 + rank)
     own = words[0] if rank == 0 else words[-1]
@@ -37,7 +37,7 @@ def seeded(
 
 
 def order_generator(seed: int, epoch: int | None) -> torch.Generator:
-    """What decides the order of the examples of an epoch, before it is used for anything else."""
+    """A generator for the order of an epoch's examples, before it is used for anything else."""
     return torch.Generator().manual_seed(_words(seed, epoch, 2)[1])
 
 
@@ -47,13 +47,13 @@ def _words(seed: int, epoch: int | None, count: int) -> list[int]:
 
 
 def numpy_generator(generator: torch.Generator, part: Part) -> np.random.Generator:
-    """Of a batch, one for each part; `generator` stays the same on all ranks."""
+    """A NumPy generator for each part of a batch; `generator` stays the same on all ranks."""
     draw = int(torch.randint(2**62, (), generator=generator))
     return np.random.default_rng(draw + part.rows.start)
 
 
 def augmentation(augment: bool | Augment) -> Callable[[Tensor, torch.Generator, Part], Tensor]:
-    """`augment` as a function of (this rank's part of a batch, generator, which part it is)."""
+    """`augment` as a function of this rank's part of a batch, a generator, and the `Part`."""
 
     def flipped_and_cropped(x: Tensor, generator: torch.Generator, part: Part) -> Tensor:
         return flip_and_crop(x, generator, batch=(part.rows.start, part.total))
@@ -61,7 +61,7 @@ def augmentation(augment: bool | Augment) -> Callable[[Tensor, torch.Generator, 
     def augmented(x: Tensor, generator: torch.Generator, part: Part) -> Tensor:
         assert callable(augment)
         if len(x) < part.total:
-            # What is drawn for a part may not be what is drawn for the other ranks' parts.
+            # The random numbers for a part must differ from those for the other ranks' parts.
             draw = int(torch.randint(2**62, (), generator=generator))
             generator = torch.Generator().manual_seed(draw + part.rows.start)
         return augment(x, generator)

@@ -1,4 +1,4 @@
-"""What was dropped, when, and how alone it was: a table, and a page for a browser."""
+"""What was dropped, when, and how isolated it was: as a table, and as a page for a browser."""
 
 import csv
 import io
@@ -27,21 +27,22 @@ __all__ = ["Report", "report"]
 
 @dataclass(repr=False)
 class Report:
-    """A row for each example, the most suspicious first, and what a page shows with it.
+    """A table with a row for each example, the most suspicious first, and pictures for a page.
 
     Attributes
     ----------
     columns : dict of str to list
-        See `report`.
+        The columns that `report` describes.
     rounds : list of Round
     classes : list of str
-        Names, by number.
+        The names of the classes, by number.
     groups : list of ndarray
         Near-duplicates, the largest group first.
     images : Tensor (n, channels, height, width) or None
         The inputs in the order of the data, if they are images.
     beside : dict of int to dict
-        Of the most suspicious examples the nearest kept one of any class, and of the own.
+        For the most suspicious examples, the nearest kept example of any class, and of their own
+        class.
     """
 
     columns: dict[str, list[Any]]
@@ -56,17 +57,17 @@ class Report:
 
     @property
     def audited(self) -> bool:
-        """Whether it is of `audit`, and nothing was dropped."""
+        """Whether the report comes from `audit`, so that nothing was dropped."""
         return "suspicion" in self.columns
 
     def flagged(self) -> list[bool]:
-        """Of each row whether EPIC dropped it, or in an audit would drop it."""
+        """For each row whether EPIC dropped it or, in an audit, would drop it."""
         if self.audited:
             return self.columns["isolated"]
         return [when is not None for when in self.columns["round"]]
 
     def kept(self) -> list[bool]:
-        """Of each row whether it is kept in the end; in an audit all are."""
+        """For each row whether it was kept in the end; in an audit all are."""
         return self.columns.get("kept", [True] * len(self))
 
     def __repr__(self) -> str:
@@ -86,7 +87,7 @@ class Report:
         Raises
         ------
         ImportError
-            pandas is not installed.
+            If pandas is not installed.
         """
         try:
             pandas = import_module("pandas")
@@ -95,7 +96,7 @@ class Report:
         return pandas.DataFrame(self.columns)
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Write the table as CSV, whole or not at all; what is not known is empty."""
+        """Write the table as CSV, completely or not at all. Unknown values are empty."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(self.columns)
@@ -112,14 +113,14 @@ class Report:
         }
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
-        """Write `to_dict` as JSON, whole or not at all."""
+        """Write `to_dict` as JSON, completely or not at all."""
         write_whole(Path(path), json.dumps(self.to_dict(), allow_nan=False) + "\n")
 
     def to_html(self, path: str | os.PathLike[str]) -> None:
-        """Write one page for a browser, whole or not at all.
+        """Write one page for a browser, completely or not at all.
 
-        The page needs no other file and no network, runs no script, and shows names and ids as
-        text, whatever is in them.
+        The page needs no other file and no network, and runs no script. Names and ids are escaped,
+        so they appear as text even if they contain HTML.
         """
         write_whole(Path(path), page(self))
 
@@ -138,26 +139,26 @@ def report(
     shown: int = 24,
     **looking: Unpack[Looking],
 ) -> Report:
-    """What EPIC dropped and why, for a person to look through.
+    """Report what EPIC dropped and why, for a person to look through.
 
     Parameters
     ----------
     source : TrainResult or EPIC
-        What `train` or `train_afresh` returned, or the EPIC of a loop of your own.
+        The result of `train` or `train_afresh`, or the EPIC of a loop of your own.
     data : optional
         The training examples without augmentation, in any form that `last_layer_gradients` takes.
-        With them the report has the predictions of the trained model, near-duplicates, and pictures
-        if they are images.
+        With them the report has the predictions of the trained model, near-duplicates and, for
+        images, pictures.
     model : nn.Module, optional
         The trained model; by default that of a TrainResult.
     classes : sequence of str, optional
         Names of the classes, by number.
     ids : sequence, optional
-        Names of the examples, such as paths; by default their numbers.
+        Names of the examples, such as paths. By default their numbers.
     known : array_like of int, optional
-        Examples that are known to be poisons, as in an experiment: they are marked.
+        Examples that are known to be poisons, as in an experiment. They are marked.
     shown : int, default 24
-        How many of the most suspicious the page shows as pictures.
+        The number of most suspicious examples that the page shows as pictures.
     **looking
         `layer`, `output`, `batch`, `collate`, `workers` and `device`, as in `train` and
         `last_layer_gradients`.
@@ -165,28 +166,30 @@ def report(
     Returns
     -------
     Report
-        With these columns: ``rank`` (from 1), ``index``, ``id``, ``label``, ``class``, ``kept``;
-        of what was dropped ``round`` (the epoch before which), ``cluster_size``,
-        ``medoid_distance``, ``neighbour``, ``neighbour_distance``, ``probability`` and ``loss`` of
-        the label at that time; with data and a model ``predicted``, ``probability_now`` and
-        ``loss_now``; with data ``copies``, how many near-duplicates there are of it, itself
-        included; with `known` the column ``known``.  None: not known.
+        It has these columns. For all examples: ``rank`` (from 1), ``index``, ``id``, ``label``,
+        ``class`` and ``kept``. For dropped examples: ``round`` (the epoch before which it was
+        dropped), ``cluster_size``, ``medoid_distance``, ``neighbour``, ``neighbour_distance``, and
+        ``probability`` and ``loss`` of the label at that time. With data and a model:
+        ``predicted``, ``probability_now`` and ``loss_now``. With data: ``copies``, the number of
+        its near-duplicates, itself included. With `known`: ``known``. A value that is not known is
+        None.
 
-        What was dropped comes first: with a model by how far its loss has risen since, else by
-        its distance to the nearest other example of its class.  Then come the others, with a model
-        by their loss.
+        Dropped examples come first: with a model in the order of how much their loss has risen
+        since they were dropped, otherwise of the distance to the nearest other example of their
+        class. Then come the other examples, with a model in the order of their loss.
 
     Raises
     ------
     TypeError, ValueError
-        A source without a defense; classes, ids or data of another size.
+        If the source has no defense, or classes, ids or data have another size.
 
     Notes
     -----
-    One forward pass over the data, and O(n^2 values / classes) for near-duplicates.
+    Takes one forward pass over the data, and O(n^2 values / classes) time for near-duplicates.
 
-    The loss of an example that is no longer trained on stays low if others like it are.  That of a
-    poison rises, for the poisons alone taught the model its label.
+    If the model is no longer trained on an example, its loss stays low as long as similar examples
+    are still trained on. The loss of a poison rises, because only poisons taught the model its
+    label.
     """
     epic = source.defense if isinstance(source, TrainResult) else source
     if not isinstance(epic, EPIC):
@@ -221,7 +224,7 @@ def table(
     shown: int,
     scores: dict[str, np.ndarray] | None = None,
 ) -> Report:
-    """The report of rounds, or, with `scores`, of an audit, in which nothing is dropped."""
+    """Make the report of rounds or, with `scores`, of an audit, in which nothing is dropped."""
     n = len(labels)
     names = _names(classes, labels)
     if ids is not None and len(ids) != n:
@@ -298,7 +301,7 @@ def _columns(
 
 
 def _ranking(columns: dict[str, list[Any]]) -> list[int]:
-    """Places of the rows: what was dropped, the most suspicious first, then the others."""
+    """The order of the rows: dropped examples, the most suspicious first, then the others."""
     if "suspicion" in columns:
         return sorted(columns["index"], key=lambda i: (-columns["suspicion"][i], i))
     alone, losses, now = columns["neighbour_distance"], columns["loss"], columns.get("loss_now")
@@ -307,7 +310,7 @@ def _ranking(columns: dict[str, list[Any]]) -> list[int]:
         dropped = columns["round"][i] is not None
         if now is None:
             value = alone[i] or 0.0
-        else:  # None: infinite, of a class that the model masks
+        else:  # None stands for infinity, for a class that the model masks
             value = np.inf if now[i] is None else now[i]
             value -= (losses[i] or 0.0) * dropped
         return not dropped, -value, i
@@ -318,7 +321,7 @@ def _ranking(columns: dict[str, list[Any]]) -> list[int]:
 def _beside(
     seen: Seen, rows: np.ndarray, kept: np.ndarray, labels: np.ndarray
 ) -> dict[int, dict[str, int]]:
-    """Of some examples the nearest kept ones, among the features that the model has of them."""
+    """For some examples the nearest kept ones, by the features of the model."""
     found: dict[int, dict[str, int]] = {int(i): {} for i in rows}
     any_class, _ = nearest(seen.features, rows, kept)
     for i, at in zip(rows.tolist(), any_class.tolist(), strict=True):

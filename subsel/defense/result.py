@@ -1,4 +1,4 @@
-"""What a training run comes to."""
+"""The result of a training run."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,12 +20,12 @@ class TrainResult:
     model : nn.Module
         The model that was given, trained, in eval mode.
     kept : ndarray of int64
-        The examples that the last epoch was trained on, ascending.
+        The examples on which the last epoch was trained, ascending.
     history : list of dict
-        For each epoch: ``epoch`` (from 0), ``lr``, ``loss`` and ``train_accuracy`` (means over
-        the epoch, as it trained), ``test_accuracy`` (None without a test set), ``kept``,
-        ``dropped`` (in the round before the epoch), ``gradient_seconds`` and
-        ``selection_seconds`` (of that round), ``seconds`` (of all).
+        For each epoch: ``epoch`` (from 0), ``lr``, ``loss`` and ``train_accuracy`` (means over the
+        epoch, in training mode), ``test_accuracy`` (None without a test set), ``kept``, ``dropped``
+        (in the round before the epoch), ``gradient_seconds`` and ``selection_seconds`` (of that
+        round), and ``seconds`` (of everything).
     defense : EPIC or None
     """
 
@@ -44,5 +44,5 @@ class TrainResult:
 
     @property
     def accuracy(self) -> float | None:
-        """Test accuracy after the last epoch, None without a test set."""
+        """The test accuracy after the last epoch; None without a test set."""
         return self.history[-1]["test_accuracy"] if self.history else None

@@ -1,4 +1,4 @@
-"""EPIC in a loop that is not ours: its rounds between epochs, and a sampler of what it keeps."""
+"""EPIC in the training loop of a user: its rounds, and a sampler of the kept examples."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sized
@@ -24,32 +24,33 @@ __all__ = ["KeptSampler", "Rounds"]
 class KeptSampler(Sampler[int]):
     """The examples that EPIC keeps, in random order, as a ``sampler`` for a DataLoader.
 
-    It asks EPIC each time that a pass begins, so one loader serves a whole training.  Its order is
-    that of `train` for the same seed and epoch.
+    It asks EPIC at the start of each pass, so one loader serves a whole training. The order is that
+    of `train` for the same seed and epoch.
 
     Parameters
     ----------
     epic : EPIC
         It has to know the number of examples: ``EPIC(len(data), ...)``.
     seed : int, default 0
-        Decides, with the epoch, the order.
+        Together with the epoch, this decides the order.
     shuffle : bool, default True
-        False: in ascending order.
+        With False, the order is ascending.
     weights : array_like of float (n,), optional
-        Draw as many examples as are kept, with replacement, each in proportion to its weight.
+        Draw as many examples as are kept, with replacement, with probabilities in proportion to
+        these weights.
     num_replicas, rank : int, default 1 and 0
-        As of `torch.utils.data.DistributedSampler`: each of ``num_replicas`` processes gets its
-        share. All shares have the same size, so a few examples may come twice. Lightning and
+        As for `torch.utils.data.DistributedSampler`: each of ``num_replicas`` processes gets its
+        share. All shares have the same size, so a few examples may occur twice. Lightning and
         Accelerate divide the examples themselves and need the default.
 
     Raises
     ------
     TypeError, ValueError
-        Arguments that do not fit.
+        If an argument is not one of the above.
 
     Notes
     -----
-    Each pass is an epoch of its own, counted from 0, unless `set_epoch` says which it is.
+    Passes count as epochs 0, 1, ..., unless `set_epoch` sets the number.
 
     Examples
     --------
@@ -102,7 +103,7 @@ class KeptSampler(Sampler[int]):
         yield from kept[repeated[self.rank :: self.num_replicas]].tolist()
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch the next pass is, as a resumed training has to."""
+        """Set the number of the next pass's epoch. A resumed training must do this."""
         self.epoch, self._told = check_count(epoch, "epoch", 0), True
 
 
@@ -115,18 +116,18 @@ class Rounds:
     data
         The training examples without augmentation, in any form that `last_layer_gradients` takes.
     epochs : int, optional
-        How many the training has: for a warning if fewer than two rounds are due in them.
+        The number of epochs of the training, for a warning if fewer than two rounds are due.
     wrt, layer, output, batch
-        Of `last_layer_gradients`.
+        As for `last_layer_gradients`.
     collate, workers : optional
         How a dataset is read, as in `train`.
 
     Notes
     -----
     If `torch.distributed` has a default process group, its ranks share the work of a round, and
-    each has to call `before`.
+    each rank must call `before`.
 
-    Its state is EPIC's and a hash of the data, in a form that Accelerate's
+    The state consists of EPIC's state and a hash of the data, in a form that Accelerate's
     ``register_for_checkpointing`` takes.
 
     Examples
@@ -165,19 +166,19 @@ class Rounds:
         self._reading = (workers, batch, collate)
         self._taking = {"wrt": wrt, "layer": layer, "output": output}
         self._examples: Examples | None = None
-        self._mark: str | None = None  # of the data that the rounds before looked at
+        self._mark: str | None = None  # of the data of earlier rounds
         epic.start(len(Examples(data, torch.device("cpu"))))
         if epochs is not None:
             notice_schedule(epic.schedule(epochs), epochs, epic.warmup)
 
     def before(self, model: nn.Module, epoch: int) -> Round | None:
-        """The round that is due before an epoch, unless it is done already or none is.
+        """Make the round that is due before an epoch, if there is one and it was not made yet.
 
         Parameters
         ----------
         model : nn.Module
         epoch : int
-            The one that comes next, counted from 0.
+            The next epoch, counted from 0.
 
         Returns
         -------
@@ -186,8 +187,8 @@ class Rounds:
         Raises
         ------
         ValueError
-            The data are not those of the rounds before, also if these were made before the
-            training was resumed: all labels are compared, and the inputs of eight examples.
+            If the data differ from those of earlier rounds, including rounds before the training
+            was resumed. All labels and the inputs of eight examples are compared.
         """
         done = bool(self.epic.history) and self.epic.history[-1].epoch >= epoch
         if done or not self.epic.due(epoch):
@@ -209,13 +210,13 @@ class Rounds:
         return self.epic.prune(*found, epoch, group=group)
 
     def check_loader(self, loader: Any) -> None:
-        """Warn of a training loader that does not leave out what EPIC dropped.
+        """Warn if a training loader does not leave out what EPIC dropped.
 
         Parameters
         ----------
         loader
-            A DataLoader, or what a library made of one.  If it does not say how many examples it
-            gives, nothing is said of it.
+            A DataLoader, or an object that a library made from one. Without a known number of
+            examples, no warning is issued.
         """
         while (inside := getattr(loader, "batch_sampler", None)) is not None:
             loader = inside
@@ -224,11 +225,11 @@ class Rounds:
             return
         replicas = getattr(sampler, "num_replicas", 1)
         given, kept = len(sampler) * replicas, len(self.epic.kept)
-        if given >= kept + replicas:  # shares are of one size, for which some come twice
+        if given >= kept + replicas:  # shares have one size, so some examples occur twice
             notice_loader(given, kept)
 
     def state_dict(self) -> dict[str, Any]:
-        """EPIC's state and a hash of the data; ``torch.load(..., weights_only=True)`` loads it."""
+        """EPIC's state and a hash of the data. ``torch.load(..., weights_only=True)`` loads it."""
         return self.epic.state_dict() | {"data": self._mark}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -246,7 +247,7 @@ def fresh_gradients(
     group: Any = None,
     **taking: Any,
 ) -> tuple[Any, Any]:
-    """The gradients that EPIC looks at before an epoch, by a forward pass over those examples."""
+    """The gradients that EPIC uses before an epoch, from a forward pass over those examples."""
     return last_layer_gradients(
         model,
         examples.subset(epic.looks_at(epoch)),

@@ -1,6 +1,6 @@
-"""Other defenses as scores: one number for each example, the higher the more suspicious.
+"""Other defenses as scores: a number for each example; higher numbers are more suspicious.
 
-All take features (n, e) of a trained model, such as what enters its last layer, and labels (n,).
+All take features (n, e) of a trained model, such as the inputs of its last layer, and labels (n,).
 """
 
 from typing import Any
@@ -13,22 +13,22 @@ from subsel.validation import as_host_array, check_count
 
 __all__ = ["activation_clustering", "deep_knn", "spectral_signatures"]
 
-BLOCK = 1000  # examples at a time, against all
+BLOCK = 1000  # examples that are compared with all others at a time
 
 
 def deep_knn(features: Any, labels: Any, *, neighbours: int | None = None) -> np.ndarray:
     """The share of an example's nearest neighbours that have another label, in 0..1.
 
-    Peri et al., Deep k-NN Defense against Clean-label Data Poisoning Attacks (ECCV 2020
-    workshops), drop the examples for which it is more than a half.
+    Peri et al., Deep k-NN Defense against Clean-label Data Poisoning Attacks (ECCV 2020 workshops),
+    drop the examples for which it is more than one half.
 
     Parameters
     ----------
     features : array_like or Tensor (n, e)
     labels : array_like or Tensor of int (n,)
     neighbours : int, optional
-        At most n - 1 are there.  The paper takes twice the number of poisons that it expects.  By
-        default, a quarter of the size of the class.
+        The number of neighbours; no more than n - 1 are used. The paper uses twice the expected
+        number of poisons. Default: a quarter of the size of the example's class.
 
     Returns
     -------
@@ -61,8 +61,8 @@ def deep_knn(features: Any, labels: Any, *, neighbours: int | None = None) -> np
 def spectral_signatures(features: Any, labels: Any) -> np.ndarray:
     """Squared projection on the first principal direction of an example's class.
 
-    Tran, Li and Madry, Spectral Signatures in Backdoor Attacks (NeurIPS 2018), drop the examples
-    of each class that have the highest.  Parameters are those of `deep_knn`.
+    Tran, Li and Madry, Spectral Signatures in Backdoor Attacks (NeurIPS 2018), drop the examples of
+    each class with the highest scores.  Parameters are those of `deep_knn`.
 
     Returns
     -------
@@ -82,8 +82,9 @@ def activation_clustering(features: Any, labels: Any, *, seed: int = 0) -> np.nd
     """1 for the examples in the smaller of the two clusters of their class, else 0.
 
     Chen et al., Detecting Backdoor Attacks on Deep Neural Networks by Activation Clustering
-    (SafeAI workshop 2019): 2-means on ten principal components.  Of two clusters of one size it
-    is the first.  A class of one example has no clusters.  Parameters are those of `deep_knn`.
+    (SafeAI workshop 2019): 2-means on ten principal components. If both clusters have the same
+    size, the first counts as the smaller one. A class of one example has no clusters.  Parameters
+    are those of `deep_knn`.
 
     Returns
     -------
@@ -92,7 +93,7 @@ def activation_clustering(features: Any, labels: Any, *, seed: int = 0) -> np.nd
     Raises
     ------
     ImportError
-        scikit-learn is not installed.
+        If scikit-learn is not installed.
     """
     try:
         from sklearn.cluster import KMeans

@@ -1,4 +1,4 @@
-"""The settings of a training run: where they come from, and what is refused before it starts."""
+"""The settings of a training run: presets, defaults, and checks before the training starts."""
 
 import math
 from typing import Any
@@ -24,9 +24,9 @@ CHOICES = {
 
 
 def checked_settings(preset: str | None, given: dict[str, Any], **settings: Any) -> dict[str, Any]:
-    """Everything that decides the outcome, checked; what is not given comes from the preset.
+    """All settings that decide the outcome, checked. Those that are not given come from the preset.
 
-    All are Python's own types, which a checkpoint can be read with again.
+    All values have Python's own types, which can be read back from a checkpoint.
     """
     settings |= from_preset(preset, given)
     settings.setdefault("lr", 1e-4 if settings["scenario"] == "finetune" else 0.1)
@@ -47,7 +47,7 @@ def checked_settings(preset: str | None, given: dict[str, Any], **settings: Any)
 
 
 def from_preset(preset: str | None, given: dict[str, Any]) -> dict[str, Any]:
-    """The preset's settings and, in place of them, what is given; the schedule is checked."""
+    """The given settings, completed by those of the preset. The schedule is checked."""
     if preset is not None and preset not in PRESETS:
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}, not {preset!r}")
     found = {"scenario": "scratch", "drops": ()} | (PRESETS[preset].training if preset else {})
@@ -60,7 +60,7 @@ def from_preset(preset: str | None, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_cutmix(cutmix: bool, data: Examples) -> None:
-    """Refuse what is neither True nor False, and to mix what is no image."""
+    """Check that cutmix is True or False, and that the inputs are images if it is True."""
     if not isinstance(cutmix, bool):
         raise TypeError(f"cutmix must be True or False, got {cutmix!r}")
     if cutmix:
@@ -72,7 +72,7 @@ def check_cutmix(cutmix: bool, data: Examples) -> None:
 
 
 def check_own(given: dict[str, Any], drops: Any, lr: Any) -> dict[str, bool]:
-    """Refuse settings that an optimizer, a schedule or a loss of one's own has no use for."""
+    """Refuse settings that do nothing beside an optimizer, a schedule or a loss of the user's."""
     for name, value in given.items():
         if value is not None and not callable(value):
             wants = {"optimizer": "the parameters", "scheduler": "the optimizer"}
@@ -90,7 +90,7 @@ def check_own(given: dict[str, Any], drops: Any, lr: Any) -> dict[str, bool]:
 
 
 def check_view(data: Examples, view: Examples) -> None:
-    """Refuse a clean view of other examples, or of another order, than the training data."""
+    """Refuse a clean view whose examples or order differ from those of the training data."""
     if view is data:
         return
     if len(view) != len(data):
@@ -111,7 +111,7 @@ def check_view(data: Examples, view: Examples) -> None:
 
 
 def check_defense(defense: EPIC, settings: dict[str, Any]) -> None:
-    """Refuse an EPIC that was used before, or that does not go with the settings."""
+    """Refuse an EPIC that was used before, or that cannot be combined with the settings."""
     if defense.history:
         raise ValueError("defense has already pruned; give a fresh EPIC, also to resume")
     if defense.readmit is not None and settings["wrt"] != "logits":
@@ -134,7 +134,7 @@ def check_defense(defense: EPIC, settings: dict[str, Any]) -> None:
 
 
 def _number(value: Any, name: str, *, zero: bool) -> float:
-    """A finite number above 0, or, if so wanted, of at least 0."""
+    """Check a finite number: above 0, or at least 0 if `zero` is true."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise TypeError(f"{name} must be a number, not {value!r}")
     if not (value > 0 or (zero and value == 0)) or value == math.inf:

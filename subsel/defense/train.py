@@ -36,16 +36,16 @@ from subsel.validation import check_count
 CHECKPOINT = "checkpoint.pt"
 CHECKPOINTS = (CHECKPOINT, "checkpoint-core.pt", "checkpoint-judge.pt")
 WRITTEN = ("metrics.jsonl", "kept.npy", "dropped.png", "result.json")
-STOPPED = 130  # the exit status after Ctrl-C, as shells have it
+STOPPED = 130  # the exit status after Ctrl-C, as in shells
 EPIC_CHANGES = ("warmup", "interval", "stop", "ground_set", "metric", "min_cluster_size")
 EPIC_OPTIONS = ("subset_size", *EPIC_CHANGES, "gradients", "wrt")
 
 
 class _CallableModule(types.ModuleType):
-    """A module that can be called as the function of the same name.
+    """A module that can be called like the function of the same name.
 
-    Once imported, the module stands in the package in place of the function
-    `subsel.defense.train`; so it has to do what the function does.
+    Once this module is imported, it replaces the function `subsel.defense.train` in the package. So
+    it must behave like the function.
     """
 
     __call__ = staticmethod(train)
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Refuse options that do not go together, and paths and devices that are not there."""
+    """Refuse options that cannot be combined, and paths and devices that do not exist."""
     if args.quick and not args.afresh:
         parser.error("--quick only works together with --afresh")
     if not args.afresh and (args.judge_epochs is not None or args.final_epochs is not None):
@@ -194,7 +194,7 @@ def _training(
     labels: Any,
     data: ImageData,
 ) -> Callable[[], TrainResult]:
-    """The call of `train` or `train_afresh` that the command comes to."""
+    """Call `train` or `train_afresh` as the options say."""
     augment = args.augment
     if augment is None:
         augment = PRESETS[args.preset].training.get("scenario") != "transfer"
@@ -222,7 +222,7 @@ def _training(
 
 
 def _explained(error: BaseException, again: bool) -> tuple[int, str]:
-    """Exit status and one line for an error that a user can cause; any other is raised."""
+    """The exit status and a line for an error that a user can cause; other errors are raised."""
     hint = "; on the command line: the same command with --resume" if again else ""
     if isinstance(error, KeyboardInterrupt):
         return STOPPED, (str(error) or "stopped") + hint
@@ -243,14 +243,14 @@ def _given(args: argparse.Namespace, name: str) -> bool:
 
 
 def _first_checkpoint(args: argparse.Namespace) -> str:
-    """The name of the checkpoint that a run has first."""
+    """The name of the first checkpoint of a run."""
     return "checkpoint-core.pt" if args.afresh else CHECKPOINT
 
 
 def summarize(
     result: TrainResult, poisoned: PoisonedSet | None, labels: np.ndarray
 ) -> dict[str, Any]:
-    """The outcome in a few numbers; with poisons, also what became of them and of the targets."""
+    """The outcome in a few numbers. With poisons, it includes the fate of poisons and targets."""
     summary: dict[str, Any] = {
         "test accuracy": result.accuracy,
         "kept": len(result.kept),
@@ -273,7 +273,7 @@ def summarize(
 
 
 def plot_dropped(result: TrainResult, labels: np.ndarray, classes: Sequence[str]) -> bytes:
-    """An image (PNG) of what was dropped before which epoch, by class, and of how much was left."""
+    """Draw a PNG of how many examples were dropped before each epoch, by class, and were left."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
@@ -511,7 +511,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _from_0(text: str) -> int:
-    """An option's whole number of at least 0."""
+    """Parse an option that is a whole number of at least 0."""
     try:
         return check_count(int(text), "it", 0, 2**64 - 1)
     except ValueError:

@@ -1,4 +1,4 @@
-"""A training loop with EPIC in it: readable, resumable, the same for the same seed."""
+"""A training loop with EPIC. It is readable and resumable, and the seed decides its result."""
 
 import math
 import os
@@ -94,101 +94,108 @@ def train(
 ) -> TrainResult:
     """Train a classifier with SGD, and with EPIC if a defense is given.
 
-    If `torch.distributed` has a default process group, all its ranks train the model together:
-    each has to make this call, with the same arguments (docs/epic.md, "Several processes").
+    If `torch.distributed` has a default process group, all its ranks train the model together. Each
+    rank must make this call with the same arguments (docs/epic.md, "Several processes").
 
     Parameters
     ----------
     model : nn.Module
         A classifier with logits (n, C), which are found as in `last_layer_gradients`.  It is
-        trained in place.  It may be compiled, or a DataParallel.  Where weight and bias of a
-        BatchNorm do not require gradients, its statistics are not changed either.
+        trained in place. It may be compiled, or a DataParallel. If the weight and the bias of a
+        BatchNorm do not require gradients, its statistics do not change either.
     data
         A map-style dataset of (input, label), or of the other forms that `last_layer_gradients`
-        takes, or a pair of tensors or arrays (inputs, labels).  It has to give the same examples
-        each time: augmentation goes to `augment`, or there is a `clean_view`.
+        takes, or a pair of tensors or arrays (inputs, labels).  It must give the same examples each
+        time: use `augment` for augmentation, or give a `clean_view`.
     epochs : int
-        Needed unless a preset gives it.
+        The number of epochs. It is needed unless a preset gives it.
     defense : EPIC, optional
-        A new one; its rounds take place before the epochs for which they are due.  With the active
-        ground set only the kept examples' gradients are taken.
+        A new EPIC. Its rounds take place before the epochs for which they are due. With the active
+        ground set, only the gradients of kept examples are computed.
     test : optional
-        Like `data`; its accuracy is measured after each epoch.
+        Test examples, in the form of `data`. The accuracy on them is measured after each epoch.
     scenario : {"scratch", "transfer", "finetune"}
-        "scratch": everything trains from the weights that the model has.  "transfer": the last
-        linear layer is initialized anew and trains alone, on the features of the rest in eval
-        mode.  "finetune": the last linear layer is initialized anew, everything trains.
+        With "scratch", everything is trained from the weights that the model has. With "transfer",
+        the last linear layer is initialized again, and it alone is trained, on the features of the
+        rest in eval mode. With "finetune", the last linear layer is initialized again, and
+        everything is trained.
     fresh_head : bool, default True
-        False: transfer and fine-tuning continue with the last layer that the model has.
+        With False, transfer and fine-tuning continue with the last layer that the model has.
     preset : str, optional
-        Name of one of `PRESETS`: gives `epochs`, `scenario` and `drops` where they are not given.
-        Its EPIC is ``PRESETS[name].epic()``, which has to be given as `defense`.
+        Name of one of `PRESETS`, which sets `epochs`, `scenario` and `drops` unless they are given.
+        Its EPIC is ``PRESETS[name].epic()``, which must be given as `defense`.
     lr : float, optional
-        By default 0.1, for fine-tuning 1e-4.
+        The learning rate: by default 0.1, and 1e-4 for fine-tuning.
     drops : sequence of int
         Epochs before which the learning rate is multiplied by `drop_factor`.
     momentum, nesterov, weight_decay
-        Of SGD.  Weight decay spares biases and BatchNorm (parameters of one dimension).
+        Settings of SGD. Weight decay does not apply to biases and BatchNorm (parameters of one
+        dimension).
     optimizer : callable, optional
-        From the parameters that are trained to an optimizer, in place of SGD with these settings.
-        `drops` multiply its learning rates too.
+        A function from the trained parameters to an optimizer, in place of SGD with these settings.
+        `drops` apply to its learning rates, too.
     scheduler : callable, optional
-        From the optimizer to a schedule of `torch.optim.lr_scheduler`, in place of `drops`.  It
-        makes a step after each epoch; ReduceLROnPlateau is given the training loss.
+        A function from the optimizer to a schedule of `torch.optim.lr_scheduler`, in place of
+        `drops`. The schedule makes a step after each epoch; ReduceLROnPlateau gets the training
+        loss.
     loss : callable, optional
-        From (logits, labels) to the mean loss, in place of the cross-entropy.  EPIC looks at
-        gradients of the cross-entropy all the same.
+        A function from (logits, labels) to the mean loss, in place of the cross-entropy. EPIC still
+        uses gradients of the cross-entropy.
     amp : bool or {"bfloat16", "float16"}, default False
-        Train in mixed precision; True is bfloat16.  Gradients before rounds, and evaluation, are
-        in the model's own precision.
+        Train in mixed precision; True means bfloat16. Gradients before rounds and evaluations use
+        the model's own precision.
     batch_size : int
-        A last batch of a single example, which BatchNorm could not take, joins the one before.
+        A last batch of a single example is added to the batch before it, because BatchNorm needs
+        two.
     accumulate : int, default 1
-        Batches to a step of the optimizer, which is one on the mean over all their examples.
+        The number of batches for each step of the optimizer, which uses the mean over all their
+        examples.
     augment : bool or callable
-        True: random flip, then random crop with 4 pixels of reflect padding.  A callable gets a
-        batch of inputs (its rank's part of one) and a CPU generator.  Never applied for gradients
-        or features.
+        With True, a random flip, then a random crop with 4 pixels of reflect padding. A callable
+        gets a batch of inputs (of several ranks, its rank's part) and a CPU generator. It is never
+        applied for gradients or features.
     cutmix : bool, default False
-        Train on mixtures: each image gets a rectangle of another one of the batch (of its rank's
-        part of it), and as much of its label (`subsel.defense.augment.cutmix`), after `augment`.
-        The training accuracy is then that of the mixtures, by each image's own label.
+        Train on mixtures, after `augment`: each image gets a rectangle of another image of the
+        batch (of its rank's part), and the same share of its label
+        (`subsel.defense.augment.cutmix`). The training accuracy is then that of the mixtures, by
+        each image's own label.
     gradients : {"fresh", "training"}
-        What EPIC looks at.  "fresh": gradients taken before each round by a forward pass in eval
-        mode, without augmentation, as in the paper.  "training": those that follow from the
-        logits of the epoch before, as it trained (`EpochLogits`), which costs no pass.  It wants
-        EPIC's active ground set, for what was dropped has no such logits.  A round before epoch 0
-        or 1 takes fresh ones all the same: what epoch 0 sees first, it sees untrained.  Not
-        with `cutmix`.
+        The gradients that EPIC uses. With "fresh", they are computed before each round by a forward
+        pass in eval mode, without augmentation, as in the paper. With "training", they are computed
+        from the logits of the last epoch in training mode (`EpochLogits`), which costs no pass.
+        This needs EPIC's active ground set, because dropped examples have no such logits. A round
+        before epoch 0 or 1 uses fresh gradients anyway, because the first logits of epoch 0 come
+        from an untrained model. Cannot be combined with `cutmix`.
     wrt, layer
-        Of `last_layer_gradients`; `layer` is also the head of transfer and fine-tuning.
+        As for `last_layer_gradients`. `layer` is also the head of transfer and fine-tuning.
     output, batch : callables, optional
-        From what the model returns to logits, and from a batch to (inputs, labels), as in
-        `last_layer_gradients`.  The loss is taken of these logits too.
+        Functions from what the model returns to logits, and from a batch to (inputs, labels), as in
+        `last_layer_gradients`. The loss uses these logits, too.
     collate : callable, optional
         Makes a batch of a list of examples, as a DataLoader's ``collate_fn``.
     clean_view : optional
-        The same examples as `data`, in the same order, without augmentation: for gradients and
-        for hashes.  For a dataset that augments by itself.
+        The same examples as `data`, in the same order, but without augmentation, for a dataset that
+        augments by itself. Used for gradients and hashes.
     seed : int
-        Decides order, augmentation, dropout and a fresh head.  The global random state is put
-        back after each epoch.
+        Decides the order, augmentation, dropout and a fresh head. The global random state is
+        restored after each epoch.
     device : optional
-        Where to train; the model is moved there.  By default where it lies.  Each rank has its
-        own.
+        Where to train; the model is moved there. By default the model's device. Each rank has its
+        own device.
     workers : int
-        Worker processes that read a dataset which is not tensors.
+        The number of worker processes that read a dataset, if it is not tensors.
     checkpoint : path, optional
-        Written before the first and after every epoch, whole or not at all, by rank 0.  No other
-        run may write it meanwhile.  A file that is there already and is not resumed from is kept
-        as ``<name>-before.<suffix>``.
+        The file that rank 0 writes before the first and after every epoch, completely or not at
+        all. No other run may write it meanwhile. If the file exists already and the run does not
+        resume from it, it is kept as ``<name>-before.<suffix>``.
     resume : path, optional
-        A checkpoint to continue from.  Model, data and settings must be those it was made with;
-        only `epochs` may differ, and be no fewer than are done.  On a CPU with as many threads
-        and ranks the result is bit for bit that of a run without interruption.
+        A checkpoint to continue from. Model, data and settings must be the same as when it was
+        made. Only `epochs` may differ, and must be at least the number of finished epochs. On a CPU
+        with as many threads and ranks, the result is bit for bit that of a run without
+        interruption.
     progress : bool
-        Whether to write to standard error when rounds are due, and then show a progress bar.
-        Where standard error is no terminal, one line for each epoch takes the bar's place.
+        Whether to write to standard error when rounds are due, and then show a progress bar. If
+        standard error is not a terminal, one line for each epoch replaces the bar.
     callback : callable, optional
         Called after each epoch with the `TrainResult` so far, on rank 0.  If it returns True,
         training ends there.
@@ -200,28 +207,28 @@ def train(
     Raises
     ------
     TypeError, ValueError
-        Arguments, data or a model that do not fit, or differ between ranks, before any training.
-        A checkpoint that is damaged or of another run is refused before anything is changed.
+        If arguments, data or model do not fit, or differ between ranks. This is raised before any
+        training. A checkpoint that is damaged, or belongs to another run, is refused before
+        anything is changed.
     OSError
-        A file cannot be read or written; the message names it and says why, such as "disk full".
-        If another run is writing `checkpoint`, it is a BlockingIOError.
+        If a file cannot be read or written. The message names the file and the reason, such as
+        "disk full". If another run is writing `checkpoint`, the error is a BlockingIOError.
     FloatingPointError
-        The loss is not finite; the checkpoint is that of the epoch before.
+        If the loss is not finite. The checkpoint is that of the epoch before.
     KeyboardInterrupt
         On Ctrl-C, with a message on how to resume.
 
     Warns
     -----
     DefenseWarning
-        Fewer than two rounds are due in the epochs; the first one comes after the first drop of
-        the learning rate, or so shortly before it that less than an eighth of the epochs at the
-        high rate follow; a preset is given and no defense; what the
-        rounds warn of (`EPIC.prune`).
+        If fewer than two rounds are due; if the first round comes after the first drop of the
+        learning rate, or so shortly before it that less than an eighth of all epochs still have the
+        high rate; if a preset is given without a defense; and as in `EPIC.prune`.
 
     Notes
     -----
-    With a `checkpoint` or `resume` the data are read once more, at the start, for a hash that
-    tells them from others.  What checkpoints promise: docs/reliability.md.
+    With `checkpoint` or `resume`, the data are read once more at the start, for a hash that
+    identifies them. docs/reliability.md says what checkpoints promise.
     """
     settings = checked_settings(
         preset,
@@ -277,10 +284,11 @@ def train(
         if transfer:
             until_the_end.enter_context(backbone_fixed(model, head))
         if transfer and is_end and augment is False and not cutmix and clean_view is None:
-            # The backbone puts out the same each time: once is enough, and the head remains.
+            # The features of the backbone never change. They are computed once, and the head
+            # remains.
             data = view = features(bare, layer, data, ranks)
             held_out = held_out and features(bare, layer, held_out, ranks)
-            net, layer, output = head, "", None  # the head is the whole
+            net, layer, output = head, "", None  # the head is the whole model
         steps = _optimizer(net, settings, optimizer)
         trainee = Trainee(net, data, steps, settings, augment, ranks, output, loss)
         schedule = None if scheduler is None else scheduler(steps)
@@ -351,7 +359,7 @@ def train(
                     break
         except KeyboardInterrupt:
             raise KeyboardInterrupt(file.how_to_resume()) from None
-        except RuntimeError as error:  # such as the loss of another rank
+        except RuntimeError as error:  # e.g. the loss of another rank
             error.add_note(file.how_to_resume())
             raise
         finally:
@@ -363,7 +371,7 @@ def train(
 def _tell(
     defense: EPIC | None, epochs: int, drops: Sequence[int], preset: str | None, progress: bool
 ) -> None:
-    """Say when rounds take place; warn where there are none."""
+    """Say when rounds take place, and warn if there are too few."""
     if defense is None:
         if preset is not None:
             notice_preset(preset)
@@ -384,7 +392,7 @@ def _gradients(
     head: Any,
     layer: str | None,
 ) -> tuple[Any, Any]:
-    """What EPIC looks at in a round: of the epoch before if that was recorded, else fresh."""
+    """The gradients for a round: those of the last epoch if they were recorded, else fresh ones."""
     wrt, tensors = trainee.settings["wrt"], trainee.data.device.type == "cuda"
     if seen.logits is not None and epoch != defense.readmit:
         weight = linear_weight(head) if wrt == "input" else None
@@ -398,7 +406,7 @@ def _optimizer(
     settings: dict[str, Any],
     own: Callable[[list[nn.Parameter]], torch.optim.Optimizer] | None = None,
 ) -> torch.optim.Optimizer:
-    """By default SGD; weight decay spares parameters of one dimension, such as biases."""
+    """The optimizer. The default is SGD, without weight decay for parameters of one dimension."""
     parameters = [p for p in net.parameters() if p.requires_grad]
     if own is not None:
         made = own(parameters)
@@ -424,7 +432,7 @@ def _description(
     defense: EPIC | None,
     settings: dict[str, Any],
 ) -> dict[str, Any]:
-    """What has to be the same on all ranks, by name."""
+    """By name, everything that must be the same on all ranks."""
 
     def about(examples: Examples | None) -> str | None:
         return None if examples is None else f"{len(examples)} examples {examples.mark()}"

@@ -1,4 +1,4 @@
-"""EPIC in Hugging Face's Trainer: a callback with its sampler, and a Trainer that has both."""
+"""EPIC in Hugging Face's Trainer: a callback with a sampler, and a Trainer with both."""
 
 from pathlib import Path
 from typing import Any
@@ -30,13 +30,13 @@ FILE = "epic.pt"
 class EPICCallback(TrainerCallback):
     """EPIC's rounds between the epochs of Hugging Face's Trainer.
 
-    The training loader needs ``sampler=callback.sampler``, without which nothing is left out; a
-    loader that gives more than what is kept is warned of.  `EPICTrainer` makes the right one.  What
-    is kept goes into each checkpoint's folder as ``epic.pt``, and
-    ``trainer.train(resume_from_checkpoint=...)`` goes on with it, given a fresh EPIC.
+    The training loader needs ``sampler=callback.sampler``; without it nothing is left out. A
+    warning is issued if a loader yields more examples than are kept. `EPICTrainer` makes the right
+    loader. The kept examples are saved in each checkpoint's folder as ``epic.pt``, and
+    ``trainer.train(resume_from_checkpoint=...)`` continues with them, given a fresh EPIC.
 
-    Of several processes each gets its share of the batches.  All of them make the rounds together
-    and keep the same examples.
+    With several processes, each one gets its share of the batches. All processes make the rounds
+    together and keep the same examples.
 
     Parameters
     ----------
@@ -44,9 +44,9 @@ class EPICCallback(TrainerCallback):
     data
         The training examples without augmentation, in any form that `last_layer_gradients` takes.
     seed : int, default 0
-        Of the order of examples, as of `KeptSampler`.
+        Seed of the order of examples, as for `KeptSampler`.
     **options
-        `wrt`, `layer`, `output`, `batch`, `collate`, `workers`, as of `Rounds`.
+        `wrt`, `layer`, `output`, `batch`, `collate` and `workers`, as for `Rounds`.
 
     Attributes
     ----------
@@ -54,10 +54,10 @@ class EPICCallback(TrainerCallback):
 
     Notes
     -----
-    The Trainer counts epochs by dividing its steps by those of the first epoch.  So at the end of
-    an epoch the steps that dropped examples would have taken are counted as done, for the Trainer
-    as for its learning rate schedule.  With gradient accumulation, batches that do not fill a step
-    at the end of a shortened epoch are left out.
+    The Trainer divides the number of its steps by that of the first epoch to count epochs. So at
+    the end of an epoch, the steps that dropped examples would have taken are counted as done, for
+    the Trainer and for its learning rate schedule. With gradient accumulation, batches at the end
+    of a shortened epoch that do not fill a step are left out.
     """
 
     def __init__(self, epic: EPIC, data: Any, *, seed: int = 0, **options: Any) -> None:
@@ -68,7 +68,7 @@ class EPICCallback(TrainerCallback):
     def on_train_begin(
         self, args: Arguments, state: TrainerState, control: TrainerControl, **given: Any
     ) -> None:
-        """Go on from the checkpoint that the Trainer goes on from, if it does."""
+        """Continue from the checkpoint from which the Trainer continues, if there is one."""
         epic = self.rounds.epic
         if epic.history:
             raise ValueError("epic has already pruned; give a fresh EPIC, also to resume")
@@ -113,7 +113,7 @@ class EPICCallback(TrainerCallback):
     def on_save(
         self, args: Arguments, state: TrainerState, control: TrainerControl, **given: Any
     ) -> None:
-        """Put what is kept into the checkpoint's folder."""
+        """Save the kept examples in the checkpoint's folder."""
         if state.is_world_process_zero:
             with written_whole(_folder(args, state) / FILE) as part:
                 torch.save(self.rounds.state_dict(), part)
@@ -126,9 +126,10 @@ class EPICTrainer(Trainer):
     ----------
     epic : EPIC
     clean_view : optional
-        The examples of `train_dataset` in the same order without augmentation, if it augments.
+        The examples of `train_dataset` in the same order without augmentation. Needed if
+        `train_dataset` augments.
     *args, **arguments
-        Of the Trainer.
+        Arguments of the Trainer.
 
     Attributes
     ----------

@@ -1,14 +1,14 @@
-"""Pickles from strangers: plain data is read, and nothing else happens.
+"""Reads plain data from untrusted pickles, and executes nothing.
 
 A pickle is a program for a small stack machine, which can call any function of any module.  The
-machine in `subsel.defense.pickle_machine` knows only the instructions that plain data needs, and
-it calls nothing by name: where a pickle names a function, the name stands for one of the few
-builders at the end of this file.  Each builder makes one harmless thing out of checked arguments.
+machine in `subsel.defense.pickle_machine` knows only the instructions that plain data needs, and it
+calls nothing by name. If a pickle names a function, the name stands for one of the few builders at
+the end of this file. Each builder makes one harmless object from checked arguments.
 
-Neither NumPy's own unpickling nor torch's nor Pillow's is used.  NumPy believes a forged type,
-torch runs a second unpickler inside, and Pillow allocates any size that is claimed.  Python's
-`pickle.Unpickler` is not used either: it allocates what a length field claims, and it neither
-counts what it does nor hears Ctrl-C meanwhile.
+Neither NumPy's own unpickling nor torch's nor Pillow's is used.  NumPy trusts a forged type, torch
+runs a second unpickler, and Pillow allocates any size that a file claims. Python's
+`pickle.Unpickler` is not used either: it allocates what a length field claims, does not count its
+instructions, and cannot be interrupted by Ctrl-C.
 """
 
 import io
@@ -45,7 +45,7 @@ class PickledImage:
     Attributes
     ----------
     pixels : ndarray of uint8, (height, width, channels)
-        Of one channel or three.
+        With one channel or three.
     """
 
     def __init__(self, pixels: np.ndarray) -> None:
@@ -57,13 +57,13 @@ def restricted_load(
 ) -> Any:
     """Unpickle plain containers, numeric NumPy arrays, torch tensors and PIL images.
 
-    Arrays and tensors come as `numpy.ndarray`, images as `PickledImage`.  The containers are lists,
-    tuples and dicts with text, bytes, numbers and ``None`` in them.
+    Arrays and tensors become `numpy.ndarray`, images become `PickledImage`. Containers are lists,
+    tuples and dicts of text, bytes, numbers and ``None``.
 
     Parameters
     ----------
     file : binary file
-        It must be seekable, so that sizes can be checked against its own.
+        It must be seekable, so that sizes can be checked against the size of the file.
     name : str
         What to call it in an error message.
     encoding, errors : str
@@ -72,14 +72,14 @@ def restricted_load(
     Raises
     ------
     ValueError
-        The pickle asks for something else, which the message names; is damaged; contains itself;
-        or would take more memory than `subsel.defense.allowance` grants to a file of its size.
+        If the pickle asks for anything else (the message names it), is damaged, contains itself, or
+        would take more memory than `subsel.defense.allowance` grants to a file of its size.
     """
     start = file.tell()
     size = file.seek(0, os.SEEK_END) - start
     file.seek(start)
     if other := _other_format(file.read(32)):
-        raise ValueError(f"{name} is damaged or no pickle: {other}")
+        raise ValueError(f"{name} is damaged or not a pickle: {other}")
     file.seek(start)
     allowance = Allowance(size, name)
     machine = Machine(
@@ -93,9 +93,10 @@ def restricted_load(
         raise ValueError(f"{name}: {error}") from None
     except MemoryError as error:
         raise ValueError(f"{name} needs more memory than this machine has") from error
-    except Exception as error:  # a damaged pickle fails in any way there is
+    except Exception as error:  # a damaged pickle can raise any error
         raise ValueError(
-            f"{name} is damaged or no pickle: it makes no sense before byte {machine.source.place}"
+            f"{name} is damaged or not a pickle: it cannot be read beyond byte "
+            f"{machine.source.place}"
         ) from error
 
 
@@ -105,10 +106,10 @@ _OTHER_FORMATS = {
     b"\x93NUMPY": "it is a file of numpy.save. Load it with numpy.load, and write the array with "
     "pickle.dump",
     b"\x1f\x8b": "it is compressed by gzip. Unpack it first",
-    b"\x89PNG": "it is a PNG image. A list of (PIL image, label), written with pickle.dump, is "
-    "wanted",
-    b"\xff\xd8\xff": "it is a JPEG image. A list of (PIL image, label), written with pickle.dump, "
-    "is wanted",
+    b"\x89PNG": "it is a PNG image. It must be a list of (PIL image, label), written with "
+    "pickle.dump",
+    b"\xff\xd8\xff": "it is a JPEG image. It must be a list of (PIL image, label), written with "
+    "pickle.dump",
     b"<!DOCTYPE": "it is a web page. Download the file itself",
     b"<html": "it is a web page. Download the file itself",
     b"version https://git": "it is a pointer of Git LFS. Fetch the file itself with git lfs pull",
@@ -128,13 +129,13 @@ _PLAIN = frozenset([type(None), bool, int, float, str, bytes])
 
 
 def _unfold(value: Any, allowance: Allowance, depth: int = 0) -> Any:
-    """Plain data from what a pickle made, each thing as often as it is listed.
+    """Plain data from the objects of a pickle; each object is repeated as often as it is listed.
 
-    A list that contains itself is infinitely deep, and one whose parts are listed again and again
-    is large; so both end here.
+    A list that contains itself is infinitely deep, and a list whose parts are listed repeatedly is
+    large. Both are refused here.
     """
     kind = type(value)
-    allowance.take(8 if kind in _PLAIN else 72)  # a place in a list, and what an empty list takes
+    allowance.take(8 if kind in _PLAIN else 72)  # bytes of a list entry, and of an empty list
     if kind is _Array or kind is _Image:
         if not value.filled:
             raise RefusedError("refused an array or image without its content")
@@ -153,11 +154,11 @@ def _unfold(value: Any, allowance: Allowance, depth: int = 0) -> Any:
     raise RefusedError(f"refused a part that is not data: {ONLY}")
 
 
-# What a pickle can build
+# The builders
 
 
 class _Dtype(Fillable):
-    """A plain number type.  A pickle gives its code first, and its byte order as a state."""
+    """A plain number type. A pickle gives its code first, and its byte order later, as a state."""
 
     def __init__(self, machine: Machine, code: Any, *_: Any) -> None:
         code = code.decode("ascii") if isinstance(code, bytes) else code
@@ -185,7 +186,7 @@ class _Array(Fillable):
 
 
 class _Image(Fillable):
-    """A PIL image, likewise."""
+    """A PIL image, which a pickle also makes first and fills later."""
 
     def __init__(self) -> None:
         self.array = np.empty((0, 0, 1), np.uint8)
@@ -202,7 +203,7 @@ class _Image(Fillable):
 
 
 def _sizes(values: Any) -> tuple[int, ...]:
-    """Python's own integers, which do not wrap round, from what a file gives as sizes."""
+    """Sizes from a file as Python's own integers, which cannot overflow."""
     if type(values) not in (tuple, list) or len(values) > MAX_DIMENSIONS:
         raise RefusedError(f"refused an array of more than {MAX_DIMENSIONS} dimensions")
     sizes = tuple(operator.index(value) for value in values)
@@ -214,22 +215,22 @@ def _sizes(values: Any) -> tuple[int, ...]:
 def _array(
     machine: Machine, data: Any, dtype: Any, shape: Any, order: Literal["C", "F"]
 ) -> np.ndarray:
-    """A copy of `data`, so that no array depends on what a pickle does with it later."""
+    """An array that copies `data`, so that later instructions of a pickle cannot change it."""
     sizes = _sizes(shape)
     if type(data) is not bytes or type(dtype) is not _Dtype:
         raise RefusedError("refused an array whose content is not bytes")
     kind = dtype.dtype
     if math.prod(sizes) * kind.itemsize != len(data):
         raise RefusedError(
-            f"refused an array of {sizes}: {len(data)} bytes are there for it, and "
-            f"{math.prod(sizes) * kind.itemsize} are needed"
+            f"refused an array of shape {sizes}, which needs {math.prod(sizes) * kind.itemsize} "
+            f"bytes: the file has {len(data)} bytes for it"
         )
     machine.allowance.take(len(data))
     return _clean(np.ndarray(sizes, kind, data, order=order).astype(kind.newbyteorder("="), order))
 
 
 def _clean(array: np.ndarray) -> np.ndarray:
-    """The array itself; of truth values, only those that are 0 or 1."""
+    """The array, after a check that truth values are 0 or 1."""
     return array.view(np.uint8) != 0 if array.dtype == bool else array
 
 
@@ -241,7 +242,7 @@ def _scalar(machine: Machine, dtype: Any, data: Any) -> Any:
 def _frombuffer(
     machine: Machine, data: Any, dtype: Any, shape: Any, order: Any, axes: Any = None
 ) -> _Array:
-    """An array of protocol 5; order "K" is that of a transposed one."""
+    """An array of protocol 5. Order "K" is that of a transposed array."""
     if order not in ("C", "F", "K"):
         raise RefusedError("refused an array of an unknown order")
     array = _array(machine, data, dtype, shape, "F" if order == "F" else "C")
@@ -270,7 +271,7 @@ def _reconstructor(machine: Machine, kind: Any, base: Any, state: Any) -> _Image
 
 
 def _empty_dict(machine: Machine) -> dict:
-    """A tensor's hooks, of which there are none."""
+    """The hooks of a tensor, which must be empty."""
     return {}
 
 
@@ -292,7 +293,7 @@ _STORAGES = {
 
 
 class _Storage:
-    """The numbers of a torch storage, as a flat array that nothing can change."""
+    """The numbers of a torch storage, as a flat read-only array."""
 
     def __init__(self, flat: np.ndarray) -> None:
         self.flat = flat
@@ -305,10 +306,11 @@ class _StorageType(Name):
 
 
 def _storage(machine: Machine, data: Any) -> _Storage:
-    """Read what ``torch.save`` writes of one storage, in its old format.
+    """Read what ``torch.save`` wrote for one storage, in its old format.
 
-    That is five pickles (a magic number, a version, the byte order, what stands for the storage,
-    and the key under which its numbers follow), then their count in 8 bytes, then the numbers.
+    This format has five pickles (a magic number, a version, the byte order, a reference to the
+    storage, and the key of the storage's numbers), then the count of numbers in 8 bytes, then the
+    numbers.
     """
     if type(data) is not bytes:
         raise RefusedError("refused a tensor whose content is not bytes")
@@ -365,13 +367,13 @@ def _names() -> dict[tuple[str, str], Name]:
         ("collections", "OrderedDict"): _empty_dict,
         ("PIL.Image", "Image"): _image,
     }
-    for core in ("numpy.core", "numpy._core"):  # before and since NumPy 2
+    for core in ("numpy.core", "numpy._core"):  # before NumPy 2 and since
         builders[f"{core}.multiarray", "_reconstruct"] = _reconstruct
         builders[f"{core}.multiarray", "scalar"] = _scalar
         builders[f"{core}.numeric", "_frombuffer"] = _frombuffer
     for module in ("copyreg", "copy_reg"):  # the second is Python 2's
         builders[module, "_reconstructor"] = _reconstructor
-    # Names that are only ever passed on as arguments.
+    # Names that are only passed on as arguments.
     bare = [("numpy", "ndarray"), ("builtins", "object"), ("__builtin__", "object")]
     return {key: Name(build) for key, build in builders.items()} | {key: Name() for key in bare}
 

@@ -1,4 +1,4 @@
-"""The rows of X in chunks: where each stands in X, and how it is loaded, here or on a worker."""
+"""The rows of X in chunks: where a chunk stands in X, and how it is loaded, here or on a worker."""
 
 import mmap
 from collections.abc import Iterator
@@ -12,9 +12,9 @@ from subsel.validation import as_float_array
 
 
 class Chunk(NamedTuple):
-    """Neighbouring rows start..stop of X. `load` gives them, here or on a worker.
+    """Neighbouring rows start..stop of X. `load` returns them, here or on a worker.
 
-    `number` is None if X has no chunks that the user knows of.
+    `number` is None if the user did not divide X into chunks.
     """
 
     number: int | None
@@ -25,11 +25,11 @@ class Chunk(NamedTuple):
     load: Any
 
     def place(self, row: int) -> str:
-        """Where a row stands, in words; empty if X has no chunks that the user knows of."""
+        """Where a row stands, for messages; empty if the user did not divide X into chunks."""
         return "" if self.number is None else f" (row {row} of chunk {self.number})"
 
     def rows(self, given: dict) -> np.ndarray:
-        """The rows; refuses those that are not of the shape and dtype that X says."""
+        """The rows. Raises an error if they do not have the shape and dtype that X declares."""
         name = "X" if self.number is None else f"chunk {self.number} of X"
         rows = as_float_array(self.load(given), name)
         wanted = self.stop - self.start, self.d
@@ -44,7 +44,7 @@ class Chunk(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Chunks for one task, and what it takes to load them that lies in the cluster's memory."""
+    """Chunks for one task, and the futures in the cluster's memory that are needed to load them."""
 
     start: int
     stop: int
@@ -65,7 +65,7 @@ class Source:
     lazy: Any = None  # the dask array
 
     def pieces(self, max_rows: int) -> list[Piece]:
-        """Runs of chunks, each for one task."""
+        """Groups of neighbouring chunks, each for one task."""
         enough = min(max_rows, max(self.n // 64 + 1, 4096))
         runs, start = [], 0
         for at, chunk in enumerate(self.chunks):
@@ -76,7 +76,7 @@ class Source:
         return [Piece(run[0].start, run[-1].stop, run, _needed_by(run)) for run in runs]
 
     def of_partition(self, plan: Plan, number: int) -> tuple[list[Chunk] | np.ndarray, dict]:
-        """What a partition's task reads: the chunks that its rows may lie in, or rows."""
+        """What the task of a partition reads: the chunks in which its rows may lie, or the rows."""
         if self.sent is not None:
             return self.sent[plan.rows(number)], {}
         starts = np.array([chunk.start for chunk in self.chunks])
@@ -89,7 +89,7 @@ class Source:
 
 
 def _needed_by(chunks: list[Chunk]) -> dict:
-    """Futures that chunks of a persisted dask array depend on."""
+    """The futures on which chunks of a persisted dask array depend."""
     needs = (chunk.load.needs for chunk in chunks if isinstance(chunk.load, Graph))
     return {key: future for need in needs for key, future in need.items()}
 
@@ -97,14 +97,14 @@ def _needed_by(chunks: list[Chunk]) -> dict:
 def read(
     chunks: list[Chunk], given: dict, classes: np.ndarray | None
 ) -> Iterator[tuple[Chunk, np.ndarray, np.ndarray | None]]:
-    """One chunk after the other, its rows and their classes."""
+    """Each chunk in turn, with its rows and their classes."""
     for chunk in chunks:
         own = slice(chunk.start - chunks[0].start, chunk.stop - chunks[0].start)
         yield chunk, chunk.rows(given), None if classes is None else classes[own]
 
 
 def gathered(chunks: list[Chunk] | np.ndarray, given: dict, index: np.ndarray) -> np.ndarray:
-    """The features of some rows (ascending), read a chunk at a time."""
+    """The features of some rows (ascending), read one chunk at a time."""
     if isinstance(chunks, np.ndarray):
         return as_float_array(chunks, "X")
     out = np.empty((len(index), chunks[0].d), chunks[0].dtype)
@@ -116,9 +116,9 @@ def gathered(chunks: list[Chunk] | np.ndarray, given: dict, index: np.ndarray) -
 
 @dataclass
 class Graph:
-    """A chunk of a dask array: the part of its graph that makes it, and the futures in there.
+    """A chunk of a dask array: the part of the graph that makes the chunk, and the futures in it.
 
-    Not a tuple, which Dask would look into for work of its own.
+    It is not a tuple, because Dask would search a tuple for tasks of its own.
     """
 
     graph: dict
@@ -136,7 +136,7 @@ class Graph:
 
 
 class Held(NamedTuple):
-    """Rows that are here."""
+    """Rows in the memory of this process."""
 
     rows: np.ndarray
 
@@ -156,7 +156,7 @@ class Mapped(NamedTuple):
 
     @classmethod
     def of(cls, array: np.ndarray) -> "Mapped | None":
-        """None if the array is not memory-mapped; refuses a file that was cut short since."""
+        """None if the array is not memory-mapped. Refuses a file that was cut short since then."""
         whole: Any = array
         while isinstance(whole, np.ndarray) and not isinstance(whole.base, mmap.mmap):
             whole = whole.base
@@ -178,7 +178,7 @@ class Mapped(NamedTuple):
         return np.ndarray(self.shape, self.dtype, raw, self.offset, self.strides)
 
     def _check(self, size: int) -> None:
-        # To touch what lies beyond the file's end would kill the process (SIGBUS).
+        # Reading beyond the end of the file would kill the process (SIGBUS).
         steps = zip(self.shape, self.strides, strict=True)
         last = sum((count - 1) * stride for count, stride in steps if stride > 0)
         end = self.offset + last + self.dtype.itemsize

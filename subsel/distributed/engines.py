@@ -14,7 +14,7 @@ from subsel.pacing import obey
 
 
 class Task(NamedTuple):
-    """A call of `function` with `arguments`, and with the results of the tasks in `below`."""
+    """A call of `function` with `arguments` and with the results of the tasks in `below`."""
 
     place: tuple[int, ...]
     function: Callable
@@ -25,7 +25,7 @@ class Task(NamedTuple):
 
 
 class Threads:
-    """Tasks on threads of this process, each on one; a task that is `alone` has all of Numba's."""
+    """Tasks on threads of this process. A task that is `alone` uses all of Numba's threads."""
 
     elsewhere = False  # tasks see this process's memory
 
@@ -45,15 +45,15 @@ class Threads:
         self._pool.shutdown(wait=not failed, cancel_futures=True)
 
     def slots(self) -> int:
-        """Tasks that may be under way."""
+        """The number of tasks that may run at a time."""
         return self._pool._max_workers
 
     def shared(self, value: Any) -> Any:
-        """What several tasks take as an argument."""
+        """Something that several tasks take as an argument."""
         return value
 
     def start(self, task: Task, below: list[Future]) -> Future:
-        """Begin a task, when those that it takes are done."""
+        """Begin a task. The tasks whose results it takes must be done."""
         arguments = [*task.arguments, *(future.result() for future in below)]
         if not task.alone:
             return self._pool.submit(task.function, *arguments)
@@ -91,16 +91,16 @@ class Cluster:
             raise RuntimeError("the Dask client was closed while rows were being selected")
 
     def slots(self) -> int:
-        """As many as there are threads, and as many to go on with."""
+        """Twice the number of threads, so that a thread that finishes a task can begin the next."""
         return 2 * max(1, sum(self._client.nthreads().values()))
 
     def shared(self, value: Any) -> Any:
-        """Sent once, kept by the scheduler, fetched by workers from each other."""
+        """A future of it: it is sent once, and workers then fetch it from one another."""
         self._shared += 1
         return self._client.submit(_same, value, key=f"greedi-share-{self._name}-{self._shared}")
 
     def start(self, task: Task, below: list[Any]) -> Any:
-        """Begin a task; Dask begins it anew if its worker is lost."""
+        """Begin a task. Dask begins it again if its worker is lost."""
         step = task.function.__name__
         place = "-".join(map(str, task.place))
         arguments = [_Packed.of(a) if isinstance(a, list) else a for a in task.arguments]
@@ -126,8 +126,8 @@ class Cluster:
 class _Packed(NamedTuple):
     """Chunks as bytes until they are read.
 
-    As long as anything rests on a task's result, Dask's workers remember what it was called with;
-    unpacked, the graphs of its chunks take twenty times the room.
+    As long as a task's result is needed, Dask's workers keep the arguments of the task. The graphs
+    of its chunks would take twenty times as much memory unpacked.
     """
 
     data: bytes
@@ -154,7 +154,7 @@ def _on_one_thread(function: Callable, *arguments: Any) -> Any:
 
 
 def choose(backend: str) -> Threads | Cluster:
-    """The active Dask client's workers; without one, threads, of which one uses the GPU."""
+    """The active Dask client's workers; without a client, threads, of which one uses the GPU."""
     distributed: Any = sys.modules.get("distributed")
     client = None
     if distributed is not None:

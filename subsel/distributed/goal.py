@@ -1,4 +1,4 @@
-"""What `greedi` maximizes: objectives that a part of the rows can judge."""
+"""What `greedi` maximizes: objectives that can be evaluated on a part of the rows."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
     from subsel.distributed.plan import Plan
 
 OF_ALL_ROWS = ("facility_location", "saturated_coverage")
-"""Sums over all rows, of which a sample of the rows knows a part."""
+"""Objectives that are sums over all rows. A sample of the rows yields an estimate of them."""
 
 OF_THE_SELECTED: dict[str, Any] = {
     "feature_based": FeatureBased,
     "set_cover": SetCover,
     "probabilistic_set_cover": ProbabilisticSetCover,
 }
-"""Known exactly from what the selected rows hold; so are the log-determinant and "modular"."""
+"""Objectives that the selected rows alone decide, as they do the log-determinant and "modular"."""
 
 NAMES = (*OF_ALL_ROWS, *OF_THE_SELECTED, "log_determinant", "modular")
 
 FRACTION = 0.1
-"""Of `SaturatedCoverage`, by default."""
+"""The default `fraction` of `SaturatedCoverage`."""
 
 _WHY_NOT = {
     "graph_cut": "is not monotone",
@@ -55,30 +55,30 @@ class Goal(NamedTuple):
 
     @property
     def plain(self) -> bool:
-        """Whether it is facility location and nothing else."""
+        """Whether the goal is facility location and nothing else."""
         return self.terms == Goal().terms
 
     @property
     def sampled(self) -> bool:
-        """Whether any of it is a sum over all rows."""
+        """Whether any of the objectives is a sum over all rows."""
         return any(name in OF_ALL_ROWS for name, _ in self.terms)
 
     @property
     def names(self) -> set[str]:
-        """Of its objectives."""
+        """The names of the objectives."""
         return {name for name, _ in self.terms}
 
     def first_of_best(self, values: list[float]) -> int:
-        """Which of several values is the largest, the first of those that differ by rounding alone.
+        """The position of the largest value; the first one if several differ only by rounding.
 
-        Facility location alone is exact.
+        The values of facility location are exact, so they are compared without a tolerance.
         """
         largest = max(values)
         least = largest if self.plain else largest - 2.0**-44 * abs(largest)
         return next(at for at, value in enumerate(values) if value >= least)
 
     def parts(self) -> tuple["Goal", "Goal"]:
-        """What is a sum over all rows, and what the selected rows know alone."""
+        """The objectives that are sums over all rows, and those that the selected rows decide."""
         over = tuple(term for term in self.terms if term[0] in OF_ALL_ROWS)
         alone = tuple(term for term in self.terms if term not in over)
         return self._replace(terms=over), self._replace(terms=alone)
@@ -86,9 +86,9 @@ class Goal(NamedTuple):
     def objective(
         self, plan: "Plan", c: int, points: Rows, candidates: Rows | None = None, scale: float = 1.0
     ) -> Objective:
-        """The objective of candidates, judged on points, which are the candidates for None.
+        """The objective for candidates, evaluated on points (None: on the candidates).
 
-        Sums over the points count `scale` times beside what is no such sum.
+        Sums over the points are multiplied by `scale`; other objectives are not.
         """
         own = points if candidates is None else candidates
         source: Any = None
@@ -116,7 +116,7 @@ class Goal(NamedTuple):
         return Mixture(*zip(*made, strict=True))
 
     def first_wrong(self, rows: np.ndarray) -> tuple[int, int, str] | None:
-        """Row and column of an entry that an objective is not for, and what it wants."""
+        """The row and column of an entry that an objective does not allow, and what it needs."""
         wanted = []
         if "feature_based" in self.names:
             wanted.append((rows < 0, "features must not be negative"))
@@ -132,7 +132,7 @@ class Goal(NamedTuple):
 
 
 def check_goal(objective: Any, metric: str | None, values: Any, place: str) -> Goal:
-    """From the argument `objective` of `greedi`, and those that have to go with it."""
+    """The goal that the arguments `objective`, `metric` and `values` of `greedi` describe."""
     if isinstance(objective, Mapping):
         if not objective:
             raise ValueError("objective must name at least one objective, with its weight")
@@ -146,14 +146,14 @@ def check_goal(objective: Any, metric: str | None, values: Any, place: str) -> G
     goal = Goal(tuple((name, float(given[name])) for name in given), metric or "dot")
     if ("modular" in given) != (values is not None):
         raise ValueError(
-            "values are what rows are worth to objective='modular': give both or neither of them"
+            "values and objective='modular' only work together: give both of them, or neither"
         )
     if metric is not None and not given.keys() & {*OF_ALL_ROWS, "log_determinant"}:
         raise ValueError(f"{objective!r} uses the features themselves: leave metric out")
     if "log_determinant" in given and metric == "euclidean":
         raise ValueError(
-            "metric='euclidean' is no kernel, of which log_determinant is: leave metric out, which "
-            "means 'dot' there, or use 'dot', 'cosine' or 'rbf'"
+            "log_determinant needs a kernel, and metric='euclidean' is not one: use 'dot' (the "
+            "default for it), 'cosine' or 'rbf'"
         )
     if place == "cuda" and not goal.plain:
         raise ValueError(
@@ -168,13 +168,13 @@ def _check_name(name: Any) -> None:
         return
     if isinstance(name, Objective):
         raise TypeError(
-            f"objective must be a name, of {', '.join(map(repr, NAMES))}, or a mapping of names to "
-            f"weights, not {name!r}: give an objective that you have already to subsel.lazy_greedy"
+            f"objective must be one of the names {', '.join(map(repr, NAMES))}, or a mapping from "
+            f"names to weights, not {name!r}: pass an objective to subsel.lazy_greedy instead"
         )
     if isinstance(name, str) and name in BY_NAME:
         raise ValueError(
-            f"objective={name!r} {_WHY_NOT[name]}, so that nothing is known of a selection from "
-            f"parts of the rows: use subsel.select(X, ..., objective={name!r}), or here one of "
+            f"objective={name!r} {_WHY_NOT[name]}, so a selection from parts of the rows would "
+            f"have no guarantee: use subsel.select(X, ..., objective={name!r}), or here one of "
             f"{', '.join(map(repr, NAMES))}"
         )
     raise ValueError(f"objective must be one of {', '.join(map(repr, NAMES))}, not {name!r}")

@@ -51,13 +51,13 @@ def greedi(
     random_state: int | np.random.Generator | None = None,
     progress: bool = False,
 ) -> Selection:
-    """Select representative rows in partitions, then among those selected; for very many rows.
+    """Select representative rows in partitions, then among the selected rows; for very many rows.
 
-    Runs on the active Dask client, or without one on threads of this process. Rows are dealt to
-    partitions; greedy selects from each; a tree of merges selects among the selected. In the tree,
-    objectives that are sums over all rows are evaluated on a uniform sample. At the end, the merged
-    selection and the best one of a single partition are compared by F over all rows, and the better
-    one is returned.
+    Runs on the active Dask client or, without one, on threads of this process. Rows are divided
+    among partitions, greedy selects from each partition, and a tree of merges selects among the
+    selected rows. In the tree, objectives that are sums over all rows are evaluated on a uniform
+    sample. At the end, the merged selection and the best one of a single partition are compared by
+    F over all rows, and the better one is returned.
 
     Parameters
     ----------
@@ -66,8 +66,8 @@ def greedi(
         its chunks must be of known size. A memory-mapped file is opened by each worker, where it
         must have the same path. Any other array is sent to the workers in parts.
     budget : int or float, or mapping with labels, optional
-        As in `select`: a count or a fraction, with `costs` what the rows may cost together; may be
-        left out with `at_most`.
+        As in `select`: a count or a fraction; with `costs`, the largest total cost. May be left out
+        if `at_most` is given.
     objective : str, or mapping from str to float, default "facility_location"
         What to maximize: ``"facility_location"`` or ``"saturated_coverage"`` of the similarities
         of rows; ``"feature_based"``, ``"set_cover"`` or ``"probabilistic_set_cover"`` of the
@@ -75,28 +75,30 @@ def greedi(
         default options of its class. A mapping gives each of several a positive weight, and their
         sum is maximized. For other objectives use `select`.
     partitions : int, optional
-        Number of parts in which rows are searched first, 1..n. Default: the fewest that `max_rows`
-        allows.
+        The number of partitions, 1..n. Default: the fewest that `max_rows` allows.
     max_rows : int, optional
-        Rows that a task may hold, at least 8 times the budget (with costs, the most rows that they
-        allow) if there are several partitions. Default: 50 000, or what a partition, a chunk of X
-        and a single merge of all partitions need, if that is more. Given rows, which every task
-        holds, are added to this, and with them a task holds the rows of a partition twice.
+        The most rows that a task may hold. With several partitions, at least 8 times the budget
+        (with costs, 8 times the most rows that can be paid for). Default: 50 000, or more if a
+        partition, a chunk of X or a single merge of all partitions needs more. Every task also
+        holds the given rows, which are not counted here; if there are any, a task of a partition
+        holds its own rows twice.
     spread : int, default 16
-        Each partition's rows are a uniform draw from as many blocks of neighbouring rows, which are
-        dealt at random; its task reads all of these. 1: partitions are blocks of consecutive rows
-        (GreeDi). At least `partitions`: rows are dealt uniformly (RandGreeDi).
+        The rows of a partition are drawn uniformly from this many blocks of neighbouring rows,
+        which are assigned at random, and the task of the partition reads all of these blocks. With
+        1, partitions are blocks of consecutive rows (GreeDi). With at least `partitions`, each row
+        goes to a partition uniformly at random (RandGreeDi).
     sample : int, optional
-        Select from a uniform sample of so many rows only (all are represented in the end). Not with
-        labels, groups, given or excluded rows. Default: from all.
+        Select only from a uniform sample of this many rows; in the end the selected rows represent
+        all rows. Cannot be combined with labels, groups, given or excluded rows. Default: select
+        from all rows.
     labels : array_like of int, bool or str, shape (n,), optional
-        Class of each row, as in `select`. Each class is searched, merged and judged by itself. For
-        facility location; goes with `given`, `exclude` and `candidates`.
+        Class of each row, as in `select`. Each class is searched, merged and evaluated by itself.
+        For facility location only; can be combined with `given`, `exclude` and `candidates`.
     values : array_like, shape (n,), optional
         The value of each row, not negative, for the objective ``"modular"``.
     given, exclude, candidates : array_like of int, optional
-        Rows that are held already, rows that are never selected, and the only ones that may be, as
-        in `select`; or masks of n booleans.
+        Rows that you have already, rows that are never selected, and the only rows that may be
+        selected, as in `select`. Each may also be a mask of n booleans.
     costs : array_like, shape (n,), optional
         What each row costs, as in `select`. Each partition may spend the whole budget, and so may
         each merge.
@@ -108,52 +110,55 @@ def greedi(
         Similarity of two rows. Default ``"euclidean"``, and ``"dot"`` for the log-determinant,
         which needs a kernel.
     memory : float, default 0
-        Bytes that a task may use for a matrix of similarities beside its rows, if this is faster.
-        The selection does not depend on it.
+        Bytes that a task may use, beside its rows, for a matrix of similarities. The matrix is made
+        only if that is faster, and the selection does not depend on it.
     backend : {"auto", "cpu", "cuda"}, default "auto"
-        Where tasks search and evaluate: on the processors, or on the GPU of the worker that they
-        run on (without a Dask client, of this process, one task at a time). "auto" means "cuda"
-        for an array in a GPU's memory, "cpu" for any other.
+        Where tasks search and evaluate: on the CPU, or on the GPU of the worker on which they run
+        (without a Dask client, on the GPU of this process, one task at a time). "auto" means "cuda"
+        for an array in a GPU's memory and "cpu" for any other.
     random_state : int, numpy.random.Generator or None, default None
-        Seed by which rows are dealt to partitions and samples are drawn.
+        Seed of the division into partitions and of all samples.
     progress : bool, default False
         Show a progress bar on standard error.
 
     Returns
     -------
     Selection
-        `value`, `values`, `gains` and `sizes` are exact, over all rows. As the order was found on a
-        part of the rows, a gain may be larger than the one before it. `assignment` and `sizes` are
-        those of facility location; the former is a NumPy array, or for a dask array a dask array in
-        the same chunks, which is computed when asked for. With labels, classes are merged by gain,
-        each in its order. `bound` is None.
+        `value`, `values`, `gains` and `sizes` are exact, over all rows. The order was found on a
+        part of the rows, so a gain may be larger than the one before it. `assignment` and `sizes`
+        are given for facility location. `assignment` is a NumPy array; if X is a dask array, it is
+        a dask array in the same chunks, which is computed on demand. With labels, the selections of
+        the classes are merged by gain, each in its own order. `bound` is None.
 
     Raises
     ------
     ValueError, TypeError
-        If an argument is not one of the above, arguments do not go together, the constraint cannot
-        be met, or X has NaN, inf, or what the objective is not for (said in which chunk and row).
+        If an argument is not one of the above, if arguments cannot be combined, if the constraint
+        cannot be met, or if X has NaN, inf or an entry that the objective does not allow (the
+        message names the chunk and the row).
     ImportError, RuntimeError
         If a GPU is asked for, and numba-cuda, a driver or a GPU is missing (on a worker).
 
     Notes
     -----
-    The same seed gives the same bits for any number of workers, in whatever order tasks are done,
-    with and without Dask. Facility location gives the same bits also however X is chunked, on
-    processors and on GPUs (but for "rbf", see docs/cuda.md), and its `value` is exactly
+    The same seed gives the same bits for any number of workers, for any order in which tasks
+    finish, with and without Dask. Facility location also gives the same bits for all chunks of X,
+    and on CPUs and GPUs (except for "rbf", see docs/cuda.md). Its `value` is exactly
     ``FacilityLocation.from_features(X).value(indices)`` (with labels, the sum of those of classes).
-    Other values are those of the class on all rows up to rounding. With saturated coverage, the
-    similarity of a row to all rows is estimated from at most 4096 rows drawn at random.
+    The values of other objectives are those of their classes on all rows, up to rounding. With
+    saturated coverage, the similarity of a row to all rows is estimated from at most 4096 rows
+    drawn at random.
 
-    F is at least t / min(P, k) of the best, for P partitions, k rows that may be selected together
-    at most, and t = 1 - 1/e under a count and 1/2 under costs or groups, where merges know F: it is
-    that of the best partition. If rows are dealt uniformly, and merged once, it is (1 - 1/e) / 2 in
-    expectation under a count, and 1/4 under groups. No guarantee is known for costs and groups
-    together. docs/scaling.md has the details, also for small partitions.
+    Guarantees, for P partitions and at most k selected rows: F is at least t / min(P, k) of the
+    largest possible F, where t = 1 - 1/e under a count and t = 1/2 under costs or groups. They hold
+    where merges evaluate F exactly, because the result is then at least as good as the best
+    partition. If rows are assigned uniformly and merged once, the expected F is at least (1 - 1/e)
+    / 2 of the largest under a count, and 1/4 under groups. No guarantee is known for costs together
+    with groups. docs/scaling.md has the details, also for small partitions.
 
-    Time O(n m d ln k) over all workers for partitions of m rows by facility location, at most
-    O(n m d k) by other similarities and O(n d k) by features, and O(m^2 d ln k) one after the
-    other for each level of merges; memory of a task O(m d).
+    Time over all workers, for partitions of m rows: O(n m d ln k) for facility location, at most
+    O(n m d k) for other similarities, and O(n d k) for objectives of features. Each level of merges
+    adds O(m^2 d ln k), which cannot be shared among workers. Memory of a task: O(m d).
 
     References
     ----------
@@ -242,7 +247,7 @@ def greedi(
 
 
 def _only_without_sample(**refused: Any) -> None:
-    """Refuse what the rows of a sample might not be able to meet."""
+    """Refuse constraints that the rows of a sample might be unable to meet."""
     for name, value in refused.items():
         if value is not None:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""From X, as it was given, to a source of its chunks."""
+"""Makes a source of chunks from X as the user gave it."""
 
 import math
 from typing import Any
@@ -12,8 +12,8 @@ from subsel.validation import as_float_array, check_matrix_shape
 def source_of(X: Any, most: int, *, sent: bool) -> Source:
     """The chunks of X: its own if it is a dask array, else of at most `most` rows each.
 
-    `sent` says that tasks run in other processes. An array then goes to them in parts, except a
-    memory-mapped one, which they map themselves.
+    `sent` says that tasks run in other processes. An array is then sent to them in parts; a
+    memory-mapped array is not, because they can map its file themselves.
     """
     if type(X).__module__.split(".")[0].startswith("dask") and hasattr(X, "__dask_graph__"):
         return _of_dask(X)

@@ -1,9 +1,9 @@
-"""What may be selected together, of all rows and of some.
+"""Which rows may be selected together, among all rows and among a part of them.
 
-A set that is allowed may lie in one partition or in several: each of its parts is allowed too. So
-every partition, and every merge, selects under the whole constraint. What has to be cut down for a
-part of the rows is floors: a partition can meet them only as far as it has rows of a group, and
-keeps room for the rest, which another partition has.
+If a set is allowed, all its subsets are allowed, whichever partitions they lie in. So every
+partition and every merge selects under the whole constraint. Only floors must be lowered for a part
+of the rows: a partition can meet them only as far as it has rows of a group, and it keeps room for
+the rest, which other partitions have.
 """
 
 from dataclasses import dataclass, replace
@@ -19,15 +19,15 @@ from subsel.distributed.rows import Rows, joined
 
 @dataclass(frozen=True)
 class Limits:
-    """A constraint, without what it knows of each row, which the rows' facts say.
+    """A constraint without the numbers that belong to a row, which are in `Rows.facts`.
 
     Attributes
     ----------
     budget : float or None
-        Of costs.
+        The largest total cost.
     at_most, at_least : ndarray of int, shape (groups,), or None
     count : int or None
-        Of all groups.
+        The number of rows of all groups together.
     """
 
     budget: Any = None
@@ -37,7 +37,7 @@ class Limits:
 
     @classmethod
     def of(cls, constraint: Constraint) -> tuple["Limits", dict[str, np.ndarray]]:
-        """From a constraint on all rows; with what has to be known of each row."""
+        """The limits of a constraint on all rows, and the facts that must be known of each row."""
         facts: dict[str, np.ndarray] = {}
         limits = cls()
         parts = (constraint.a, constraint.b) if isinstance(constraint, Both) else (constraint,)
@@ -54,11 +54,11 @@ class Limits:
 
     @property
     def only_count(self) -> bool:
-        """Whether a count is all there is."""
+        """Whether a count is the only limit."""
         return self.budget is None and self.at_most is None
 
     def constraint(self, rows: Rows, closed: np.ndarray, most: int) -> Constraint | None:
-        """What may be selected of some rows; None if nothing may. `most` is the count of all."""
+        """The constraint for some rows; None if none may be selected. `most`: the overall count."""
         left = int(np.count_nonzero(~closed))
         if not left:
             return None
@@ -90,9 +90,9 @@ class Limits:
         return some[0] if len(some) == 1 else some[0] & some[1]
 
     def completed(self, single: Rows, merged: Rows, most: int) -> Rows:
-        """A partition's selection, and after it what still may follow of the merged one.
+        """A partition's selection, and after it what may still be added of the merged one.
 
-        By a monotone objective it is worth no less.
+        The value of a monotone objective does not fall by this.
         """
         more = merged.take(~np.isin(merged.at, single.at))
         rows = joined([single, more])

@@ -1,4 +1,4 @@
-"""How rows are dealt to partitions, how these are merged, and what each of them draws at random."""
+"""How rows are divided among partitions, how these are merged, and what is drawn at random."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,17 +15,17 @@ from subsel.sources.scale import Scale
 from subsel.validation import check_count, read_only
 
 MAX_ROWS = 50_000
-"""Rows that a task may hold, where nothing else is said."""
+"""The default number of rows that a task may hold."""
 
 DRAWN = 4096
-"""Rows from which the similarity of a row to all rows is known; all, where there are no more."""
+"""The number of rows from which a row's similarity to all rows is estimated."""
 
 _BLOCKS, _ROWS, _SAMPLE, _DRAWN = range(4)
-"""What random numbers are for."""
+"""Purposes of random numbers; each purpose has a stream of its own."""
 
 
 class Node(NamedTuple):
-    """A partition (level 0), or a merge of `children`, which are of the level below."""
+    """A partition (level 0), or a merge of `children`, which are nodes of the level below."""
 
     level: int
     number: int
@@ -34,7 +34,7 @@ class Node(NamedTuple):
 
 @dataclass
 class Plan:
-    """All that tasks need to know beside the rows."""
+    """Everything that tasks need to know beside the rows."""
 
     n: int
     sizes: list[int]
@@ -56,11 +56,11 @@ class Plan:
     drawn: np.ndarray | None = None  # features of the rows that say what all similarity is
 
     def random(self, *place: int) -> np.random.Generator:
-        """Numbers for a place that is named by a few counts."""
+        """Random numbers for one place, which a few counts identify."""
         return np.random.default_rng([self.seed, *place])
 
     def _group(self, partition: int) -> tuple[int, int, np.ndarray]:
-        """Which group of partitions shares blocks, the place in it, and the blocks (m, 2)."""
+        """The group of partitions that share blocks, the place in it, and the blocks (m, 2)."""
         groups = -(-self.partitions // self.spread)
         bounds = np.arange(groups + 1) * self.partitions // groups
         group = int(np.searchsorted(bounds, partition, side="right")) - 1
@@ -74,11 +74,11 @@ class Plan:
         )
 
     def blocks(self, partition: int) -> np.ndarray:
-        """First row and end of the blocks that a partition's rows are drawn from (m, 2)."""
+        """First row and end of each block from which a partition's rows are drawn (m, 2)."""
         return self._group(partition)[2]
 
     def rows(self, partition: int) -> np.ndarray:
-        """The rows of a partition, ascending; no row is in two of them."""
+        """The rows of a partition, ascending. No row is in two partitions."""
         group, place, blocks = self._group(partition)
         first, lengths = blocks[:, 0], blocks[:, 1] - blocks[:, 0]
         total = int(lengths.sum())
@@ -92,7 +92,7 @@ class Plan:
         return first[block] + mine - before[block]
 
     def tree(self) -> list[Node]:
-        """All nodes, children before their parent, so that few results wait at a time."""
+        """All nodes, each after its children, in an order in which few results wait at a time."""
         level, nodes = 0, [Node(0, p, []) for p in range(self.partitions)]
         while len(nodes) > 1:
             level += 1
@@ -110,27 +110,27 @@ class Plan:
         return list(below(nodes[0]))
 
     def draw(self, c: int, count: int, level: int, number: int) -> np.ndarray:
-        """Which of `count` rows of a class a node hands up as its sample."""
+        """Which of `count` rows of a class a node passes on as its sample."""
         if not self.goal.sampled:
             return np.empty(0, np.int64)
         wanted = min(count, max(1, self.share * self.counts[c] // sum(self.counts)))
         return self.random(_SAMPLE, c, level, number).choice(count, wanted, replace=False)
 
     def drawn_rows(self) -> np.ndarray:
-        """Rows that say how much similarity a row has to all, ascending; see `caps`."""
+        """The rows (ascending) from which `caps` estimates the similarity of a row to all rows."""
         if "saturated_coverage" not in self.goal.names:
             return np.empty(0, np.int64)
         drawn = self.random(_DRAWN).choice(self.n, min(self.n, DRAWN), replace=False)
         return np.sort(drawn)
 
     def caps(self, c: int, points: np.ndarray) -> np.ndarray:
-        """For each point the similarity that satisfies it, by saturated coverage of all rows."""
+        """For each point the similarity that satisfies it in saturated coverage of all rows."""
         assert self.drawn is not None
         sums = self.similarity(c, points, self.drawn).row_sums()
         return FRACTION * (self.sizes[c] / len(self.drawn)) * sums
 
     def similarity(self, c: int, points: np.ndarray, candidates: np.ndarray | None = None) -> Any:
-        """Of some rows of a class to each other, or to others, as it is among all rows."""
+        """Similarities of rows of a class to one another or to others, in the units of all rows."""
         rows = points if candidates is None else np.concatenate([points, candidates])
         scale = self.scales[c]
         ready = conditioned(read_only(rows), self.metric, scale)
@@ -148,10 +148,10 @@ def layout(
     largest: int,
     counted: bool = True,
 ) -> dict[str, Any]:
-    """Partitions and tree that keep what a task holds within `max_rows`.
+    """Partitions and a tree in which no task holds more than `max_rows` rows.
 
-    `k` is the budget, or the most rows that may be selected where that is not `counted`; `largest`
-    are the rows of X's largest chunk.
+    `k` is the budget or, if it is not `counted`, the most rows that may be selected. `largest` is
+    the number of rows in the largest chunk of X.
     """
     where_from = "" if counted else f" ({k} rows are the most that may be selected together)"
     spread = check_count(spread, "spread", 1)
@@ -173,8 +173,8 @@ def layout(
             f"{partitions} partitions of {taken} rows have more than max_rows={max_rows} rows; "
             f"at least {fewest} are needed"
         )
-    # A merge holds of each branch its selection, the best of a single partition, and a sample of
-    # at least as many rows.
+    # For each branch, a merge holds the branch's selection, its best single partition's selection,
+    # and a sample of at least as many rows.
     widest = max_rows // (4 * k)
     if partitions > 1 and widest < 2:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Rows that tasks hand to each other, and how they are told apart by class."""
+"""Rows that tasks pass to one another, and their division into classes."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -7,10 +7,10 @@ import numpy as np
 
 
 class Rows(NamedTuple):
-    """Some rows of the input: where they stand in it, their features, and what else is known.
+    """Some rows of the input: their positions in it, their features, and other facts about them.
 
-    `facts` has a field for each thing that this selection needs to know of a row, often none:
-    "open" (whether it may be selected), "cost", "group" and "values".
+    `facts` has a field for each fact that this selection needs about a row; often there is none.
+    Possible fields are "open" (whether the row may be selected), "cost", "group" and "values".
     """
 
     at: np.ndarray
@@ -18,23 +18,23 @@ class Rows(NamedTuple):
     facts: np.ndarray
 
     def take(self, at: Any) -> "Rows":
-        """Some of them, in the order of `at`."""
+        """Some of the rows, in the order of `at`."""
         return Rows(self.at[at], self.features[at], self.facts[at])
 
     @property
     def closed(self) -> np.ndarray:
-        """Which of them may not be selected."""
+        """Which of the rows may not be selected."""
         names = self.facts.dtype.names or ()
         return ~self.facts["open"] if "open" in names else np.zeros(len(self.at), bool)
 
 
 def joined(parts: list[Rows]) -> Rows:
-    """All of them, one part after the other."""
+    """The rows of all parts, one part after another."""
     return Rows(*(np.concatenate(fields) for fields in zip(*parts, strict=True)))
 
 
 def spans(parts: list[Rows]) -> list[np.ndarray]:
-    """Where each part's rows are once all are joined."""
+    """The slice of each part in the joined rows."""
     return np.split(
         np.arange(sum(len(part.at) for part in parts)),
         np.cumsum([len(part.at) for part in parts])[:-1],
@@ -42,7 +42,7 @@ def spans(parts: list[Rows]) -> list[np.ndarray]:
 
 
 def by_class(classes: np.ndarray | None) -> Iterator[tuple[int, Any]]:
-    """Each class that occurs, and where."""
+    """Each class that occurs, with the positions of its rows."""
     if classes is None:
         yield 0, slice(None)
         return

@@ -1,4 +1,4 @@
-"""One selection: the tasks of each step, from the first pass over the rows to the last."""
+"""One distributed selection: the tasks of each step, from the first pass over the rows on."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -20,7 +20,7 @@ from subsel.sources.scale import spread as middle_and_reach
 
 @dataclass
 class Run:
-    """One selection: its steps, which run one after the other."""
+    """One distributed selection, whose steps run one after another."""
 
     engine: Threads | Cluster
     source: Source
@@ -31,7 +31,7 @@ class Run:
     progress: bool
 
     def selection(self) -> Selection:
-        """All steps."""
+        """Run all steps and return the result."""
         plan = self.plan
         self.pieces = self.source.pieces(plan.max_rows)
         self.drawn = plan.drawn_rows()
@@ -51,10 +51,10 @@ class Run:
             return self._judged(contenders, seen)
 
     def _results(self, todo: Iterable[Task]) -> Iterator[tuple[tuple[int, ...], Any]]:
-        """Places and results of the wanted tasks as they are done; tasks come after what they take.
+        """Place and result of each wanted task, as tasks finish; tasks come after those they need.
 
-        No more tasks are started than the engine has use for, the first first, and what a task has
-        taken is let go.
+        Tasks start in their order, only as many at a time as the engine can use, and results are
+        released once all tasks that need them are done.
         """
         coming = iter(todo)
         blocked: list[Task] = []
@@ -86,7 +86,7 @@ class Run:
                     done[task.place] = future
 
     def _over_rows(self, function: Callable, *arguments: Any) -> Iterator[tuple[Piece, Any]]:
-        """Each piece of the rows, and what the function makes of it."""
+        """Each piece of the rows, with the result of the function for it."""
 
         def todo() -> Iterator[Task]:
             for number, piece in enumerate(self.pieces):
@@ -97,7 +97,7 @@ class Run:
             yield self.pieces[number], result
 
     def _scales(self) -> list[Scale]:
-        """A scale for each class, as if all its rows were in one place."""
+        """A scale for each class, the same as if all rows of the class were in one array."""
         plan, source = self.plan, self.source
         low = np.full((len(plan.sizes), source.d), np.inf, source.dtype)
         high = -low
@@ -116,7 +116,7 @@ class Run:
         return [choose_scale(plan.metric, None, *corner) for corner in corners]
 
     def _having(self, wanted: np.ndarray) -> np.ndarray:
-        """Which pieces have any of the wanted rows (ascending)."""
+        """The pieces that have any of the wanted rows (ascending)."""
         stops = np.array([piece.stop for piece in self.pieces])
         return np.unique(np.searchsorted(stops, wanted, side="right"))
 
@@ -133,7 +133,7 @@ class Run:
         return np.concatenate([nothing, *(parts[place] for place in sorted(parts))])
 
     def _held(self) -> list[Rows]:
-        """For each class the rows that are given; empty if none are."""
+        """For each class the given rows; empty if there are none."""
         if not len(self.given):
             return []
         rows = Rows(self.given, self._features(self.given), self.facts[self.given])
@@ -143,7 +143,7 @@ class Run:
         return [rows.take(classes == c) for c in range(len(self.plan.counts))]
 
     def _search(self) -> tuple[list[list[Rows]], int]:
-        """For each class the root's selection, and a single partition's; similarities seen."""
+        """For each class the root's selection and the best partition's; the similarities seen."""
         plan, tree = self.plan, self.plan.tree()
         shared = self.engine.shared(plan)
 
@@ -176,7 +176,7 @@ class Run:
         return contenders, sum(found.seen for found in root.values())
 
     def _judged(self, contenders: list[list[Rows]], seen: int) -> Selection:
-        """The better for each class by F over all rows, and what it is worth."""
+        """For each class the selection with the larger F over all rows, and its evaluation."""
         plan, source = self.plan, self.source
         gains, sizes, assigned = self._evaluated(contenders)
         best = [plan.goal.first_of_best([won.sum() for won in rivals]) for rivals in gains]
@@ -194,7 +194,7 @@ class Run:
         if assigned is not None:
             assignment = np.empty(plan.n, np.int64)
             for c, at in by_class(self.classes):
-                # The last entry stands for -1, a row that what is given represents.
+                # The last entry stands for -1, which marks a row that a given row represents.
                 assignment[at] = np.append(places[c], -1)[assigned[best[c]][at]]
         elif plan.goal.plain:
             assignment = _lazy_assignment(source.lazy, plan, chosen, places, self.classes)
@@ -216,11 +216,11 @@ class Run:
     def _evaluated(
         self, contenders: list[list[Rows]]
     ) -> tuple[list[list[np.ndarray]], list[list[np.ndarray]], np.ndarray | None]:
-        """What each contender is worth to all rows.
+        """The evaluation of each contender over all rows.
 
-        Gains of what is given, then of the contender; how many rows each element represents; and by
-        contender which of its elements represents each row, where it is facility location and the
-        rows are here.
+        The gains of the given rows, then of the contender; the number of rows that each element
+        represents; and, for facility location on rows in this process, the element of each
+        contender that represents each row.
         """
         plan = self.plan
         held = [len(rows.at) for rows in plan.held] or [0] * len(plan.counts)
@@ -259,7 +259,7 @@ def _lazy_assignment(
     places: list[np.ndarray],
     classes: np.ndarray | None,
 ) -> Any:
-    """A dask array in X's chunks: for each row the position of what represents it."""
+    """A dask array in the chunks of X: for each row the position of its representative."""
     import dask.array as da
 
     arrays = [X, "ij"]

@@ -1,4 +1,4 @@
-"""What tasks do. Each is a function of its arguments alone, so that a lost one can be run again."""
+"""The tasks. Each is a function of its arguments alone, so that a lost task can be run again."""
 
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from subsel.validation import as_float_array, bad_entry, read_only
 def ranges(
     chunks: list[Chunk], given: dict, classes: np.ndarray | None, goal: Goal
 ) -> list[tuple[int, np.ndarray, np.ndarray]]:
-    """By class, the smallest and largest of each column; refuses what the goal is not for."""
+    """By class, the range of each column. Refuses entries that the goal does not allow."""
     found = []
     for chunk, rows, own in read(chunks, given, classes):
         low, high = rows.min(axis=0), rows.max(axis=0)
@@ -43,7 +43,7 @@ def radius(
     classes: np.ndarray | None,
     middles: list[tuple[np.ndarray, float]],
 ) -> np.ndarray:
-    """By class, the largest distance of a row to the middle."""
+    """By class, the largest distance of a row to the middle of the ranges."""
     largest = np.zeros(len(middles))
     for _, rows, own in read(chunks, given, classes):
         for c, at in by_class(own):
@@ -54,13 +54,13 @@ def radius(
 def some(
     chunks: list[Chunk], given: dict, classes: np.ndarray | None, wanted: np.ndarray
 ) -> np.ndarray:
-    """The features of those wanted rows (ascending) that are among these."""
+    """The features of the wanted rows (ascending) that are in this piece."""
     inside = (wanted >= chunks[0].start) & (wanted < chunks[-1].stop)
     return gathered(chunks, given, wanted[inside])
 
 
 class Found(NamedTuple):
-    """What a node of the tree knows of a class, for the node above."""
+    """What a node of the tree passes on to its parent about a class."""
 
     chosen: Rows  # in order of selection
     single: Rows  # the best selection of one partition, likewise
@@ -69,7 +69,7 @@ class Found(NamedTuple):
 
 
 def selected(plan: Plan, c: int, points: Rows, candidates: Rows | None = None) -> tuple[Rows, int]:
-    """Rows of a class, selected among candidates (the points for None); similarities seen."""
+    """Select rows of a class from candidates (None: the points); also the similarities computed."""
     own = points if candidates is None else candidates
     closed, given = own.closed, np.empty(0, np.int64)
     if held := held_of(plan, c):
@@ -90,12 +90,12 @@ def selected(plan: Plan, c: int, points: Rows, candidates: Rows | None = None) -
 
 
 def held_of(plan: Plan, c: int) -> list[Rows]:
-    """What is given of a class, if anything is."""
+    """The given rows of a class, or None."""
     return [plan.held[c]] if plan.held and len(plan.held[c].at) else []
 
 
 def _scale(plan: Plan, c: int, points: Rows) -> float:
-    """How often a sum over some points counts, to stand for that over all rows of a class."""
+    """The factor from a sum over some points to a sum over all rows of the class."""
     return plan.sizes[c] / max(1, len(points.at))
 
 
@@ -120,7 +120,7 @@ def partition(
 
 
 def merge(plan: Plan, place: tuple[int, int], *children: dict[int, Found]) -> dict[int, Found]:
-    """Select from what was selected below, by class, for a sample of the rows below."""
+    """Select, by class, among the rows that the children selected, evaluated on their samples."""
     found = {}
     for c in sorted(set().union(*children)):
         below = [child[c] for child in children if c in child]
@@ -135,7 +135,7 @@ def merge(plan: Plan, place: tuple[int, int], *children: dict[int, Found]) -> di
 
 
 def _best(plan: Plan, c: int, points: Rows, singles: list[Rows]) -> Rows:
-    """The best of several selections; under a count, of the largest of them."""
+    """The best of several selections; under a count, the best of the largest ones."""
     held = held_of(plan, c)
     rows = joined([*singles, *held])
     if not len(rows.at):
@@ -151,7 +151,7 @@ def _best(plan: Plan, c: int, points: Rows, singles: list[Rows]) -> Rows:
 
 
 def worth(f: Objective, elements: np.ndarray) -> np.ndarray:
-    """What each of some elements gains, added one by one."""
+    """The gain of each element when they are added one by one."""
     gains = np.empty(len(elements))
     f.reset()
     for step, element in enumerate(elements):
@@ -167,9 +167,11 @@ def evaluate(
     judged: tuple[Plan, list[list[Rows]]],
     keep: bool,
 ) -> list[tuple[int, int, np.ndarray, np.ndarray, Any, Any]]:
-    """What each class's contenders are worth to some rows, where these are, who got them.
+    """Evaluate the contenders on some rows: a tuple for each class and contender.
 
-    Gains are first of what is given, then of the contender; sizes are of the contender.
+    A tuple holds the class, the number of the contender, the gains (of the given rows, then of the
+    contender), the sizes of the contender's elements, and the positions and assignment of the rows
+    of the class, or placeholders where these are not needed.
     """
     plan, contenders = judged
     features = gathered(chunks, given, np.arange(chunks[0].start, chunks[-1].stop))
@@ -196,7 +198,7 @@ def evaluate(
 
 
 def _to_own(assigned: np.ndarray, given: int) -> np.ndarray:
-    """Positions among what was selected, for positions after those given; -1 for the latter."""
+    """Positions among the selected elements instead of among all; -1 for a given element."""
     return np.maximum(assigned - given, -1)
 
 
@@ -208,7 +210,7 @@ def assign(
     chosen: list[Rows],
     places: list[np.ndarray],
 ) -> np.ndarray:
-    """For each row the position of what represents it."""
+    """For each row the position of its representative."""
     assignment = np.empty(len(rows), np.int64)
     if len(rows):
         rows = as_float_array(rows, "X")

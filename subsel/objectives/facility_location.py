@@ -362,7 +362,7 @@ class FacilityLocation(Objective):
                 )
             return cls.from_distances(indices, backend=backend)
         if (similarities is None) == (distances is None):
-            raise ValueError("give similarities or distances of the neighbours, one of the two")
+            raise ValueError("give either similarities or distances of the neighbours")
         if n_candidates is not None:
             n_candidates = check_count(n_candidates, "n_candidates", 1, 2**48)
         if distances is None:

@@ -91,14 +91,14 @@ class Device:
         # With no types to look up at each launch.
         steps = [(kernel.specialize(*rest[2:]), *rest) for kernel, *rest in steps]
         if count > 2 * _RECORDED:
-            self._queue(steps, 1)  # so that kernels are loaded
+            self._queue(steps, 1)  # loads the kernels
             graph = self._recorded(steps)
             if graph is not None:
                 stream = self._launch(*steps[0][:3]).stream
                 for _ in range((count - 1) // _RECORDED):
                     graph.launch(stream)
                 self._queue(steps, (count - 1) % _RECORDED)
-                self.synchronize()  # before the graph goes
+                self.synchronize()  # before the graph is destroyed
                 return
             count -= 1
         self._queue(steps, count)
@@ -114,7 +114,7 @@ class Device:
             from cuda.core import Device as CoreDevice
 
             core = CoreDevice()
-            core.set_current()  # wanted once in each thread; the context is Numba's
+            core.set_current()  # needed once in each thread; the context is Numba's
             builder = core.create_graph_builder().begin_building()
             Device(builder)._queue(steps, _RECORDED)
             return builder.end_building().complete()
@@ -135,7 +135,7 @@ class Device:
             cuda.synchronize()
 
     def _launch(self, kernel: Any, blocks: Any, threads: int) -> Any:
-        with warnings.catch_warnings():  # that few blocks do not fill the GPU
+        with warnings.catch_warnings():  # so few blocks do not fill the GPU
             warnings.simplefilter("ignore")
             return kernel[blocks, threads, self.stream]
 
@@ -248,7 +248,7 @@ class Layout:
         return values
 
     def on(self, device: Device) -> kernels.Slots:
-        """For the kernels."""
+        """The layout in the form that kernels take."""
         return kernels.Slots(
             *map(device.upload, (self.start, self.size, self.group.astype(np.int32)))
         )

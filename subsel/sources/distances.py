@@ -68,7 +68,10 @@ class Distances:
 
 
 def warn_of_distances(
-    source: Any, name: str, cure: str = "pass the largest of them less each", stacklevel: int = 3
+    source: Any,
+    name: str,
+    cure: str = "pass the largest distance minus each one",
+    stacklevel: int = 3,
 ) -> None:
     """Warn if a dense matrix of similarities looks like a matrix of distances.
 

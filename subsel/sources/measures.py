@@ -207,20 +207,20 @@ class CalledColumns(RowColumns):
             if gaps.max() > rounding * np.abs(square).max():
                 i, j = divmod(int(np.argmax(gaps)), len(rows))
                 raise ValueError(
-                    f"metric must be symmetric, but of rows {start + i} and {start + j} of X it "
-                    f"says {square[i, j]:g} and, the other way round, {square[j, i]:g}"
+                    f"metric must be symmetric, but for rows {start + i} and {start + j} of X it "
+                    f"returns {square[i, j]:g} and, the other way round, {square[j, i]:g}"
                 )
             out[start : start + _SQUARE] = own = square.diagonal()
             if self._distances and own.max() > 0.01 * square.max():
                 i = int(np.argmax(own))
                 raise ValueError(
-                    f"metric says {own[i]:g} of row {start + i} of X and itself, but the distance "
-                    "of an element to itself is 0; are these similarities?"
+                    f"metric returns {own[i]:g} for row {start + i} of X and itself, but the "
+                    "distance of an element to itself is 0; are these similarities?"
                 )
         if not self._distances and self.n > 2 and not out.any():
             warnings.warn(
-                "metric says 0 of each row and itself, as distances do; let it return "
-                "similarities, such as the largest distance less each",
+                "metric returns 0 for each row and itself, as distances do; it must return "
+                "similarities, such as the largest distance minus each distance",
                 stacklevel=5,
             )
         return out
@@ -323,7 +323,7 @@ class Measured:
         if self.called:
             self.pairs.fill(matrix)
             similarity = DenseSimilarity.from_matrix(matrix, "metric(A, B)")
-            cure = "let it return similarities, such as the largest of them less each"
+            cure = "let it return similarities, such as the largest distance minus each one"
             warn_of_distances(similarity, "what metric returns", cure, 5)
             return similarity
         line = np.empty(self.n)

@@ -112,8 +112,8 @@ class Cholesky:
         said += f" beside [{beside}], is {self.residual[j]:g}"
         if len(self.known):
             raise ValueError(
-                f"{said}; what query and private explain is more than there is: lower eta or nu "
-                "to at most 1, or give kernels that belong together"
+                f"{said}; query and private items explain more of it than there is: lower eta or "
+                "nu to at most 1, or give kernels that belong together"
             )
         some = np.arange(self.n) if self.n <= _LARGEST_EXAMINED else [*self._elements, j]
         least = float(np.linalg.eigvalsh(self.matrix(np.asarray(some)))[0])
@@ -180,8 +180,8 @@ class Spanned:
         if scale * self._first.min() <= -1:
             j = int(np.argmin(self._first))
             raise ValueError(
-                f"what query and private explain of row {j} of X is more than there is: lower eta "
-                "or nu to at most 1"
+                f"query and private items explain more of row {j} of X than there is: lower eta or "
+                "nu to at most 1"
             )
         self.reset()
 

@@ -137,7 +137,7 @@ class TestFolders:
             load_folder(tmp_path, workers=workers)
 
     def test_nothing_there(self, tmp_path):
-        with pytest.raises(FileNotFoundError, match="no folder and no table"):
+        with pytest.raises(FileNotFoundError, match="does not exist: give a folder of images, or a table"):
             load_folder(tmp_path / "none")
         with pytest.raises(ValueError, match="has no images: a folder for each class"):
             load_folder(tmp_path)

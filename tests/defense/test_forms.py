@@ -201,9 +201,9 @@ def test_heads_that_are_not_the_last_linear_layer(kind):
 
 def test_probabilities_are_no_output():
     model = model_with(lambda self, x: self.logits(x).softmax(1))
-    with pytest.raises(ValueError, match="puts out probabilities, not logits"):
+    with pytest.raises(ValueError, match="returns probabilities, not logits"):
         last_layer_gradients(model, DATA, wrt="output")
-    with pytest.raises(ValueError, match=r"must put out \(60, C\) logits, got list \(Tensor, Tens"):
+    with pytest.raises(ValueError, match=r"must return \(60, C\) logits, got list \(Tensor, Tens"):
         last_layer_gradients(model_with(lambda self, x: [x, x]), DATA, wrt="output")
 
 
@@ -340,7 +340,7 @@ def test_a_head_that_cannot_be_made_fresh():
 def test_a_named_layer_beside_an_output_that_cannot_be_trained_on():
     model = model_with(lambda self, x: self.logits(x)[:, :, None])
     last_layer_gradients(model, DATA, layer="head")
-    with pytest.raises(ValueError, match=r"the model must put out \(2, C\) logits, got \(2, 3, 1"):
+    with pytest.raises(ValueError, match=r"the model must return \(2, C\) logits, got \(2, 3, 1"):
         quick(model, layer="head")
 
 

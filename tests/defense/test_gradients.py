@@ -309,7 +309,7 @@ class TestEpochLogits:
         logits[2, 1] = -torch.inf  # masks a class
         logits[3, 0] = -torch.inf  # masks the label's own
         seen.record(np.arange(5), logits, torch.tensor([0, 0, C, 0, 0]))
-        with pytest.raises(ValueError, match=r"label 4 and so on for 1 example: 2$"):
+        with pytest.raises(ValueError, match=r"do not for 1 example \(2\); the first is 4$"):
             seen.gradients(np.array([1, 2]))
         with pytest.raises(ValueError, match=r"not finite for 1 example: 3$"):
             seen.gradients(np.array([1, 3, 4]))

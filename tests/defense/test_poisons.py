@@ -243,7 +243,7 @@ class TestDamaged:
     def test_a_truncated_or_foreign_file(self, tmp_path):
         for content in (pickle.dumps(INDICES)[:-20], b"", b"PK\x03\x04", b"\x80\x04K\x01"):
             (tmp_path / "x").write_bytes(content)
-            with pytest.raises(ValueError, match="damaged or no pickle"):
+            with pytest.raises(ValueError, match="damaged or not a pickle"):
                 read_poisons(tmp_path / "x")
 
 

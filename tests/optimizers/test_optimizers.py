@@ -143,7 +143,7 @@ def test_a_sieve_sees_the_candidates_that_come():
     order = np.random.default_rng(5).permutation(40)
     part = subsel.sieve_streaming(f, 5, order=order[:20])
     assert {*part.indices.tolist()} <= {*order[:20].tolist()}
-    with pytest.raises(ValueError, match="order has 3 more than once"):
+    with pytest.raises(ValueError, match="order contains 3 more than once"):
         subsel.sieve_streaming(f, 5, order=[3, 3])
 
 

@@ -6,25 +6,26 @@ where similarities come from, features or matrices. The rest is the same for bot
 three launches for all classes together:
 
 ``pick``
-    The best of the tiles' best candidates, one block a class.
+    Finds the best of the tiles' best candidates. One block for each class.
 ``cover_...``
-    Each point of the class is compared with the candidate picked. Those more similar to it than to
-    what represented them go on the class's list of `changed` points. One thread a point.
+    Compares each point of the class with the picked candidate. The points that are more similar to
+    it than to their former representative are written to the class's list of `changed` points. One
+    thread for each point.
 ``update_...``
-    Takes out of every candidate's gain what these points would have added, and finds the best
-    candidate of each tile. One block a tile of candidates, which alone writes to their gains. Where
-    more than half of the points changed, and at the start, gains are summed from scratch.
+    Subtracts from every candidate's gain what these points can no longer add, and finds the best
+    candidate of each tile. One block for each tile of candidates; no other block writes to their
+    gains. At the start, and if more than half of the points changed, gains are summed from scratch.
 
-The list of changed points has no particular order, and needs none, because all sums are exact.
+The list of changed points has no particular order. It needs none, because all sums are exact.
 Similarities have the same bits as on the CPU: rounding to a grid, bounds and clamped sums are those
 of `subsel.kernels.cpu`. No data crosses the bus until the elements are read.
 
-From features, a block holds a tile of candidates and some points in shared memory, and a thread
-EACH x EACH pairs of them in registers. Points too far from the box around a tile to count for any
-of its candidates are left out before.
+From features, a block holds a tile of candidates and some points in shared memory, and each thread
+holds EACH x EACH pairs of them in registers. Points that are too far from the box around a tile to
+count for any of its candidates are left out before.
 
-From the bottom up: `tiles` computes similarities, `search` is greedy, `prepare` makes features
-ready.
+From the bottom up: `tiles` computes similarities, `search` is greedy, and `prepare` prepares
+features.
 """
 
 from subsel.kernels.cuda.prepare import (

@@ -1,4 +1,4 @@
-"""Gains of any coverage objective on a GPU, by the rule's own scalar functions.
+"""Gains of any coverage objective on a GPU, computed by the scalar functions of its rule.
 
 This does what `subsel.kernels.cpu.coverage` does on the CPU, with the same exact sums of rounded
 terms, so gains have the same bits. The functions of a rule are compiled into kernels of their own,
@@ -46,7 +46,7 @@ def kernels(kind, from_features):
 
     @cuda.jit
     def evaluate(store, rule, level, value, scale, slots, gains):
-        """Add up the gains of candidates. Blocks: a candidate each."""
+        """Add up the gains of candidates. One block for each candidate."""
         unit, offset, up, down = scale
         slot = slots[cuda.blockIdx.x]
         total = 0.0
@@ -58,7 +58,7 @@ def kernels(kind, from_features):
 
     @cuda.jit
     def cover(store, rule, level, value, scale, slot, won):
-        """Add a candidate: new levels and worths. Blocks: LANES points each."""
+        """Add a candidate: compute new levels and worths. One block for each LANES points."""
         unit, offset, up, down = scale
         i = cuda.grid(1)
         if i < store.points.size[0]:
@@ -77,7 +77,7 @@ def row_summing(from_features):
 
     @cuda.jit
     def sum_rows(store, up, down, sums):
-        """Blocks: LANES points each."""
+        """One block for each LANES points."""
         i = cuda.grid(1)
         if i < store.points.size[0]:
             total = 0.0

@@ -10,7 +10,7 @@ from subsel.kernels.cuda.tiles import LANES, THREADS
 
 @cuda.jit
 def gather(source, order, out):
-    """Rows of the source in slots, in the type of `out`. Blocks: a tile each."""
+    """Copy rows of the source into slots, in the type of `out`. One block for each tile."""
     for lane in range(LANES):
         i = order[cuda.blockIdx.x * LANES + lane]
         for k in range(cuda.threadIdx.x, source.shape[1], THREADS):
@@ -19,7 +19,7 @@ def gather(source, order, out):
 
 @cuda.jit
 def gather_columns(source, order, out):
-    """Columns of a matrix. Blocks: as many as you like."""
+    """Copy columns of a matrix. Any number of blocks."""
     width = order.size
     for at in range(cuda.grid(1), out.size, cuda.gridsize(1)):
         out[at] = source[at // width, order[at % width]]
@@ -27,7 +27,7 @@ def gather_columns(source, order, out):
 
 @cuda.jit
 def check(source, order, low, first_bad, largest):
-    """First entry that is not finite or less than `low`, and the largest. Blocks: any number."""
+    """Find the first entry below `low` or not finite, and the largest one. Any number of blocks."""
     d = source.shape[1]
     high = largest[0]
     for at in range(cuda.grid(1), source.size, cuda.gridsize(1)):
@@ -41,7 +41,7 @@ def check(source, order, low, first_bad, largest):
 
 @cuda.jit
 def find_boxes(rows, least, largest):
-    """Range of each feature within each tile. Blocks: a tile each."""
+    """Find the range of each feature within each tile. One block for each tile."""
     tile = cuda.blockIdx.x
     for k in range(cuda.threadIdx.x, rows.shape[1], THREADS):
         low = high = rows[tile * LANES, k]
@@ -54,7 +54,7 @@ def find_boxes(rows, least, largest):
 
 @cuda.jit
 def find_ranges(start, least, largest, low, high):
-    """Range of each feature within each class. Blocks: (class, THREADS features)."""
+    """Find the range of each feature within each class. Blocks: (class, THREADS features)."""
     c, k = cuda.blockIdx.x, cuda.blockIdx.y * THREADS + cuda.threadIdx.x
     if k >= least.shape[1]:
         return
@@ -69,9 +69,9 @@ def find_ranges(start, least, largest, low, high):
 
 @cuda.jit
 def find_radius(rows, group, middle, extent, radius):
-    """Largest length of (row - middle) / extent within each class. Blocks: a tile of rows each.
+    """Find the largest length of (row - middle) / extent in each class. One block for each tile.
 
-    Squares are not fused with their sum, so that it has the same bits as on the CPU.
+    Squares are not fused with their sum, so that the result has the same bits as on the CPU.
     """
     c = group[cuda.blockIdx.x]
     i = cuda.blockIdx.x * LANES + cuda.threadIdx.x
@@ -85,7 +85,7 @@ def find_radius(rows, group, middle, extent, radius):
 
 @cuda.jit
 def divide(rows, group, exponent):
-    """Divide the rows of each class by a power of two. Blocks: a tile of rows each."""
+    """Divide the rows of each class by a power of two. One block for each tile of rows."""
     shift = -int(exponent[group[cuda.blockIdx.x]])
     for at in range(cuda.threadIdx.x, LANES * rows.shape[1], THREADS):
         i, k = cuda.blockIdx.x * LANES + at // rows.shape[1], at % rows.shape[1]
@@ -94,7 +94,7 @@ def divide(rows, group, exponent):
 
 @cuda.jit
 def scale_to_unit(rows):
-    """Rows of length 1; the last feature tells rows of zeros. Blocks: a tile of rows each."""
+    """Scale rows to length 1; the last feature marks rows of zeros. One block for each tile."""
     i = cuda.blockIdx.x * LANES + cuda.threadIdx.x
     d = rows.shape[1] - 1
     extent = 0.0

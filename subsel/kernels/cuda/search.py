@@ -22,20 +22,22 @@ from subsel.kernels.cuda.tiles import (
 )
 
 CHANGES, AFRESH, LEADS = range(3)
-"""What to update: gains by what changed, gains from scratch, only the best of each tile."""
+"""Kinds of updates: gains by the changed points, gains from scratch, only each tile's best."""
 
 
 class Search(NamedTuple):
     """Growing selections.
 
-    By point: `best` similarity to a selected element, the one `before`, and the `assigned`
-    element's position in order of adding. By class, from its first slot on: which `changed`.
+    For each point: the `best` similarity to a selected element, that similarity `before` the last
+    pick, and the position of the `assigned` element in the order of adding. For each class, from
+    its first slot on: the points that `changed`.
 
-    By candidate: `gains`, whether `taken`, and the `order` that breaks ties. By tile: the largest
-    gain of those not taken (`top`) and which has it (`lead`).
+    For each candidate: `gains`, whether it is `taken`, and the `order` that breaks ties. For each
+    tile: the largest gain of a candidate that is not taken (`top`), and this candidate (`lead`).
 
-    By class: candidate `chosen` last or -1, how many were `added` and are to be (`goal`), and how
-    many points changed (`moved`). `seen`: similarities looked at.
+    For each class: the candidate `chosen` last or -1, how many were `added`, how many are to be
+    added (`goal`), and how many points changed (`moved`). `seen`: the number of similarities looked
+    at.
     """
 
     best: Any
@@ -64,7 +66,7 @@ def _ahead(gain, candidate, other_gain, other, order):
 
 @cuda.jit(device=True, inline="always")
 def _find_best(top, lead, width, order):
-    """Leave the best of the first `width` (a power of two) in the first place."""
+    """Move the best of the first `width` (a power of two) candidates to the first place."""
     t = cuda.threadIdx.x
     cuda.syncthreads()
     while width > 1:
@@ -78,7 +80,7 @@ def _find_best(top, lead, width, order):
 def pick(candidates, search, elements, gains, begun):
     """Choose the best candidate of each class that has not reached its goal.
 
-    `elements` and `gains`, (classes, count), take those after the `begun` first of each class.
+    `elements` and `gains`, (classes, count), receive those after the first `begun` of each class.
     """
     top = cuda.shared.array(THREADS, float64)
     lead = cuda.shared.array(THREADS, int32)
@@ -103,14 +105,14 @@ def pick(candidates, search, elements, gains, begun):
 
 @cuda.jit
 def choose(search, slot):
-    """Choose this candidate, of the only class."""
+    """Choose this candidate. There must be only one class."""
     search.chosen[0], search.moved[0] = slot, 0
     search.added[0] += 1
 
 
 @cuda.jit
 def sum_won(search, gains, which):
-    """Add to a gain what points won by the candidate chosen last, of the only class."""
+    """Add to a gain what the points add that were won last. There must be only one class."""
     at = cuda.grid(1)
     if at < search.moved[0]:
         i = search.changed[at]
@@ -119,7 +121,7 @@ def sum_won(search, gains, which):
 
 @cuda.jit(device=True, inline="always")
 def _improve(search, c, start, i, s):
-    """Let a point be represented by the candidate chosen last if it is more similar to it."""
+    """Make the candidate chosen last represent a point if the point is more similar to it."""
     if s > search.best[i]:
         search.changed[start + cuda.atomic.add(search.moved, c, 1)] = i
         search.before[i] = search.best[i]
@@ -163,7 +165,7 @@ def cover_matrices(store, search):
 
 @cuda.jit(device=True, inline="always")
 def _task(search, points, c, mode):
-    """Whether gains are summed from scratch, and of how many points or changes."""
+    """Whether gains are summed from scratch, and over how many points or changes."""
     moved, size = search.moved[c], points.size[c]
     if mode == AFRESH or (mode == CHANGES and 2 * moved > size):
         return True, size
@@ -172,7 +174,7 @@ def _task(search, points, c, mode):
 
 @cuda.jit(device=True, inline="always")
 def _entry(search, start, at, afresh):
-    """A point, and the range within which a similarity counts for the gains."""
+    """A point, and the range within which its similarity counts for the gains."""
     if afresh:
         i = start + at
         return i, search.best[i], math.inf
@@ -182,7 +184,7 @@ def _entry(search, start, at, afresh):
 
 @cuda.jit(device=True, inline="always")
 def _conclude(search, tile, afresh, parts, count):
-    """Add to the gains of a tile the sums of `parts`, (count, LANES); find the best candidate."""
+    """Add the sums of `parts`, (count, LANES), to a tile's gains, and find its best candidate."""
     top = cuda.shared.array(LANES, float64)
     lead = cuda.shared.array(LANES, int32)
     t = cuda.threadIdx.x
@@ -223,7 +225,7 @@ def update_features(store, search, mode):
     cuda.syncthreads()
     seen = 0
     for first in range(0, entries, THREADS):
-        # Line up points that are near enough, and go on once there are enough to fill a tile.
+        # Collect points that are near enough, and continue once there are enough to fill a tile.
         if first + t < entries:
             i, low, _ = _entry(search, start, first + t, afresh)
             if squared_gap(store, i, tile, shrink) < squared_reach(low, metric, gamma):

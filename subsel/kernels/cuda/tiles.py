@@ -8,30 +8,30 @@ from numba import config, cuda, int32
 from subsel.kernels.cpu import COSINE, DOT, EUCLIDEAN, RBF
 
 EACH = 4
-"""Candidates, and points, of which one thread keeps all pairs."""
+"""The number of candidates, and of points, whose pairs one thread computes."""
 
 SIDE = 4 if config.ENABLE_CUDASIM else 16  # in the simulator each thread is one of Python's
 LANES = EACH * SIDE
-"""Slots in a tile."""
+"""The number of slots in a tile."""
 
 THREADS = SIDE * SIDE
-"""Threads in a block."""
+"""The number of threads in a block."""
 
 ROWS = THREADS // LANES
-"""Rows of a matrix that a block reads at a time, LANES wide."""
+"""The number of rows of a matrix, LANES wide, that a block reads at a time."""
 
 QUEUE = LANES + THREADS
-"""Points that can wait for a tile to be full."""
+"""The number of points that can wait until they fill a tile."""
 
 DEPTH, STRIDE = 16, LANES + 1
-"""Features of a tile in shared memory at a time, and how far apart, for all banks to be used."""
+"""Features of a tile in shared memory at a time, and their stride, which uses all banks."""
 
 GAMMA, UP, DOWN, SHRINK = range(4)
 """Columns of `Features.rule`."""
 
 
 class Slots(NamedTuple):
-    """By class: first slot and number of members; by tile: its class."""
+    """For each class its first slot and its number of members; for each tile its class."""
 
     start: Any
     size: Any
@@ -39,9 +39,9 @@ class Slots(NamedTuple):
 
 
 class Features(NamedTuple):
-    """Rows of points and of candidates, (slots, d), boxes around tiles of candidates, (tiles, d).
+    """Rows of points and candidates, (slots, d), and boxes around candidates' tiles, (tiles, d).
 
-    `rule` has a row for each class. Below `whole`, numbers of this type may have fractions.
+    `rule` has a row for each class. From `whole` on, numbers of this type have no fractions.
     """
 
     points: Slots
@@ -58,7 +58,7 @@ class Features(NamedTuple):
 class Matrices(NamedTuple):
     """One matrix (points, candidates) for each class, from `at` on, all in one array.
 
-    Adding and subtracting `round_off` rounds to the grid of a class.
+    Adding `round_off` and subtracting it rounds to the grid of the class.
     """
 
     points: Slots
@@ -70,7 +70,7 @@ class Matrices(NamedTuple):
 
 @cuda.jit(device=True, inline="always")
 def quantize(s, up, down, whole):
-    """Round to the grid; twice adding is cheaper than the instruction that rounds."""
+    """Round to the grid. Two additions are cheaper than the instruction that rounds."""
     s = s * up
     if -whole < s < whole:
         near = whole if s >= 0 else -whole
@@ -80,7 +80,7 @@ def quantize(s, up, down, whole):
 
 @cuda.jit(device=True, inline="always")
 def similarity(x, metric, rule, c, whole):
-    """From a squared distance (or product) to a similarity less the offset, on the grid."""
+    """The similarity less the offset, on the grid, from a squared distance (or product)."""
     number = rule.dtype.type
     up, down = rule[c, UP], rule[c, DOWN]
     if metric == EUCLIDEAN:
@@ -122,9 +122,10 @@ def squared_gap(store, i, tile, shrink):
 def pairs(rows, picked, start, count, columns, left, metric, out):
     """Squared distances (or products) of this thread's candidates and points.
 
-    The block's are LANES candidates from `left` on, and `count` points, picked[start] and so on. Of
-    these a thread has candidates x + SIDE * a and points y + SIDE * b, for which it fills
-    ``out[a, b]``: one chain of fused multiply-adds in the order of the features.
+    A block has the LANES candidates from `left` on, and the `count` points picked[start],
+    picked[start + 1] and so on. A thread has the candidates x + SIDE * a and the points y + SIDE *
+    b of these, and fills ``out[a, b]``: one chain of fused multiply-adds in the order of the
+    features.
     """
     number = rows.dtype.type
     one = cuda.shared.array((DEPTH, STRIDE), rows.dtype)
@@ -161,9 +162,9 @@ def pairs(rows, picked, start, count, columns, left, metric, out):
 
 @cuda.jit
 def fill_matrices(store, matrices):
-    """Matrices of similarities of each class's points, which are its candidates.
+    """Fill a matrix of similarities for each class, whose points are its candidates.
 
-    Blocks: a tile of points, and as many as the largest class has tiles.
+    Blocks: (tiles of points, number of tiles of the largest class).
     """
     picked = cuda.shared.array(LANES, int32)
     sums = cuda.local.array((EACH, EACH), store.rows.dtype)
