@@ -24,7 +24,7 @@ from subsel.validation import (
 
 @dataclass
 class OpenRows:
-    """Masks (n,) of the rows that are held already, and of those that may be selected.
+    """Masks (n,) of the rows that the user has already, and of those that may be selected.
 
     `whole` means that the objective always gets all rows as candidates.
     """
@@ -35,7 +35,7 @@ class OpenRows:
 
     @classmethod
     def of(cls, n: int, given: Any, exclude: Any, candidates: Any) -> "OpenRows":
-        """From the arguments of `select`."""
+        """Make the masks from the arguments of `select`."""
         held, shut = np.zeros(n, bool), np.zeros(n, bool)
         held[check_distinct(given, n, "given")] = True
         shut[check_distinct(exclude, n, "exclude")] = True
@@ -52,12 +52,12 @@ class OpenRows:
         return cls(held, ~(held | shut))
 
     def beside(self, count: int) -> "OpenRows":
-        """And as many more, below them, that are held."""
+        """The same rows, followed by this many further rows that the user has already."""
         held, open_ = np.ones(count, bool), np.zeros(count, bool)
         return OpenRows(np.append(self.held, held), np.append(self.open, open_))
 
     def part(self, stops: dict[str, float | None]) -> np.ndarray:
-        """The rows that the objective gets as candidates, ascending: all, or those that may be."""
+        """The rows that the objective gets as candidates, ascending: all, or the allowed ones."""
         few = np.flatnonzero(self.held | self.open)
         # `coverage` is a fraction of F of all rows. Also, leaving out a few rows saves no time.
         whole = self.whole or stops.get("coverage") is not None
@@ -74,7 +74,7 @@ class OpenRows:
                 )
 
     def of_class(self, own: np.ndarray) -> "OpenRows":
-        """Of some rows alone."""
+        """The same for some of the rows."""
         return OpenRows(self.held[own], self.open[own])
 
 
@@ -98,9 +98,9 @@ def constraint_of(
     rule: str, stops: dict[str, float | None], *, costs: Any, groups: Any, at_most: Any,
     at_least: Any, min_distance: Any,
 ) -> Constraint | None:  # fmt: skip
-    """What the arguments of `select` allow, of `OpenRows.part`; None if a stop decides.
+    """The constraint on `OpenRows.part` by the arguments of `select`; None if a stop decides.
 
-    `others` are features of rows that are held and not in X.
+    `others` are features of rows that the user has already and that are not in X.
     """
     n, part = len(rows.open) - (0 if others is None else len(others)), rows.part(stops)
     known = np.where(part < n, part, 0)  # the costs and groups of these other rows are never used
@@ -154,7 +154,7 @@ def constraint_of(
     if count is not None and groups is None:
         some.append(Count(count))
     if not some and all(stop is None for stop in stops.values()):
-        check_budget(budget, n, fraction=True)  # says what is wanted
+        check_budget(budget, n, fraction=True)  # raises the error
     return reduce(and_, some) if some else None
 
 

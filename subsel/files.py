@@ -17,7 +17,7 @@ _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
-    """Write a file so that there is at any moment the whole new one or the one before.
+    """Write a file so that at any moment either the whole new file or the former one exists.
 
     Parameters
     ----------
@@ -28,9 +28,8 @@ def write_whole(path: Path, content: bytes | str) -> None:
     Raises
     ------
     OSError
-        The message names the file and the reason, such as "disk full".  The file is then as it
-        was before; or it is the new one, where only the last step failed, which brings its name
-        to the disk.
+        The message names the file and the reason, such as "disk full". The file is then the former
+        one; or it is the new one, if only the last step failed, which writes its name to the disk.
 
     Notes
     -----
@@ -45,7 +44,7 @@ def write_whole(path: Path, content: bytes | str) -> None:
 def written_whole(path: Path) -> Iterator[Path]:
     """A temporary path in the same folder, which takes the name `path` if the body succeeds.
 
-    The promises and errors are those of `write_whole`, for content that only a path can take.
+    The promises and errors are those of `write_whole`, for content that must be written to a path.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part{path.suffix}")
     try:
@@ -59,15 +58,15 @@ def written_whole(path: Path) -> Iterator[Path]:
             raise _explained(error, path) from error
         raise
     finally:
-        # An error here, such as a folder that is gone, would hide the one that matters.
+        # An error here, such as a folder that no longer exists, would hide the important one.
         with suppress(OSError):
             part.unlink(missing_ok=True)
 
 
 def remove_parts(path: Path) -> None:
-    """Remove what a process that was killed while it wrote `path` left behind.
+    """Remove files that a process left behind when it was killed while it wrote `path`.
 
-    Only for a caller that knows that nobody else is writing the file now: see `locked`.
+    Call this only if nobody else can be writing the file now: see `locked`.
     """
     for part in path.parent.glob(f".{glob.escape(path.name)}.*.part{glob.escape(path.suffix)}"):
         part.unlink(missing_ok=True)
@@ -75,7 +74,7 @@ def remove_parts(path: Path) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a file for one run, so that a second run that wants to write it is refused.
+    """Lock a file for one run, so that a second run that wants to write it is refused.
 
     The lock ends with the process, however the process ends.  The thread that holds it may take
     it again.  The file itself need not exist; its folder must.  On a file system without locks a
@@ -104,14 +103,15 @@ def locked(path: Path) -> Iterator[None]:
         yield
     finally:
         if lock.lock_counter < 2 and os.name != "nt":
-            # While it is held: who opened the file meanwhile sees that it is gone, and opens anew.
+            # While the lock is held: whoever opened the file meanwhile finds it gone, and opens it
+            # again.
             with suppress(OSError):
                 name.unlink(missing_ok=True)
         lock.release()
 
 
 def _sync_folder(folder: Path) -> None:
-    """Have the names in a folder on the disk, where the system can do that."""
+    """Write the names in a folder to the disk, if the system can do that."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)

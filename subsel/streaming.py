@@ -156,7 +156,7 @@ class StreamSelector:
         self._sieves = copy.deepcopy(self._sieves)
         try:
             self._judge(self._checked(chunk, "chunk"))
-        except BaseException:  # Ctrl-C, too
+        except BaseException:  # including Ctrl-C
             vars(self).update(before)
             raise
         return self
@@ -219,7 +219,7 @@ class StreamSelector:
         self._points = self._ready(points)
 
     def _ready(self, rows: np.ndarray) -> np.ndarray:
-        """What distances are computed of."""
+        """The points in the form from which distances are computed."""
         if self._metric != "cosine":
             return rows
         unit = np.empty((len(rows), rows.shape[1] + 1))
@@ -227,7 +227,7 @@ class StreamSelector:
         return unit
 
     def _objective(self, rows: np.ndarray) -> FacilityLocation:
-        """Of the points, with some rows as candidates."""
+        """An objective on the points, with some rows as candidates."""
         ready, points = self._ready(rows), self._points
         assert points is not None
         if self._metric == "euclidean":
@@ -253,7 +253,7 @@ class StreamSelector:
         self._kept, self._at = candidates[kept], at[kept]
 
     def _selection(self) -> StreamSelection:
-        """Of the rows that are kept."""
+        """The selection from the rows that are kept."""
         k = self._sieves.k
         if not len(self._kept):  # nothing is similar to any point
             assert self._points is not None

@@ -1,8 +1,8 @@
-"""Tables in: what columns of pandas, polars, pyarrow and Hugging Face datasets hold, as arrays.
+"""Reads columns of pandas, polars, pyarrow and Hugging Face datasets as arrays.
 
-`narwhals` names the columns of any of these libraries alike, and vectors come through Arrow. This
-file is the only one that knows of tables; `subsel.validation.as_host_array` is the only one to ask
-it.
+`narwhals` gives access to the columns of all these libraries in one way, and vectors are read
+through Arrow. No other file knows about tables, and only `subsel.validation.as_host_array` calls
+this one.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ _LIBRARIES = ("pandas", "polars", "datasets")
 
 
 def is_table(thing: Any) -> bool:
-    """Whether an object is a table or a column of one: it speaks Arrow, or its library is known."""
+    """Whether an object is a table or a column: it exports Arrow data, or its library is known."""
     kind = type(thing)
     if hasattr(kind, "__arrow_c_stream__") or hasattr(kind, "__arrow_c_array__"):
         return True
@@ -23,7 +23,7 @@ def is_table(thing: Any) -> bool:
 def as_array(table: Any, name: str) -> np.ndarray:
     """A column (n,), a column of vectors (n, d), or the columns of a table side by side (n, d).
 
-    Missing values are refused, with the name of the column and the row. Without the package
+    Missing values are refused; the error names the column and the row. Without the package
     narwhals, NumPy reads what it can.
     """
     try:
@@ -41,7 +41,7 @@ def as_array(table: Any, name: str) -> np.ndarray:
 
 
 def _arrow_of(table: Any) -> Any:
-    """The same as narwhals knows it: an object that only speaks Arrow becomes one of pyarrow's."""
+    """The object in a form that narwhals knows. One that only exports Arrow becomes pyarrow's."""
     if hasattr(table, "with_format"):  # a dataset of Hugging Face
         return table.with_format("arrow")[:]
     if hasattr(table, "source") and hasattr(table, "column_name"):  # a column of one
@@ -57,7 +57,7 @@ def _arrow_of(table: Any) -> Any:
 
 
 def _of_columns(frame: Any, name: str) -> np.ndarray:
-    """The columns side by side; those of vectors have several places."""
+    """The columns side by side. A column of vectors takes several columns of the result."""
     columns = [_of_column(c, name, f" in column {c.name!r}") for c in frame.iter_columns()]
     if len(columns) > 1:
         for column, array in zip(frame.iter_columns(), columns, strict=True):
@@ -67,7 +67,7 @@ def _of_columns(frame: Any, name: str) -> np.ndarray:
                     "numbers or vectors: leave this one out"
                 )
     if all(column.ndim == 1 for column in columns) and len({c.dtype for c in columns}) == 1:
-        whole = frame.to_numpy()  # which pandas has as it is
+        whole = frame.to_numpy()  # which pandas stores unchanged
         if whole.dtype == columns[0].dtype:
             return whole
     return np.column_stack(columns) if columns else np.empty((len(frame), 0))
@@ -94,7 +94,7 @@ def _of_column(column: Any, name: str, where: str) -> np.ndarray:
 
 
 def _stacked(rows: np.ndarray, name: str) -> np.ndarray:
-    """A column of Python objects, each a vector."""
+    """A column of Python objects, each a vector, as an array (n, d)."""
     d = len(rows[0])
     for i, row in enumerate(rows):
         if not isinstance(row, np.ndarray | list | tuple) or len(row) != d:
@@ -104,15 +104,15 @@ def _stacked(rows: np.ndarray, name: str) -> np.ndarray:
 
 
 def vectors(column: Any, name: str, width: int | None = None, first: int = 0) -> np.ndarray:
-    """A column of pyarrow whose entries are lists of equally many numbers, as an array (n, d).
+    """A column of pyarrow whose entries are lists of the same length, as an array (n, d).
 
     Parameters
     ----------
     column : pyarrow.Array or pyarrow.ChunkedArray
     name : str
-        What the column is called in errors.
+        The name of the column in errors.
     width : int, optional
-        The d that is wanted. Default: that of the first row.
+        The required d. Default: that of the first row.
     first : int
         The number of the column's first row, for errors.
     """
@@ -141,14 +141,14 @@ def vectors(column: Any, name: str, width: int | None = None, first: int = 0) ->
 
 
 def _sizes(chunk: Any) -> np.ndarray:
-    """How many numbers each list has; once, if all have equally many by their type."""
+    """The length of each list; a single length if it is a part of the column's type."""
     if hasattr(chunk.type, "list_size"):
         return np.array([chunk.type.list_size])
     return np.diff(chunk.offsets.to_numpy())
 
 
 def numbers(column: Any, name: str, first: int = 0, per_row: int = 1) -> np.ndarray:
-    """An array of pyarrow without missing values, of which `per_row` belong to each row."""
+    """Numbers of pyarrow, none missing, as an array; `per_row` numbers belong to each row."""
     import pyarrow as pa
 
     if column.null_count:

@@ -1,4 +1,4 @@
-"""Checks at the API's edge: each names the argument, what came and what is wanted."""
+"""Checks of arguments: each error names the argument, what it was, and what it must be."""
 
 import math
 import numbers
@@ -38,12 +38,12 @@ def as_float_array(array: ArrayLike, name: str) -> np.ndarray:
     number = float_type(array.dtype, name)
     if array.dtype == number:
         return array
-    with np.errstate(over="ignore"):  # what overflows becomes inf, and is refused as that
+    with np.errstate(over="ignore"):  # numbers that overflow become inf, which is refused
         return array.astype(number)
 
 
 def as_host_array(array: Any, name: str) -> np.ndarray:
-    """A NumPy array, of any dtype, of what an array-like holds, without a copy where possible."""
+    """An array-like as a NumPy array of any dtype, without a copy if possible."""
     if type(array) is np.ndarray:
         return array
     if is_table(array):
@@ -69,12 +69,12 @@ def as_host_array(array: Any, name: str) -> np.ndarray:
         return np.asarray(array)
     except ValueError as error:
         raise ValueError(f"{name} must be a rectangular numeric array: {error}") from None
-    except Exception as error:  # of the library that made the array
+    except Exception as error:  # errors of the library that made the array
         raise TypeError(f"{name} cannot be read as an array: {error}") from error
 
 
 def _readable(rows: list | tuple, name: str, levels: int = 2) -> Any:
-    """Nested lists with arrays in place of torch tensors, which NumPy does not always read."""
+    """Nested lists with arrays in place of torch tensors, which NumPy cannot always read."""
     kinds = set(map(type, rows))
     if any(issubclass(kind, np.ma.MaskedArray) for kind in kinds):
         raise TypeError(f"{name} has masked entries; fill or drop them first")
@@ -97,7 +97,7 @@ def _tensor_type() -> Any:
 
 
 def _array_of_tensor(tensor: Any, name: str) -> np.ndarray:
-    """What a dense real tensor holds, without a copy if it lies in the processor's memory."""
+    """A dense real tensor as an array, without a copy if it lies in main memory."""
     if tensor.is_cuda:
         tensor = tensor.cpu()
     if tensor.device.type != "cpu":
@@ -110,9 +110,9 @@ def _array_of_tensor(tensor: Any, name: str) -> np.ndarray:
     if tensor.is_complex():
         raise TypeError(f"{name} must be numeric (real), not of dtype {tensor.dtype}")
     try:
-        # torch may put a change of sign off, by a mark on the tensor that NumPy does not know of.
+        # torch may delay a change of sign and only mark the tensor. NumPy does not know this mark.
         tensor = tensor.detach().resolve_neg()
-        # NumPy lacks bfloat16 and the floats of 8 bits; float32 holds all their numbers.
+        # NumPy lacks bfloat16 and floats of 8 bits. float32 can represent all their values.
         unknown = tensor.is_floating_point() and str(tensor.dtype) not in _FLOATS_OF_NUMPY
         return (tensor.float() if unknown else tensor).numpy()
     except (TypeError, RuntimeError):
@@ -143,16 +143,16 @@ def _real_numbers(array: np.ndarray, name: str) -> np.ndarray:
 
 
 def _is_real(kind: type) -> bool:
-    """Whether a type is one of real numbers, or of truth values; a duration is none."""
+    """Whether a type is one of real numbers or truth values. Durations are neither."""
     if issubclass(kind, np.timedelta64):  # which NumPy lists among the integers
         return False
     return issubclass(kind, (numbers.Real, Decimal, np.bool_))
 
 
 def float_type(dtype: np.dtype, name: str) -> type[np.floating]:
-    """What numbers of a type are computed in, in any byte order."""
+    """The type, float32 or float64, in which numbers of a type are computed."""
     if dtype.type.__module__.split(".")[0] == "ml_dtypes" and "complex" not in dtype.name:
-        return np.float32  # which holds all numbers of these narrow types
+        return np.float32  # float32 can represent all values of these types
     if dtype.kind not in "biuf":
         raise TypeError(f"{name} must be numeric (real), not of dtype {dtype}")
     return np.float32 if dtype.char in _EXACT_IN_FLOAT32 else np.float64
@@ -173,7 +173,7 @@ def in_gpu_memory(array: Any) -> bool:
 
 
 def check_backend(backend: Any, array: ArrayLike) -> str:
-    """Where to compute, "cpu" or "cuda"; "auto" means where the array is."""
+    """Where to compute, "cpu" or "cuda". For "auto" it is the place of the array."""
     check_choice(backend, BACKENDS, "backend")
     if backend == "auto":
         return "cuda" if in_gpu_memory(array) else "cpu"
@@ -189,7 +189,7 @@ def check_matrix_shape(shape: tuple[int, ...], name: str, axes: str) -> None:
 
 
 def read_only(array: np.ndarray) -> np.ndarray:
-    """A C-contiguous, aligned, read-only view (a copy only if it must be).
+    """A C-contiguous, aligned, read-only view, or a copy if a view is impossible.
 
     One layout and one flag for every input mean one compiled kernel for every input.
     """
@@ -204,9 +204,9 @@ def read_only(array: np.ndarray) -> np.ndarray:
 def check_entries(
     array: np.ndarray, name: str, *, non_negative: bool = False, what: str = "similarities"
 ) -> float:
-    """Refuse NaN and inf, and negative entries if asked; says where the first one is.
+    """Refuse NaN and inf and, if asked, negative entries. The error says where the first one is.
 
-    Returns the largest entry. Goes over the array once, a few rows at a time.
+    Returns the largest entry. Reads the array once, a few rows at a time.
     """
     limit = 0.0 if non_negative else -np.finfo(np.float64).max
     largest = limit
@@ -227,7 +227,7 @@ def check_entries(
 def check_stored(
     matrix: Any, name: str, what: str = "similarities", *, non_negative: bool = True
 ) -> float:
-    """`check_entries` for compressed rows: what they store is finite and not negative."""
+    """`check_entries` for the stored entries of compressed rows."""
     good = np.isfinite(matrix.data)
     if non_negative:
         good &= matrix.data >= 0
@@ -239,12 +239,12 @@ def check_stored(
 
 
 def position(matrix: Any, at: int) -> tuple[int, int]:
-    """Row and column of an entry of compressed rows."""
+    """The row and the column of an entry of compressed rows."""
     return int(np.searchsorted(matrix.indptr, at, side="right")) - 1, int(matrix.indices[at])
 
 
 def bad_entry(entry: float, where: str, place: str = "", what: str = "similarities") -> ValueError:
-    """What is wrong with an entry: it is not finite, or it is negative."""
+    """The error for an entry that is not finite, or is negative."""
     if math.isfinite(entry):
         wanted = f"{what} must not be negative (shift them, or clip them)"
     else:
@@ -255,9 +255,9 @@ def bad_entry(entry: float, where: str, place: str = "", what: str = "similariti
 def as_csr(matrix: Any, name: str) -> Any:
     """A sparse matrix in compressed rows of float32 or float64, without duplicate entries.
 
-    The arrays of a matrix that is so already are shared. Duplicates are summed; of truth values,
-    one is enough. Refuses what is malformed, on which compiled code would read memory that is not
-    the matrix's: O(nnz).
+    A matrix that has this form already is not copied. Duplicate numbers are summed, and duplicate
+    truth values are combined by "or". A malformed matrix is refused, because compiled code would
+    read memory outside of it. O(nnz).
     """
     from scipy.sparse import csr_array, issparse  # takes longer to import than subsel
 
@@ -270,19 +270,19 @@ def as_csr(matrix: Any, name: str) -> Any:
     with np.errstate(over="ignore"):
         rows = (matrix if matrix.dtype == number else matrix.astype(number)).tocsr()
     stored = _check_compressed(rows, name)
-    # Made anew, as a matrix may remember that it was in order before its arrays were changed.
+    # Created again, because a matrix remembers whether it was in order before its arrays changed.
     parts = rows.data[:stored], rows.indices[:stored], rows.indptr
     result = csr_array(parts, shape=rows.shape)
     if not result.has_canonical_format:
         result = result.copy()
         result.sum_duplicates()
-    if matrix.dtype.kind == "b":  # twice true is true
+    if matrix.dtype.kind == "b":  # a duplicate of true is still true
         np.minimum(result.data, 1, out=result.data)
     return result
 
 
 def _check_sparse(matrix: Any, name: str) -> None:
-    """Refuse a matrix whose parts do not fit together; compressed rows are looked at later."""
+    """Refuse a matrix whose parts do not fit together. Compressed rows are checked later."""
     if matrix.format in ("csc", "bsr"):
         _check_compressed(matrix, name)
     elif matrix.format == "coo":
@@ -330,14 +330,14 @@ def _malformed(matrix: Any, name: str, what: str) -> ValueError:
 
 
 def as_scalar(value: Any) -> Any:
-    """What an array or tensor without axes holds, as a NumPy scalar; anything else as it is."""
+    """An array or tensor without axes as a NumPy scalar; anything else unchanged."""
     if isinstance(value, _tensor_type()) and value.ndim == 0:
         value = _array_of_tensor(value, "a number")
     return value[()] if isinstance(value, np.ndarray) and value.ndim == 0 else value
 
 
 def whole_number(value: Any) -> int | None:
-    """An integer of any library as an int; None for all else, truth values and durations too."""
+    """An integer of any library as an int; None for anything else, also for truth values."""
     value = as_scalar(value)
     if isinstance(value, (bool, np.bool_, np.timedelta64, np.ndarray, _tensor_type())):
         return None
@@ -350,7 +350,7 @@ def whole_number(value: Any) -> int | None:
 def check_number(
     value: Any, name: str, low: float, high: float = math.inf, ends: str = "()"
 ) -> Any:
-    """A real number between `low` and `high`; square `ends` say which of these is included."""
+    """Check a real number between `low` and `high`; a square bracket in `ends` includes a limit."""
     value = as_scalar(value)
     wanted = f"a number in {ends[0]}{low}, {high}{ends[1]}"
     if isinstance(value, bool | np.bool_) or not _is_real(type(value)):
@@ -362,7 +362,7 @@ def check_number(
 
 
 def check_count(value: Any, name: str, low: int, high: int | None = None) -> int:
-    """A whole number of at least `low`, and at most `high`."""
+    """Check a whole number of at least `low` and at most `high`."""
     wanted = f"at least {low}" if high is None else f"in {low}..{high}"
     count = whole_number(value)
     if count is None:
@@ -374,7 +374,7 @@ def check_count(value: Any, name: str, low: int, high: int | None = None) -> int
 
 
 def check_budget(budget: Any, n: int, *, fraction: bool = False, name: str = "budget") -> int:
-    """A count in 1..n; with `fraction`, also a float in (0, 1), meaning ``ceil(budget * n)``."""
+    """Check a count in 1..n or, with `fraction`, a float in (0, 1): ``ceil(budget * n)``."""
     wanted = f"a count in 1..{n}" + (" or a fraction in (0, 1)" if fraction else "")
     count = whole_number(budget)
     if count is not None:
@@ -396,7 +396,7 @@ def check_budget(budget: Any, n: int, *, fraction: bool = False, name: str = "bu
 
 
 def _as_came(value: Any) -> str:
-    """What came in place of a count, and what to pass instead where that is plain."""
+    """The value that was passed for a count, and what to pass instead if that is clear."""
     value = as_scalar(value)
     return reprlib.repr(value) + (_cure(value) if isinstance(value, float | np.floating) else "")
 
@@ -430,7 +430,7 @@ def check_indices(indices: ArrayLike, n: int, name: str = "indices") -> np.ndarr
 
 
 def check_distinct(indices: ArrayLike | None, n: int, name: str) -> np.ndarray:
-    """Checked indices of which none occurs twice; a mask of n booleans names the true ones."""
+    """Checked indices without duplicates. A mask of n booleans means its true positions."""
     if indices is None:
         return np.empty(0, np.int64)
     array = as_host_array(indices, name)
@@ -446,9 +446,9 @@ def check_values(
     values: ArrayLike, name: str, n: int, low: float = -math.inf, ends: str = "(",
     of: str = "candidate", high: float = math.inf,
 ) -> np.ndarray:  # fmt: skip
-    """One finite number for each of n candidates (or of another kind), float64.
+    """Check one finite number for each of n candidates (or other things); float64.
 
-    It must be above `low`, or from it on with ``ends="["``, and not above `high`.
+    Each must be above `low` (with ``ends="["``, at least `low`) and at most `high`.
     """
     array = as_float_array(values, name).astype(np.float64)
     if array.shape != (n,):
@@ -466,7 +466,7 @@ def check_values(
 
 
 def check_candidates(candidates: ArrayLike, n: int) -> np.ndarray:
-    """Which candidates an objective is restricted to, at least one, int64."""
+    """Check the candidates to which an objective is restricted, at least one, int64."""
     candidates = check_indices(candidates, n, "candidates")
     if not len(candidates):
         raise ValueError("candidates must not be empty")
@@ -474,7 +474,7 @@ def check_candidates(candidates: ArrayLike, n: int) -> np.ndarray:
 
 
 def check_extension(taken: Any, count: Any, n: int) -> int:
-    """How many candidates are to be added, of those that are not taken; see `Objective.extend`."""
+    """Check how many candidates to add, of those that are not taken; see `Objective.extend`."""
     usable = isinstance(taken, np.ndarray) and taken.dtype.kind == "b"
     if not usable or taken.shape != (n,):
         raise ValueError(f"taken must be a bool array of shape ({n},), not {taken!r}")
@@ -490,7 +490,7 @@ def check_extension(taken: Any, count: Any, n: int) -> int:
 
 
 def check_labels(labels: Any, n: int | None = None, name: str = "labels") -> np.ndarray:
-    """One label per row: a 1-D array of integers, booleans or strings; of any length for None."""
+    """Check labels: a 1-D array of integers, booleans or strings, of length n unless n is None."""
     if isinstance(labels, Mapping | Set):
         raise TypeError(
             f"{name} must be an array or a list with one label per row, in the order of the rows, "
@@ -516,7 +516,7 @@ def check_labels(labels: Any, n: int | None = None, name: str = "labels") -> np.
 
 
 def _has_array(values: Any) -> bool:
-    """Whether an object says itself how it is to be read as an array."""
+    """Whether an object has a protocol by which it can be read as an array."""
     known = ("__array__", "__dlpack__", "__cuda_array_interface__", "tocsr")
     if isinstance(values, bytes | memoryview) or is_table(values):
         return True
@@ -524,7 +524,7 @@ def _has_array(values: Any) -> bool:
 
 
 def _array_of_labels(labels: list, name: str) -> np.ndarray:
-    """An array of a list of labels, which are checked to be of one kind."""
+    """A list of labels as an array, after a check that all are of one kind."""
     kinds = set(map(type, labels))
     texts = {kind for kind in kinds if issubclass(kind, str | bytes)}
     if not texts:
@@ -550,7 +550,7 @@ def _array_of_labels(labels: list, name: str) -> np.ndarray:
 
 
 def check_choice(value: Any, choices: Iterable[str], name: str) -> str:
-    """One of a few names."""
+    """Check that a value is one of a few names."""
     choices = list(choices)
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
@@ -595,7 +595,7 @@ def check_random_state(random_state: Any) -> np.random.Generator:
 
 
 def check_memory(memory: Any) -> int:
-    """A number of bytes; None means a quarter of what this process can have now."""
+    """Check a number of bytes. None means a quarter of the memory available to this process."""
     if memory is None:
         return recently_available() // 4
     value = as_scalar(memory)

@@ -102,7 +102,7 @@ def inner(function: Any = None, *, makes_arrays: bool = False) -> Any:
 
 
 def uncached(compiled: Any) -> Any:
-    """The same kernel without the disk cache, for rules from outside of this package."""
+    """The same kernel without the disk cache, for rules outside this package."""
     return _uncached(compiled) if _COMPILES else compiled
 
 

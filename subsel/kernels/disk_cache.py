@@ -202,7 +202,7 @@ class _Locator(_CacheLocator):
 
     @classmethod
     def from_function(cls, py_func: Callable, py_file: str) -> "_Locator":
-        """For a function; there is a folder, or no cache is made."""
+        """The locator of a function. There is a folder, because otherwise no cache is made."""
         return cls(_folders()[0], py_func)
 
 

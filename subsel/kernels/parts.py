@@ -36,7 +36,7 @@ class _Part(CPUCodeLibrary):
 
     @property
     def codegen(self) -> Any:
-        """What would be told of the globals of its machine code."""
+        """Numba asks this for the globals of machine code, which a part does not have."""
         return self
 
     def set_env(self, name: str, env: Any) -> None:

@@ -6,7 +6,7 @@ from subsel.optimizers.run import Run
 
 
 class Bounds:
-    """What is known of gains from earlier steps; of an objective that is not submodular, nothing.
+    """Upper bounds of gains, from earlier steps; none for an objective that is not submodular.
 
     Gains never rise, so a gain from an earlier step bounds today's from above. A computed gain may
     be larger than an earlier one by rounding; bounds are raised by as much (`Objective.rounding`).
@@ -24,7 +24,7 @@ class Bounds:
         self._largest = 0.0
 
     def best(self, candidates: np.ndarray) -> tuple[int, float]:
-        """Of candidates (ascending) the one to pick, the first of equals, and its gain.
+        """The best of some candidates (ascending), the first of equals, and its gain.
 
         Candidates are evaluated in the order of their bounds, in batches that double, until no
         bound that is left could win, or tie with a lower index.
@@ -42,11 +42,11 @@ class Bounds:
         return element, float(self.upper[element])
 
     def stale(self, candidates: np.ndarray) -> np.ndarray:
-        """Those whose gain is not known now."""
+        """The candidates whose current gain is not known."""
         return candidates[~self._fresh[candidates]]
 
     def evaluate(self, candidates: np.ndarray) -> None:
-        """Replace bounds by the gains themselves."""
+        """Replace the bounds of candidates by their gains."""
         if not len(candidates):
             return
         gains = self._run.evaluated(candidates)
@@ -56,7 +56,7 @@ class Bounds:
         self._fresh[candidates] = True
 
     def grown(self) -> None:
-        """An element was added: what was a gain is a bound from now on."""
+        """Note that an element was added, so that earlier gains are only bounds from now on."""
         slack = self._run.f.rounding
         self.upper[self._fresh] += 2.0**-44 * self._largest if slack is None else slack
         self._fresh[:] = False

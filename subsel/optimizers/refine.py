@@ -1,4 +1,4 @@
-"""Refine: better a selection by swaps, until none gains."""
+"""Refine: improve a selection by swaps, until no swap gains anything."""
 
 from dataclasses import replace
 from itertools import cycle
@@ -12,7 +12,7 @@ from subsel.selection import Selection, sizes_of
 from subsel.validation import ArrayLike, check_count, check_distinct
 
 _GAIN = 2.0**-40
-"""What a swap has to gain, as a part of F, so that rounding makes no endless exchange."""
+"""The least part of F that a swap must gain, so that rounding cannot cause endless swaps."""
 
 
 def refine(
@@ -120,7 +120,7 @@ def refine(
 
 
 def _by_gains(run: Run, elements: list[int], max_swaps: int | None) -> np.ndarray:
-    """Swaps of any objective, under any constraint: places in turn, the best candidate in each."""
+    """Swaps for any objective and constraint: in each place in turn, try the best candidate."""
     swaps, kept = 0, 0
     for place in cycle(range(len(elements))):
         if kept == len(elements) or swaps == max_swaps:
@@ -135,7 +135,7 @@ def _by_gains(run: Run, elements: list[int], max_swaps: int | None) -> np.ndarra
 
 
 def _better(run: Run, elements: list[int], place: int) -> int | None:
-    """The candidate that gains most in a place, if more than the element there; else None."""
+    """The candidate that gains most in a place; None if it gains no more than the element there."""
     others = elements[:place] + elements[place + 1 :]
     run.hold(others)
     closed = run.closed_beside(others)
@@ -150,7 +150,7 @@ def _better(run: Run, elements: list[int], place: int) -> int | None:
 
 
 def _in_order(run: Run, elements: np.ndarray, gains: np.ndarray | None) -> Selection:
-    """The elements as they would have been picked one by one; `gains` are all beside them."""
+    """Record the elements as if they had been picked one by one; `gains` are those beside them."""
     run.hold([])
     run.took(elements, run.taken(elements))
     if gains is not None:

@@ -1,4 +1,4 @@
-"""One search: what may be picked, what was picked, and when to stop.
+"""The state of one search: what may be picked, what was picked, and when to stop.
 
 Every optimizer is a loop around a `Run`, which holds everything that they have in common: the
 elements that are given, excluded or closed by the constraint, the stops, the progress bar, and the
@@ -26,7 +26,7 @@ STOPPED = ("budget", "target", "coverage", "min_gain", "exhausted")
 """Why a search ended: see `Selection.stopped`."""
 
 _in_use: set[int] = set()
-"""Identities of the objectives that are being searched."""
+"""The identities of objectives that are being searched."""
 _in_use_lock = threading.Lock()
 
 
@@ -203,7 +203,7 @@ class Run:
         return min(safe, left, self._pace.size())
 
     def end(self, why: str) -> None:
-        """The search is over, unless it ended before."""
+        """End the search, unless it ended before."""
         self._stopped = self._stopped or why
 
     def count(self, optimizer: str) -> int:
@@ -226,7 +226,7 @@ class Run:
         return math.nextafter(self._min_gain, math.inf)
 
     def closed_beside(self, elements: list[int]) -> np.ndarray:
-        """What may not be selected beside some elements, these included."""
+        """The candidates that may not be selected beside some elements, these included."""
         closed = self._never.copy()
         closed[elements] = True
         state = self._constraint.start(self._never, self._given)
@@ -235,11 +235,11 @@ class Run:
         return closed
 
     def candidates(self) -> np.ndarray:
-        """What may be picked, ascending."""
+        """The candidates that may be picked, ascending."""
         return np.flatnonzero(~self.closed)
 
     def worth(self, gains: np.ndarray, candidates: Any) -> np.ndarray:
-        """What greedy compares: gains, or gains divided by costs."""
+        """The numbers that greedy compares: gains, or gains divided by costs."""
         return gains if self.costs is None else gains / self.costs[candidates]
 
     def extend(self, count: int) -> None:
@@ -260,7 +260,7 @@ class Run:
         self.took(np.array([element]), np.array([gain]))
 
     def took(self, elements: np.ndarray, gains: np.ndarray) -> None:
-        """Elements were picked, and added to the objective, in this order."""
+        """Record elements that were picked, and added to the objective, in this order."""
         count = self._until_stop(gains)
         self._elements.append(elements[:count])
         self._gains.append(gains[:count])
@@ -272,7 +272,7 @@ class Run:
             self._state.close(self.closed)
 
     def _until_stop(self, gains: np.ndarray) -> int:
-        """How many of the gains belong to the selection; notes if they end it."""
+        """How many of the gains belong to the selection. If they end the search, this is noted."""
         if self._target is None and self._min_gain == -math.inf:
             return len(gains)
         for at, gain in enumerate(gains):
@@ -286,12 +286,12 @@ class Run:
         return len(gains)
 
     def _rewind(self) -> None:
-        """Leave the objective with what is selected, where it had gone on beyond the stop."""
+        """Restore the objective to the selection if it went on beyond the stop."""
         self.hold(self.picked())
         self._counted -= self.f.n_evaluations or 0
 
     def hold(self, elements: Iterable[int]) -> None:
-        """Make the objective hold what is given and some elements, and nothing else."""
+        """Make the objective contain the given elements and some others, and nothing else."""
         self._counted += self.f.n_evaluations or 0
         self._start_from(elements)
 
@@ -301,13 +301,13 @@ class Run:
             self.f.add(int(element))
 
     def picked(self) -> np.ndarray:
-        """What was selected so far, in order."""
+        """The elements selected so far, in order."""
         return np.concatenate([np.empty(0, np.int64), *self._elements])
 
     def note(self, candidates: np.ndarray, gains: np.ndarray) -> None:
-        """Gains, or upper bounds of them: F can gain no more, if they are of all that is left."""
+        """Note gains, or upper bounds, of all candidates that are left: F can gain no more."""
         if not self._certified or len(candidates) < len(self.closed) - self.closed.sum():
-            return  # as mostly, without a look at all that was picked
+            return  # the usual case, without a look at all that was picked
         picked = self.picked()
         if len(candidates) < np.count_nonzero(self._possible) - len(picked):
             return
@@ -339,7 +339,7 @@ class Run:
     def exchange(
         self, elements: np.ndarray, max_swaps: int | None
     ) -> tuple[np.ndarray, np.ndarray | None] | None:
-        """Swaps under a count, where the objective knows a fast way; see `Objective.exchange`."""
+        """Swap under a count, if the objective has a fast way; see `Objective.exchange`."""
         if not isinstance(self._constraint, Count):
             return None
         found = self.f.exchange(elements, self._never, max_swaps)
@@ -351,17 +351,17 @@ class Run:
         return elements, gains
 
     def taken(self, elements: np.ndarray) -> np.ndarray:
-        """Add elements to the objective, in this order; what each of them gained."""
+        """Add elements to the objective in this order, and return the gain of each."""
         self.evaluations += len(elements)
         return self.f.take(elements)
 
     def evaluated(self, candidates: np.ndarray) -> np.ndarray:
-        """Gains of candidates, once they are checked and counted."""
+        """The gains of candidates, checked and counted."""
         self.evaluations += len(candidates)
         return self.f.checked_gains(candidates)
 
     def selection(self, upper: np.ndarray | None = None) -> Selection:
-        """What was selected.
+        """The result of the search.
 
         Parameters
         ----------
@@ -434,13 +434,13 @@ class Run:
 
 _REAL = (-math.inf, math.inf)
 _SMALL = 2**13
-"""Candidates of which one may be picked before the clock is looked at, times such picks."""
+"""The number of candidates times picks between two looks at the clock."""
 _EQUAL = 2.0**-44
 """Values that differ by less than this part of them count as equal."""
 
 
 def as_objective(f: Objective | ArrayLike) -> Objective:
-    """An objective as it is, once it says how many candidates it has; a matrix as coverage."""
+    """An objective, after a check of its n; a matrix becomes `FacilityLocation`."""
     if not isinstance(f, Objective):
         return FacilityLocation(f)
     count = whole_number(getattr(f, "n", None))

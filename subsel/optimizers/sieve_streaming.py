@@ -18,7 +18,7 @@ _CHUNK = 512
 
 @dataclass
 class _Sieve:
-    """What was selected by one threshold."""
+    """The selection of one threshold."""
 
     elements: list[int] = field(default_factory=list)
     gains: list[float] = field(default_factory=list)
@@ -30,9 +30,9 @@ class _Sieve:
 
 @dataclass
 class Sieves:
-    """All thresholds side by side, and what each selected of the stream so far.
+    """All thresholds side by side, with what each has selected from the stream so far.
 
-    Beside them a `leader`: the best that greedy found among what led before and each part of the
+    Beside them is the `leader`: the selection of greedy from the former leader and each part of the
     stream.
     """
 
@@ -85,11 +85,11 @@ class Sieves:
         return [*self.by_exponent.values(), self.leader]
 
     def elements(self) -> np.ndarray:
-        """All that is kept, ascending."""
+        """All elements that are kept, ascending."""
         return np.unique([e for sieve in self.all for e in sieve.elements]).astype(np.int64)
 
     def best(self, run: Run) -> _Sieve:
-        """The best of them, and of greedy over all that they kept; the objective holds it."""
+        """The best of these and of greedy over all kept elements; the objective contains it."""
         every = [*self.all, _greedily(run, self.elements(), self.k)]
         best = max(every, key=lambda sieve: sieve.value)
         run.hold(best.elements)
@@ -193,7 +193,7 @@ def sieve_streaming(
 
 
 def _greedily(run: Run, left: np.ndarray, k: int) -> _Sieve:
-    """Greedy over some elements."""
+    """Run greedy over some elements."""
     found, bounds = _Sieve(), Bounds(run)
     run.hold([])
     while len(left) and len(found.elements) < k:
@@ -212,8 +212,8 @@ def _pass(
     run: Run, sieve: _Sieve, chunk: np.ndarray, alone: np.ndarray, begin: int, threshold: float,
     k: int,
 ) -> None:  # fmt: skip
-    """What a threshold selects of a part of the stream."""
-    upper = alone.copy()  # no element gains more than alone, nor more than at an earlier time
+    """Let one threshold select from a part of the stream."""
+    upper = alone.copy()  # no gain exceeds the gain beside nothing, or an earlier gain
     upper[:begin] = -np.inf
     hopeful = np.flatnonzero(upper >= threshold)
     if len(sieve.elements) == k or not len(hopeful):

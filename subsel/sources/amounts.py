@@ -55,7 +55,7 @@ class Amounts:
         return cls(rows, check_stored(rows, name, what))
 
     def refuse(self, wrong: Callable[[np.ndarray], np.ndarray], name: str, wanted: str) -> None:
-        """Raise an error that names the first wrong entry and what is wanted, if there is one."""
+        """Raise an error that names the first wrong entry and what it must be, if there is one."""
         dense = isinstance(self.rows, np.ndarray)
         entries = self.rows if dense else self.rows.data
         bad = wrong(entries)

@@ -19,7 +19,7 @@ _LOG = 3
 """Changes logged for each point before all blocks are settled and the log starts anew."""
 
 _NO_ELEMENTS, _NO_GAINS = np.empty(0, np.int64), np.empty(0)
-"""What `advance` is given where it shall settle blocks and add nothing."""
+"""Passed to `advance` if it should settle blocks and add nothing."""
 
 PARALLEL_WORK = 2**22
 """Similarities to look at from which on starting threads costs less than it saves."""

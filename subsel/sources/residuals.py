@@ -102,7 +102,7 @@ class Cholesky:
         self._check()
 
     def _check(self) -> None:
-        """Refuse a kernel that has no determinant to speak of."""
+        """Refuse a kernel that is not positive definite."""
         bad = np.flatnonzero(self.residual < self._negative * self.diagonal)
         if not len(bad):
             return

@@ -42,7 +42,7 @@ def exchange(
 
 
 def _start(source: Any, held: Search, seats: np.ndarray) -> Swaps:
-    """Swaps in which no element has been offered to any point yet."""
+    """The state before any element was offered to a point."""
     slots, k = source.point_slots, len(seats)
     limits = source.limits_of(held)
     first = np.full(slots, np.inf)
