@@ -11,6 +11,7 @@ from subsel import sources
 from subsel.allowed import OpenRows, budgets, constraint_of, only_for_classes
 from subsel.constraints import Constraint, Count
 from subsel.distributed import greedi
+from subsel.distributed.goal import OF_ALL_ROWS
 from subsel.kernels import cpu
 from subsel.objectives import BY_NAME, FacilityLocation, Objective
 from subsel.objectives.disjoint import side_by_side, together
@@ -33,7 +34,7 @@ from subsel.validation import (
 if TYPE_CHECKING:
     from subsel.selection import Representation
 
-_LOG = logging.getLogger("subsel")
+_LOG = logging.getLogger("subsel.coreset")
 
 METHODS = ("lazy", "greedy", "stochastic", "auto")
 
@@ -160,7 +161,8 @@ def select(
         rows. It is ``"lazy"`` up to 100 000 of them (in the largest class). From more, facility
         location is searched in a sample: 32 rows for each that is to be selected, and at least
         100 000. If rows are labelled, given, shut out, or under costs or quotas, all rows are
-        searched, in partitions, as by `greedi`. What was selected is evaluated over all rows,
+        searched, in partitions, as by `greedi`; so they always are for saturated coverage. Other
+        objectives are always searched as a whole. What was selected is evaluated over all rows,
         exactly; `path` says what was searched.
     backend : {"auto", "cpu", "cuda"}, default "auto"
         Where to compute: on the CPU, on an NVIDIA GPU, or where X is. X is copied if it is not
@@ -293,7 +295,7 @@ def _of_a_part(
     None also where `greedi` is not for the arguments, of which `unfit` are those that it lacks.
     """
     metric = options["metric"]
-    if objective != "facility_location" or any(value is not None for value in unfit):
+    if objective not in OF_ALL_ROWS or any(value is not None for value in unfit):
         return None
     if not (metric is None or (isinstance(metric, str) and metric in METRICS)):
         return None
@@ -307,7 +309,7 @@ def _of_a_part(
         if np.unique(labels, return_counts=True)[1].max() <= LARGE:
             return None
     rows = ("labels", "given", "exclude", "candidates", "costs", "groups", "at_most", "at_least")
-    if any(options[name] is not None for name in rows):
+    if objective != "facility_location" or any(options[name] is not None for name in rows):
         searched = f"partitions of {len(X)} rows"
     else:
         k = check_budget(budget, len(X), fraction=True)
@@ -315,7 +317,7 @@ def _of_a_part(
         searched = f"{sample} of {len(X)} rows"
         options |= {"sample": sample, "partitions": 1}
     _LOG.info("searching %s, and evaluating what is selected over all rows", searched)
-    chosen = greedi(X, budget, **options)
+    chosen = greedi(X, budget, objective=objective, **options)
     return replace(chosen, path=f"{chosen.path}: {searched}")
 
 

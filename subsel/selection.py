@@ -73,8 +73,8 @@ class Selection:
 
     def __repr__(self) -> str:
         parts = [f"k={len(self)}", f"F={self.value:.6g}"]
-        if self.bound is not None and 0 < self.bound < math.inf:
-            parts.append(f"proven={math.floor(1000 * self.value / self.bound) / 1000:g}")
+        if (share := proven(self)) is not None:
+            parts.append(f"proven={share:g}")
         if self.cost is not None:
             parts.append(f"cost={self.cost:g}")
         if self.per_class is not None:
@@ -175,6 +175,13 @@ if TYPE_CHECKING:
 
         assignment: np.ndarray
         sizes: np.ndarray
+
+
+def proven(selection: Selection) -> float | None:
+    """The fraction of the largest possible F that is proven, rounded down to three digits."""
+    if selection.bound is None or not 0 < selection.bound < math.inf:
+        return None
+    return math.floor(1000 * selection.value / selection.bound) / 1000
 
 
 def sizes_of(assignment: np.ndarray, k: int) -> np.ndarray:

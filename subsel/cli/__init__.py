@@ -25,8 +25,14 @@ FAILURES = (ValueError, TypeError, OSError, ImportError, RuntimeError, MemoryErr
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; its exit status."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    """Run the command, and return its exit status."""
+    try:
+        return _run(sys.argv[1:] if arguments is None else arguments)
+    except KeyboardInterrupt:  # also while modules are imported
+        return 130
+
+
+def _run(arguments: list[str]) -> int:
     if arguments[:1] == ["train"]:
         return import_module("subsel.defense.train").main(arguments[1:])  # has its own parser
     parser = argparse.ArgumentParser(
@@ -47,11 +53,11 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     if hasattr(command, "check") and (wrong := command.check(args)):
         usage(wrong)
-    logging.basicConfig(format="%(name)s: %(message)s", level=logging.WARNING)
+    logging.basicConfig(format="subsel: %(message)s", level=logging.WARNING)
+    if not getattr(args, "quiet", False):
+        logging.getLogger("subsel.coreset").setLevel(logging.INFO)
     try:
         return command.run(args)
-    except KeyboardInterrupt:
-        return 130
     except FAILURES as error:
         if os.environ.get("SUBSEL_TRACEBACK"):
             raise

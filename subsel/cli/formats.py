@@ -5,9 +5,10 @@
 
 import csv
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,11 @@ BLOCK = 2**22
 """Bytes of a text that are taken at a time."""
 
 _OF_ZARR = ("zarr.json", ".zgroup", ".zarray")
+
+_COMPRESSED = (".gz", ".bz2", ".zst", ".lz4")
+
+_INDEX = ("", "Unnamed: 0", "__index_level_0__")
+"""Names that pandas gives to a column of row names, which is not a feature unless it is named."""
 
 NUMBER, VECTOR, OTHER = "a number", "a vector", "no number"
 
@@ -74,6 +80,8 @@ class Table:
                 )
         else:
             chosen = [self.named(name.strip()) for name in wanted.split(",")]
+        if len(set(chosen)) < len(chosen):
+            raise InputError(f"--features {wanted} names {_twice(chosen)[0]!r} more than once")
         for name in chosen:
             if self.columns[name] == OTHER and not self.text:
                 raise InputError(
@@ -83,6 +91,7 @@ class Table:
         return chosen
 
     def _usual(self, taken: set[str]) -> list[str]:
+        taken = {*taken, *_INDEX}
         vectors = [c for c, kind in self.columns.items() if kind == VECTOR and c not in taken]
         if len(vectors) > 1:
             raise InputError(
@@ -92,7 +101,11 @@ class Table:
         some = [c for c, kind in self.columns.items() if kind == NUMBER and c not in taken]
         if not vectors and not some:
             known = ", ".join(f"{c!r} ({self.types[c]})" for c in list(self.columns)[:8])
-            raise InputError(f"{self.path} has no column of numbers or vectors; it has {known}")
+            cure = "; a number in a text file must be written as 1.5" if self.text else ""
+            raise InputError(
+                f"{self.path} has no column of numbers or vectors; it has {known or 'no columns'}"
+                f"{cure}"
+            )
         return vectors or some
 
 
@@ -103,18 +116,36 @@ def listed(names: Iterable[str], most: int = 12) -> str:
     return some + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
+def _twice(names: Iterable[str]) -> list[str]:
+    """The names that occur more than once."""
+    return [name for name, count in Counter(names).items() if count > 1]
+
+
 def open_table(path: Path) -> Table:
     """Open a table; the ending of its name, or the files of a folder, decide the format."""
     if not path.exists():
         raise InputError(f"{path} does not exist")
-    if path.is_dir():
-        return _folder(path)
-    if path.suffix.lower() not in READERS:
+    ending = path.suffix.lower()
+    if ending in _COMPRESSED and Path(path.stem).suffix.lower() in _TEXTS:
+        ending = Path(path.stem).suffix.lower()
+    if ending not in READERS and not path.is_dir():
         raise InputError(
-            f"{path} has an unknown ending; known are {', '.join(READERS)}, and folders of parts"
+            f"{path} has an unknown ending; known are {', '.join(READERS)}, compressed text such "
+            "as .csv.gz, and folders of parts"
         )
     with _naming(path):
-        return READERS[path.suffix.lower()]([path])
+        table = _folder(path) if path.is_dir() else READERS[ending]([path])
+    return replace(table, parts=_named_parts(table))
+
+
+def _named_parts(table: Table) -> Callable[[list[str], list[str]], Iterator[dict[str, Any]]]:
+    """The parts of a table, with errors that name the table."""
+
+    def parts(features: list[str], others: list[str]) -> Iterator[dict[str, Any]]:
+        with _naming(table.path):
+            yield from table.parts(features, others)
+
+    return parts
 
 
 def _folder(path: Path) -> Table:
@@ -159,6 +190,8 @@ def _of_arrow(paths: list[Path], schema: Any, n: int | None, batches: Callable) 
 
     def parts(features: list[str], others: list[str]) -> Iterator[dict[str, Any]]:
         names = list(dict.fromkeys([*features, *others]))
+        if several := set(_twice(schema.names)) & set(names):
+            raise InputError(f"{where} has several columns named {min(several)!r}: rename them")
         for path in paths:
             for batch in batches(path, features, names):
                 if missing := set(names) - set(batch.schema.names):
@@ -211,11 +244,11 @@ def _ipc(paths: list[Path]) -> Table:
 def _csv(paths: list[Path]) -> Table:
     path = paths[0]
     pa, reader = needed("pyarrow", path), needed("pyarrow.csv", path)
-    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-        line = file.readline()
+    line = _first_line(path, pa)
     delimiter = max(",\t;", key=line.count)
     first = next(csv.reader([line], delimiter=delimiter), [])
-    headless = bool(first) and all(map(_is_number, first))  # as numpy.savetxt writes it
+    # As numpy.savetxt writes it, or with names among the numbers. Whole numbers may be names.
+    headless = bool(first) and (all(map(_is_number, first)) or any(map(_is_fraction, first)))
     options = {
         "read_options": reader.ReadOptions(
             use_threads=False, block_size=BLOCK, autogenerate_column_names=headless
@@ -226,12 +259,13 @@ def _csv(paths: list[Path]) -> Table:
     def batches(path: Path, features: list[str], names: list[str]) -> Iterator[Any]:
         # Types that the first lines show may be too narrow for the others.
         types = {name: pa.float64() if name in features else pa.string() for name in names}
+        types |= {name: pa.bool_() for name in features if schema.field(name).type == pa.bool_()}
         convert = reader.ConvertOptions(include_columns=names, column_types=types)
-        with _naming(path):
-            yield from reader.open_csv(path, convert_options=convert, **options)
+        yield from reader.open_csv(path, convert_options=convert, **options)
 
-    with _naming(path):
-        schema = reader.open_csv(path, **options).schema
+    schema = reader.open_csv(path, **options).schema
+    if set(schema.types) <= {pa.null()}:
+        raise InputError(f"{path} has no rows, or only empty ones")
     table = _of_arrow([path], schema, None, batches)
     table.text = True
     return table
@@ -242,10 +276,25 @@ def _naming(path: Path) -> Iterator[None]:
     """Add the path of the file to errors of a library that does not name it."""
     try:
         yield
-    except InputError:
+    except (InputError, MemoryError):
         raise
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
+    except Exception as error:  # a damaged file can raise any error
+        said = str(error) or type(error).__name__
+        raise InputError(said if str(path) in said else f"{path} cannot be read: {said}") from error
+
+
+def _first_line(path: Path, pa: Any) -> str:
+    """The first line of a text file, which may be compressed."""
+    line, more = b"", b" "
+    with pa.input_stream(str(path)) as file:
+        while b"\n" not in line and len(line) < BLOCK and more:
+            more = file.read(2**12)
+            line += more
+    whole = b"\n" in line or not more
+    try:
+        return line.partition(b"\n")[0].decode("utf-8-sig", "strict" if whole else "replace")
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not text in UTF-8: convert it first") from None
 
 
 def _is_number(text: str) -> bool:
@@ -253,6 +302,11 @@ def _is_number(text: str) -> bool:
         float(text)
         return True
     return False
+
+
+def _is_fraction(text: str) -> bool:
+    """Whether a text is a number that nobody would take for a name."""
+    return _is_number(text) and "." in text and any(map(str.isdigit, text))
 
 
 # Arrays
@@ -287,6 +341,9 @@ def _of_arrays(path: Path, arrays: dict[str, Any], load: Callable[[str], Any]) -
 
 
 def _npy(paths: list[Path]) -> Table:
+    with paths[0].open("rb") as file:
+        if file.read(len(np.lib.format.MAGIC_PREFIX)) != np.lib.format.MAGIC_PREFIX:
+            raise InputError(f"{paths[0]} is not a file of numpy.save")
     array = np.load(paths[0], mmap_mode="r")
     table = _of_arrays(paths[0], {"array": array}, lambda name: array)
     table.whole, table.n = {"array": array}, len(array) if array.ndim else 0
@@ -296,7 +353,7 @@ def _npy(paths: list[Path]) -> Table:
 def _npz(paths: list[Path]) -> Table:
     arrays = {}
     with zipfile.ZipFile(paths[0]) as archive:
-        for member in archive.namelist():
+        for member in (name for name in archive.namelist() if name.endswith(".npy")):
             with archive.open(member) as file:
                 version = np.lib.format.read_magic(file)
                 header = (
@@ -331,6 +388,8 @@ def _zarr(paths: list[Path]) -> Table:
     arrays = dict(store.arrays()) if hasattr(store, "arrays") else {"array": store}
     return _of_arrays(paths[0], arrays, arrays.__getitem__)
 
+
+_TEXTS = (".csv", ".tsv", ".txt")
 
 READERS: dict[str, Callable[[list[Path]], Table]] = {
     ".npy": _npy, ".npz": _npz, ".csv": _csv, ".tsv": _csv, ".txt": _csv, ".parquet": _parquet,

@@ -7,29 +7,23 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from fractions import Fraction
-from math import floor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from subsel import coreset
 from subsel.cli import formats, reading, writing
 from subsel.cli.formats import InputError
 from subsel.files import written_whole
 from subsel.memory import available_memory
-from subsel.sources.scale import centred, directions
+from subsel.selection import proven
+from subsel.sources.scale import COMPUTED, centred, directions
+from subsel.sources.scale import METRICS as SEARCHED
 from subsel.tables import numbers
 
-METRICS = ("euclidean", "cosine", "dot", "rbf", "correlation", "manhattan", "hamming", "jaccard")
+METRICS = (*SEARCHED, *COMPUTED)
 
 PLOTS = (".png", ".svg", ".pdf")
-
-IN_PARTS = (
-    "facility_location", "saturated_coverage", "feature_based", "set_cover",
-    "probabilistic_set_cover", "log_determinant",
-)  # fmt: skip
-"""Objectives that partitions can be searched by."""
 
 _SMALL = 2**27
 """Bytes of features up to which matrices of similarities may take what they like."""
@@ -86,11 +80,15 @@ class Job:
         written = [p.resolve() for p in (args.out, args.assignments, args.plot) if p is not None]
         if len(set(written)) < len(written):
             raise InputError("--out, --assignments and --plot must be different files")
-        source = args.file.resolve()
-        if inside := [path for path in written if source in (path, *path.parents)]:
-            raise InputError(
-                f"{inside[0]} cannot be written: it is the input {args.file}, or lies in it"
-            )
+        columns = (Path(name) for name in (args.by, args.costs, args.id) if name is not None)
+        for source in (args.file, args.given, args.exclude, *columns):
+            if source is None or not source.exists():
+                continue
+            whole = source.resolve()
+            if inside := [path for path in written if whole in (path, *path.parents)]:
+                raise InputError(
+                    f"{inside[0]} cannot be written: it is the input {source}, or lies in it"
+                )
         writing.check_place(args.out)
         if args.assignments is not None:
             writing.check_place(args.assignments)
@@ -138,59 +136,39 @@ class Job:
         args = self.args
         n, d = X.shape
         options: dict[str, Any] = {"objective": args.objective, "metric": args.metric}
-        largest = n
         if "by" in columns:
             options["labels"] = classes_of(columns["by"], args.by)
-            largest = int(np.unique(options["labels"], return_counts=True)[1].max())
         if "costs" in columns:
             options["costs"] = _numbers_of(columns["costs"], args.costs)
         for name in ("given", "exclude"):
             if (path := getattr(args, name)) is not None:
                 options[name] = rows_of(path)
         budget = args.budget.argument(n) if isinstance(args.budget, Percentage) else args.budget
+        if "costs" not in columns and budget is not None and not 0 < budget <= n:
+            raise InputError(f"--budget must be in 1..{n}, the number of rows, not {budget}")
         began = time.perf_counter()
         self.tell(f"selecting from {n} rows of {d} numbers")
-        if self._in_parts(largest):
-            asked = args.partitions is not None or args.scheduler is not None
-            chosen = (self._in_partitions if asked else self._of_many)(X, budget, options)
+        if args.scheduler is not None or (args.partitions or 1) > 1:
+            chosen = self._in_partitions(X, budget, options)
         else:
-            chosen = self._whole(X, budget, options)
+            chosen = self._here(X, budget, options)
         self._summary(chosen, n, time.perf_counter() - began)
         return chosen
 
-    def _in_parts(self, largest: int) -> bool:
-        """Whether the rows are searched in parts."""
-        args = self.args
-        if args.scheduler is not None or args.partitions is not None:
-            return args.scheduler is not None or args.partitions > 1
-        stops = args.coverage is not None or args.min_distance is not None
-        known = args.objective in IN_PARTS and args.metric in (None, *METRICS[:4])
-        if largest <= coreset.LARGE or stops or not known:
-            return False
-        self.tell(f"of more than {coreset.LARGE} rows a part is searched (--partitions 1: all)")
-        return True
-
-    def _whole(self, X: np.ndarray, budget: Any, options: dict[str, Any]) -> Any:
+    def _here(self, X: np.ndarray, budget: Any, options: dict[str, Any]) -> Any:
+        """Select by `subsel.select`, which searches a part of very many rows unless it may not."""
         import subsel
 
+        args = self.args
+        method: Any = "auto" if args.partitions is None else "lazy"
         # A matrix of similarities could take more memory than large features do.
         memory = None if X.nbytes <= _SMALL else X.nbytes // 4
-        return subsel.select(
-            X, budget, coverage=self.args.coverage, min_distance=self.args.min_distance,
-            memory=memory, progress=self.bar, **options,
-        )  # fmt: skip
-
-    def _of_many(self, X: np.ndarray, budget: Any, options: dict[str, Any]) -> Any:
-        """Select from a sample of the rows or in partitions, whichever these options allow."""
-        import subsel
-
-        if self.args.objective != "facility_location":
-            return self._in_partitions(X, budget, options)
         chosen = subsel.select(
-            X, budget, method="auto", random_state=self.args.seed, memory=0, progress=self.bar,
-            **options,
+            X, budget, coverage=args.coverage, min_distance=args.min_distance, method=method,
+            random_state=args.seed, memory=memory, progress=self.bar, **options,
         )  # fmt: skip
-        self.tell(f"searched {chosen.path}")
+        if ":" in chosen.path:
+            self.tell(f"searched {chosen.path} (--partitions 1 searches all in one piece)")
         return chosen
 
     def _in_partitions(self, X: np.ndarray, budget: Any, options: dict[str, Any]) -> Any:
@@ -207,8 +185,8 @@ class Job:
 
     def _summary(self, chosen: Any, n: int, seconds: float) -> None:
         part = ""
-        if chosen.bound:
-            part = f"; F is at least {proven(chosen.value, chosen.bound)} of the best possible"
+        if (share := proven(chosen)) is not None:
+            part = f"; F is at least {100 * share:.1f}% of the best possible"
         self.tell(f"selected {len(chosen)} of {n} rows in {seconds:.1f} s{part}")
 
     # Writing
@@ -218,9 +196,7 @@ class Job:
         columns = chosen.columns()
         if ids is not None:
             name = args.id if args.id not in columns else f"{args.id} (id)"
-            columns[name] = (
-                ids[chosen.indices] if isinstance(ids, np.ndarray) else ids.take(chosen.indices)
-            )
+            columns[name] = _taken(ids, chosen.indices)
         written = [args.out]
         writing.write(args.out, columns, "row")
         if args.assignments is not None:
@@ -233,11 +209,6 @@ class Job:
                 figure.savefig(part, format=args.plot.suffix[1:].lower())
             written.append(args.plot)
         self.tell(f"wrote {', '.join(map(str, written))}")
-
-
-def proven(value: float, bound: float) -> str:
-    """The proven percentage of the optimum, rounded down so that the claim holds."""
-    return f"{floor(1000 * value / bound) / 10}%"
 
 
 def _too_large(path: Path) -> bool:
@@ -260,12 +231,12 @@ def classes_of(column: Any, name: str) -> np.ndarray:
     if pa.types.is_integer(column.type) or pa.types.is_boolean(column.type):
         return column.to_numpy()
     if not pa.types.is_dictionary(column.type):
-        if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        if not is_text(column.type):
             raise InputError(
                 f"column {name!r} has {column.type}; classes must be whole numbers, truth values "
                 "or texts"
             )
-        column = column.dictionary_encode()
+        column = column.cast(pa.large_string()).dictionary_encode()
     column = column.unify_dictionaries().combine_chunks()
     names = column.dictionary.to_pylist()
     if "" in names:
@@ -284,8 +255,8 @@ def _numbers_of(column: Any, name: str) -> np.ndarray:
         return column
     import pyarrow as pa
 
-    if pa.types.is_string(column.type):
-        column = _cast(column, pa.float64(), f"column {name!r}")
+    if is_text(column.type):
+        column = _cast(column, pa.float64(), f"column {name!r} must have numbers only")
     return numbers(column, f"column {name!r}")
 
 
@@ -296,16 +267,35 @@ def rows_of(path: Path) -> np.ndarray:
         return column
     import pyarrow as pa
 
-    if pa.types.is_string(column.type):
-        column = _cast(column, pa.int64(), str(path))
+    if is_text(column.type):
+        column = _cast(column, pa.int64(), f"{path} must have whole numbers only")
     return numbers(column, str(path))
 
 
+def _taken(column: Any, rows: np.ndarray) -> Any:
+    """Some rows of a column."""
+    if isinstance(column, np.ndarray):
+        return column[rows]
+    import pyarrow as pa
+
+    # Arrow has no function that takes rows from this type.
+    return (column.cast(pa.string()) if pa.types.is_string_view(column.type) else column).take(rows)
+
+
 def _cast(column: Any, dtype: Any, what: str) -> Any:
+    import pyarrow as pa
+
     try:
-        return column.cast(dtype)
+        return column.cast(pa.large_string()).cast(dtype)
     except ValueError as error:
-        raise InputError(f"{what} must have numbers only: {error}") from None
+        raise InputError(f"{what}: {error}") from None
+
+
+def is_text(dtype: Any) -> bool:
+    """Whether a type of Arrow is one of texts."""
+    from pyarrow import types
+
+    return types.is_string(dtype) or types.is_large_string(dtype) or types.is_string_view(dtype)
 
 
 def _curve() -> Callable[[Any], Any]:
@@ -341,7 +331,7 @@ def _blocks(n: int, d: int) -> Iterator[tuple[int, int]]:
 def similarities(A: np.ndarray, B: np.ndarray, metric: str) -> np.ndarray:
     """Similarities of each row of A to the same row of B; distances count as negative."""
     A, B = A.astype(np.float64), B.astype(np.float64)
-    if metric == "jaccard":
+    if metric in ("jaccard", "tanimoto"):
         both, either = ((A != 0) & (B != 0)).sum(1), ((A != 0) | (B != 0)).sum(1)
         return np.where(either, both / np.maximum(either, 1), 1.0)
     if metric == "correlation":

@@ -47,7 +47,10 @@ def read(
         raise InputError(f"{table.path} has no rows")
     if (arrow := sys.modules.get("pyarrow")) is not None:
         arrow.default_memory_pool().release_unused()
-    return rows.array(), {name: _joined(parts) for name, parts in kept.items()}
+    array = rows.array()
+    if not array.shape[1]:
+        raise InputError(f"{table.path}: the vectors of {listed(features)} have no numbers")
+    return array, {name: _joined(parts, table.path, name) for name, parts in kept.items()}
 
 
 def _block(
@@ -123,12 +126,17 @@ class _Filled:
         return self._array
 
 
-def _joined(parts: list) -> Any:
+def _joined(parts: list, path: Path, name: str) -> Any:
     """Parts of a column as one array, of NumPy or of Arrow."""
     if isinstance(parts[0], np.ndarray):
         return np.concatenate(parts)
     import pyarrow as pa
 
+    if others := [part.type for part in parts if part.type != parts[0].type]:
+        raise InputError(
+            f"{path}: column {name!r} must have one type in all parts, not {parts[0].type} and "
+            f"{others[0]}"
+        )
     return pa.chunked_array(parts)
 
 
@@ -144,4 +152,4 @@ def read_column(path: Path, preferred: str | None = None) -> Any:
     parts = [part[name] for part in table.parts([], [name])]
     if not parts:
         raise InputError(f"{path} has no rows")
-    return _joined(parts)
+    return _joined(parts, path, name)

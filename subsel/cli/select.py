@@ -5,12 +5,14 @@ parts), selects rows, and writes their numbers. Rows are numbered from 0.
 """
 
 import argparse
+import math
 import re
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, get_args
 
-from subsel.cli.job import METRICS, Job, Percentage
+from subsel.cli.job import METRICS, SEARCHED, Job, Percentage
 from subsel.coreset import LARGE
 from subsel.types import ObjectiveName
 
@@ -33,8 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     parser.add_argument(
         "file", type=Path, metavar="FILE",
-        help="rows of features: .npy, .npz, .csv, .tsv, .parquet, .arrow, .feather, .zarr, or a "
-        "folder of Parquet or Arrow files, which are read in the order of their names",
+        help="rows of features: .npy, .npz, .csv, .tsv (also compressed, such as .csv.gz), "
+        ".parquet, .arrow, .feather, .zarr, or a folder of Parquet or Arrow files, which are read "
+        "in the order of their names",
     )  # fmt: skip
     _what(parser.add_argument_group("what to read"))
     _how(parser.add_argument_group("what to select"))
@@ -51,15 +54,15 @@ def _what(group: Any) -> None:
     )  # fmt: skip
     group.add_argument(
         "--by", metavar="COLUMN",
-        help="the column of classes: each class is represented by rows of its own. --by, --costs "
-        "and --id also take a file with one entry for each row",
+        help="the column of classes. Rows are then represented only by rows of their own class. "
+        "--by, --costs and --id also take a file with one entry for each row",
     )  # fmt: skip
     group.add_argument("--costs", metavar="COLUMN", help="what each row costs; see --budget")
     group.add_argument("--id", metavar="COLUMN", help="a column that is copied to the output")
     group.add_argument(
         "--given", type=Path, metavar="FILE",
-        help="numbers of rows that are held already: they represent others and are not selected. "
-        "A file with a column `row`, as --out writes it, or with one column",
+        help="numbers of rows that you have already. They represent others and are not selected. "
+        "The file has a column `row`, as --out writes it, or only one column",
     )  # fmt: skip
     group.add_argument(
         "--exclude", type=Path, metavar="FILE", help="numbers of rows that are never selected"
@@ -74,11 +77,12 @@ def _how(group: Any) -> None:
     )  # fmt: skip
     group.add_argument(
         "--coverage", type=_part, metavar="PART",
-        help="stop once the selected rows reach this part, as 0.9, of what all rows would reach",
+        help="stop once the selected rows reach this part, such as 0.9, of what all rows would "
+        "reach",
     )  # fmt: skip
     group.add_argument(
-        "--min-distance", type=float, metavar="D",
-        help="two selected rows are at least so far from each other",
+        "--min-distance", type=_distance, metavar="D",
+        help="the smallest distance that two selected rows may have",
     )  # fmt: skip
     group.add_argument(
         "--metric", choices=METRICS, metavar="NAME",
@@ -112,17 +116,18 @@ def _where(group: Any) -> None:
 def _running(group: Any) -> None:
     group.add_argument(
         "--partitions", type=_count, metavar="N",
-        help="search the rows in so many parts, then among those selected. Default: one up to "
-        f"{LARGE} rows (of a class); of more, a sample of the rows is searched, or as many parts "
-        "as there is need for where options limit which rows may be selected",
+        help="search the rows in this many parts, then among the selected rows. Default: one part "
+        f"for up to {LARGE} rows (of a class). For more rows, a sample is searched or, if options "
+        "limit which rows may be selected, as many parts as necessary",
     )  # fmt: skip
     group.add_argument(
         "--scheduler", metavar="ADDRESS",
         help="search the parts on a Dask cluster, such as tcp://host:8786",
     )  # fmt: skip
     group.add_argument(
-        "--seed", type=int, default=0, help="seed of the parts that rows are dealt to. Default: 0"
-    )
+        "--seed", type=_seed, default=0, metavar="N",
+        help="seed of samples, and of the division into parts. Default: 0",
+    )  # fmt: skip
     group.add_argument("--quiet", action="store_true", help="write nothing to the terminal")
 
 
@@ -142,16 +147,37 @@ def _budget(text: str) -> Any:
 
 
 def _part(text: str) -> float:
-    number = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    number = _number(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     if not 0 < number <= 1:
-        raise argparse.ArgumentTypeError(f"must be a fraction above 0 and at most 1, not {text}")
+        raise argparse.ArgumentTypeError(f"must be a fraction above 0 and at most 1, not {text!r}")
     return number
 
 
+def _distance(text: str) -> float:
+    if not 0 < _number(text) < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number above 0, not {text!r}")
+    return float(text)
+
+
+def _number(text: str) -> float:
+    with suppress(ValueError):
+        return float(text)
+    return math.nan
+
+
 def _count(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
-    return int(text)
+    return _whole(text, 1)
+
+
+def _seed(text: str) -> int:
+    return _whole(text, 0)
+
+
+def _whole(text: str, least: int) -> int:
+    with suppress(ValueError):
+        if int(text) >= least:
+            return int(text)
+    raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, not {text!r}")
 
 
 def check(args: argparse.Namespace) -> str | None:
@@ -176,8 +202,8 @@ def check(args: argparse.Namespace) -> str | None:
         for name, value in alone.items():
             if value is not None:
                 return f"--partitions and --scheduler cannot be combined with {name}"
-        if args.metric is not None and args.metric not in METRICS[:4]:
-            some = ", ".join(METRICS[:4])
+        if args.metric is not None and args.metric not in SEARCHED:
+            some = ", ".join(SEARCHED)
             return f"with --partitions or --scheduler, --metric must be one of {some}"
     if args.scheduler is not None and args.partitions == 1:
         return "--scheduler needs several partitions, not --partitions 1"

@@ -1,6 +1,7 @@
 """Write a selection to a file, completely or not at all, in the format of its ending."""
 
 import csv
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,11 @@ def check_place(path: Path, endings: tuple[str, ...] = ENDINGS) -> None:
         raise InputError(f"{path} cannot be written: the folder {path.parent} does not exist")
     if path.is_dir():
         raise InputError(f"{path} cannot be written: it is a folder")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}") from None
     if path.suffix.lower() == ".parquet":
         needed("pyarrow.parquet", path)
 

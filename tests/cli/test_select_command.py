@@ -15,8 +15,8 @@ import pytest
 import zarr
 
 import subsel
-from subsel import coreset
-from subsel.cli import formats, job, main, select
+from subsel import cli, coreset
+from subsel.cli import formats, job, main, select, writing
 from subsel.distributed import greedi
 from subsel.objectives import BY_NAME
 
@@ -152,15 +152,20 @@ def test_given_and_excluded(tmp_path, file):
     assert chosen(tmp_path, file, *options) == right.indices.tolist()
 
 
-def test_partitions(tmp_path, file, monkeypatch):
+def test_partitions(tmp_path, file, capsys, caplog, monkeypatch):
     right = greedi(X, 4, partitions=3, random_state=5).indices.tolist()
     assert chosen(tmp_path, file, "--budget", 4, "--partitions", 3, "--seed", 5) == right
     monkeypatch.setattr(coreset, "LARGE", N // 2)
     right = greedi(X, 4, sample=N, partitions=1, random_state=0).indices.tolist()
     assert chosen(tmp_path, file, "--budget", 4) == right
-    right = greedi(X, 4, random_state=0, objective="log_determinant").indices.tolist()
-    options = ["--objective", "log_determinant"]
-    assert chosen(tmp_path, file, "--budget", 4, *options) == right
+    assert run(file, "--budget", 4, "--out", tmp_path / "c.npy") == 0
+    assert "searched features: 60 of 60 rows (--partitions 1" in capsys.readouterr().err
+    assert "searching 60 of 60 rows, and evaluating" in caplog.text
+    for objective in ("saturated_coverage", "log_determinant"):
+        right = subsel.select(
+            X, 4, objective=objective, method="auto", random_state=0
+        ).indices.tolist()
+        assert chosen(tmp_path, file, "--budget", 4, "--objective", objective) == right
     right = subsel.select(X, 4).indices.tolist()
     assert chosen(tmp_path, file, "--budget", 4, "--partitions", 1) == right
 
@@ -180,7 +185,8 @@ def test_what_is_larger_than_memory_is_put_on_disk(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("metric", job.METRICS)
 def test_assignments(tmp_path, metric):
-    rows = (X > 0).astype(np.float32) if metric == "jaccard" else np.round(X, 1)
+    bits = metric in ("jaccard", "tanimoto")
+    rows = (X > 0).astype(np.float32) if bits else np.round(X, 1)
     rows[[3, 7]] = 0  # no direction: alike to each other, and to nothing else
     np.save(tmp_path / "rows.npy", rows)
     options = ["--metric", metric, "--budget", 4, "--assignments", tmp_path / "all.parquet"]
@@ -242,8 +248,12 @@ def refused(capsys, *arguments, status=1):
         (["--budget", "2", "--by", "label", "--objective", "set_cover"], "not set_cover"),
         (["--budget", "2", "--partitions", "2", "--min-distance", "1"], "with --min-distance"),
         (["--budget", "2", "--partitions", "2", "--metric", "jaccard"], "one of euclidean"),
-        (["--budget", "2", "--partitions", "0"], "must be at least 1"),
+        (["--budget", "2", "--partitions", "0"], "whole number of at least 1"),
+        (["--budget", "2", "--partitions", "x"], "whole number of at least 1, not 'x'"),
+        (["--budget", "2", "--seed", "-1"], "whole number of at least 0, not '-1'"),
         (["--coverage", "2"], "above 0 and at most 1"),
+        (["--coverage", "most"], "above 0 and at most 1, not 'most'"),
+        (["--min-distance", "0"], "must be a number above 0, not '0'"),
         (
             ["--budget", "2", "--objective", "graph_cut", "--assignments", "a.csv"],
             "--assignments needs the objective",
@@ -272,6 +282,20 @@ def test_files_that_cannot_be_used(tmp_path, capsys, monkeypatch):
     (tmp_path / "nothing").mkdir()
     (tmp_path / "notes.md").write_text("")
     (tmp_path / "classes.csv").write_text("a,c\n1,x\n2,\n3,y\n")
+    (tmp_path / "none.csv").write_text("a,b\n")
+    (tmp_path / "twice.csv").write_text("a,a\n1,2\n3,4\n")
+    (tmp_path / "commas.csv").write_text("a;b\n1,5;2,5\n")
+    (tmp_path / "latin.csv").write_bytes("é,b\n1,2\n".encode("latin-1"))
+    (tmp_path / "wide.csv").write_text(" ".join(["a,b\n1,2\n"]), encoding="utf-16")
+    pa.parquet.write_table(pa.table([[1.0], [2.0]], names=["a", "a"]), tmp_path / "twice.parquet")
+    (tmp_path / "mixed").mkdir()
+    for name, labels in {"0": ["x"], "1": [1]}.items():
+        table = pa.table({"a": [1.0], "label": labels})
+        pa.parquet.write_table(table, tmp_path / "mixed" / f"{name}.parquet")
+    (tmp_path / "empty.npy").write_bytes(b"")
+    (tmp_path / "bad.npz").write_bytes(b"PK")
+    (tmp_path / "none.zarr").mkdir()
+    np.save(tmp_path / "no_columns.npy", np.ones((5, 0)))
     np.save(tmp_path / "images.npy", np.ones((2, 2, 2)))
     np.save(tmp_path / "few.npy", CLASSES[:5])
     cases = {
@@ -298,6 +322,18 @@ def test_files_that_cannot_be_used(tmp_path, capsys, monkeypatch):
             "a:b",
         ): "text.csv cannot be read: In CSV column #1: Row #3: CSV conversion",
         ("empty.csv",): "empty.csv",
+        ("none.csv",): "none.csv has no rows, or only empty ones",
+        ("twice.csv",): "twice.csv has several columns named 'a': rename them",
+        ("twice.parquet",): "twice.parquet has several columns named 'a': rename them",
+        ("commas.csv",): "'b' (string); a number in a text file must be written as 1.5",
+        ("latin.csv",): "latin.csv is not text in UTF-8: convert it first",
+        ("wide.csv",): "wide.csv is not text in UTF-8: convert it first",
+        ("mixed", "--by", "label"): "'label' must have one type in all parts, not string and int64",
+        ("wide.parquet", "--features", "a,b,a"): "--features a,b,a names 'a' more than once",
+        ("empty.npy",): "empty.npy is not a file of numpy.save",
+        ("bad.npz",): "bad.npz cannot be read: File is not a zip file",
+        ("none.zarr",): "none.zarr",
+        ("no_columns.npy",): "no_columns.npy: the vectors of 'array' have no numbers",
         ("damaged.parquet",): "damaged.parquet",
     }
     for (name, *options), message in cases.items():
@@ -310,10 +346,15 @@ def test_files_that_cannot_be_used(tmp_path, capsys, monkeypatch):
         assert message in said
     said = refused(capsys, wide, "--budget", 2, "--out", wide.with_suffix(".parquet"))
     assert "cannot be written: it is the input" in said
+    given = tmp_path / "given.csv"
+    given.write_text("row\n1\n")
+    said = refused(capsys, wide, "--budget", 2, "--out", given, "--given", given)
+    assert "cannot be written: it is the input" in said
+    assert given.read_text() == "row\n1\n"
     said = refused(capsys, wide, "--budget", 2, "--out", out, "--assignments", out)
     assert "must be different files" in said
     said = refused(capsys, wide, "--budget", 99, "--out", out)
-    assert "budget must be a count in 1..60" in said
+    assert "--budget must be in 1..60, the number of rows, not 99" in said
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     said = refused(capsys, wide, "--budget", 2, "--out", out)
     assert 'needs the package pyarrow: pip install "subsel[tables]"' in said
@@ -323,6 +364,54 @@ def test_a_csv_file_without_a_header(tmp_path):
     np.savetxt(tmp_path / "rows.csv", X.astype(float), delimiter=",", fmt="%.18g")
     right = subsel.select(X.astype(float), 5).indices.tolist()
     assert chosen(tmp_path, tmp_path / "rows.csv", "--budget", 5) == right
+
+
+def test_a_csv_file_without_a_header_and_with_text(tmp_path):
+    lines = [",".join([*map(repr, row), name]) for row, name in zip(X.tolist(), NAMES, strict=True)]
+    (tmp_path / "rows.csv").write_text("\n".join(lines))
+    right = subsel.select(X.astype(float), 6, labels=NAMES).indices.tolist()
+    assert chosen(tmp_path, tmp_path / "rows.csv", "--by", "f3", "--budget", 6) == right
+
+
+@pytest.mark.parametrize("codec", ["gzip", "bz2", "zstd"])
+def test_compressed_text(tmp_path, codec):
+    path = tmp_path / f"wide.csv.{ {'gzip': 'gz', 'bz2': 'bz2', 'zstd': 'zst'}[codec] }"
+    with pa.CompressedOutputStream(str(path), codec) as file:
+        pa.csv.write_csv(DOUBLE, file)
+    right = subsel.select(X.astype(float), 6, labels=NAMES).indices.tolist()
+    options = ["--features", "a:c", "--by", "label", "--budget", 6]
+    assert chosen(tmp_path, path, *options) == right
+
+
+def test_row_names_of_pandas_are_no_features(tmp_path):
+    frame = DOUBLE.select(["a", "b", "c"]).to_pandas()
+    frame.to_csv(tmp_path / "rows.csv")
+    frame.index += 5
+    frame.to_parquet(tmp_path / "rows.parquet")
+    right = subsel.select(X.astype(float), 4).indices.tolist()
+    for name in ("rows.csv", "rows.parquet"):
+        assert chosen(tmp_path, tmp_path / name, "--budget", 4) == right
+
+
+def test_truth_values_in_a_csv_file_are_numbers(tmp_path):
+    (tmp_path / "rows.csv").write_text("a,b\n1,true\n2,false\n9,true\n")
+    right = subsel.select([[1.0, 1], [2, 0], [9, 1]], 2).indices.tolist()
+    assert chosen(tmp_path, tmp_path / "rows.csv", "--budget", 2) == right
+
+
+def test_texts_in_every_type_of_arrow(tmp_path):
+    right = subsel.select(X, 6, labels=NAMES).indices.tolist()
+    for dtype in (pa.string(), pa.large_string(), pa.string_view()):
+        table = TALL.select(["v"]).append_column("label", pa.array(OTHERS["label"], dtype))
+        table = table.append_column("cost", pa.array(map(str, COSTS), dtype))
+        with pa.ipc.new_file(tmp_path / "rows.arrow", table.schema) as file:
+            file.write_table(table)
+        options = [tmp_path / "rows.arrow", "--id", "label", "--budget", 6]
+        assert chosen(tmp_path, *options, "--by", "label") == right
+        out = tmp_path / "chosen.csv"
+        assert run(*options, "--costs", "cost", "--out", out, "--quiet") == 0
+        rows = subsel.select(X, 6.0, costs=COSTS).indices
+        assert pa.csv.read_csv(out)["label"].to_pylist() == NAMES[rows].tolist()
 
 
 def test_one_column_of_numbers_and_other_delimiters(tmp_path):
@@ -353,13 +442,6 @@ def test_numbers_that_the_first_lines_of_a_csv_file_do_not_show(tmp_path, monkey
     np.testing.assert_array_equal(read(table, ["a"], [], show=False)[0], values)
 
 
-@pytest.mark.parametrize(
-    ("value", "bound", "said"), [(0.99996, 1, "99.9%"), (1, 1, "100.0%"), (0.6215, 1, "62.1%")]
-)
-def test_what_is_proven_is_rounded_down(value, bound, said):
-    assert job.proven(value, bound) == said
-
-
 def test_the_names_are_those_of_the_package():
     assert set(select.OBJECTIVES) == set(BY_NAME)
     for metric in job.METRICS:
@@ -374,6 +456,24 @@ def test_a_scheduler(tmp_path, file):
         options = ["--budget", 4, "--partitions", 2, "--scheduler", cluster.scheduler_address]
         found = chosen(tmp_path, file, *options)
     assert found == greedi(X, 4, partitions=2, random_state=0).indices.tolist()
+
+
+def test_ctrl_c_while_modules_are_imported(tmp_path, monkeypatch):
+    def interrupted(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "import_module", interrupted)
+    assert run(tmp_path / "no.npy", "--budget", 2, "--out", tmp_path / "c.npy") == 130
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, file, capsys, monkeypatch):
+    def refuse(dir):
+        raise PermissionError(13, "Permission denied", dir)
+
+    monkeypatch.setattr(writing.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(job.Job, "_read", None)  # it is found out before anything is read
+    said = refused(capsys, file, "--budget", 2, "--out", tmp_path / "c.npy")
+    assert "c.npy cannot be written: Permission denied" in said
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of Unix")
