@@ -121,7 +121,7 @@ def test_a_contact_sheet_of_images_of_any_kind(ax):
         (lambda: plots.curve(CHOSEN, everything=-1), "everything must be"),
         (lambda: plots.map(X[:5], CHOSEN), "X has 5 rows"),
         (lambda: plots.map(X[0], CHOSEN), "X must be 2-D"),
-        (lambda: plots.map(X, CHOSEN, labels=[1, 2]), "labels must have one entry"),
+        (lambda: plots.map(X, CHOSEN, labels=[1, 2]), "labels must have shape .* one entry"),
         (lambda: plots.balance([0, 1], CHOSEN), "labels has 2 entries"),
         (lambda: plots.balance([0], NOTHING), "selection is empty"),
         (lambda: plots.contact_sheet(np.zeros((60, 4)), CHOSEN), "must be 2-D or 3-D"),

@@ -43,12 +43,12 @@ SEARCHES = {
     ("options", "words"),
     [
         ({"given": [3, 4], "exclude": [4, 5]}, "4 must not be both in given and in exclude"),
-        ({"given": [3, 4, 3]}, "given has 3 more than once"),
-        ({"exclude": [3, 4, 3]}, "exclude has 3 more than once"),
+        ({"given": [3, 4, 3]}, "given contains 3 more than once"),
+        ({"exclude": [3, 4, 3]}, "exclude contains 3 more than once"),
         ({"exclude": range(N)}, f"of {N} (candidates|rows)"),
         ({"given": np.ones(N, bool)}, f"of {N} (candidates|rows)"),
         ({"exclude": range(N - 1)}, f"budget is 2, but only 1 of {N} (candidates|rows)"),
-        ({"given": [N]}, rf"given\[0\] is {N}; must be in 0..{N - 1}"),
+        ({"given": [N]}, rf"given\[0\] is {N}; it must be in 0..{N - 1}"),
     ],
     ids=str,
 )

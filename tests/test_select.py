@@ -171,7 +171,7 @@ def test_distances_as_they_are():
         ({}, TypeError, "budget must be a count"),
         ({"budget": 3, "objective": "best"}, ValueError, "objective must be one of 'facility_loc"),
         ({"budget": 3, "given": [1], "exclude": [1, 2]}, ValueError, "row 1 must not be both in"),
-        ({"budget": 3, "given": [1, 1]}, ValueError, "given has 1 more than once"),
+        ({"budget": 3, "given": [1, 1]}, ValueError, "given contains 1 more than once"),
         ({"budget": 3, "exclude": np.arange(N)}, ValueError, "none of 120 rows is left"),
         ({"budget": 3, "candidates": []}, ValueError, "candidates must not be empty"),
         ({"budget": 9, "candidates": [1, 2]}, ValueError, "budget is 9, but only 2 of 120 rows"),

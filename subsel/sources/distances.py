@@ -115,7 +115,7 @@ def graph_of(indices: Any, values: Any, n_candidates: int | None, name: str) -> 
     twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
     if twice.any():
         i, j = (int(x[0]) for x in np.nonzero(twice))
-        raise ValueError(f"indices[{i}] has {ordered[i, j]} more than once")
+        raise ValueError(f"indices[{i}] contains {ordered[i, j]} more than once")
     wrong = held & ~((array >= 0) & (array < np.inf))
     if wrong.any():
         i, j = (int(x[0]) for x in np.nonzero(wrong))

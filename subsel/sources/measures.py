@@ -323,7 +323,7 @@ class Measured:
         if self.called:
             self.pairs.fill(matrix)
             similarity = DenseSimilarity.from_matrix(matrix, "metric(A, B)")
-            cure = "let it return similarities, such as the largest distance minus each one"
+            cure = "it must return similarities, such as the largest distance minus each one"
             warn_of_distances(similarity, "what metric returns", cure, 5)
             return similarity
         line = np.empty(self.n)

@@ -143,7 +143,7 @@ def test_readmission_goes_by_the_probability_of_the_label():
         ({"labels": [0, 2]}, r"labels must lie in 0..1; label 2"),
         ({"labels": [0.0, 1.0]}, "labels must be integers"),
         ({"labels": [0]}, r"labels must be \(2,\)"),
-        ({"core": [2]}, r"core\[0\] is 2; must be in 0..1"),
+        ({"core": [2]}, r"core\[0\] is 2; it must be in 0..1"),
         ({"core": [True, False]}, "core must be integers"),
         ({"threshold": 1.5}, "threshold must be a fraction"),
     ],

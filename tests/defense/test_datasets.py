@@ -292,7 +292,10 @@ class Hostile:
         (Hostile(), "print"),
         ([1, 2], "not a CIFAR-10 batch"),
         ({b"data": np.zeros((2, 3072)), b"labels": [0, 1]}, "float64"),
-        ({b"data": np.zeros((2, 3072), np.uint8), b"labels": [0]}, "labels for 2 images"),
+        (
+            {b"data": np.zeros((2, 3072), np.uint8), b"labels": [0]},
+            r"labels must have shape \(2,\), not \(1,\)",
+        ),
         ({b"data": np.zeros((2, 3072), np.uint8), b"labels": [0, -1]}, "label -1 is outside"),
     ],
 )

@@ -395,7 +395,9 @@ class TestRefuses:
             EPIC(5, warmup=0, interval=1).start(6)
 
     def test_gradients_of_another_length(self):
-        with pytest.raises(ValueError, match="each of the 5 examples, or for each of the 5 kept; got 4"):
+        with pytest.raises(
+            ValueError, match="each of the 5 examples, or for each of the 5 kept; got 4"
+        ):
             EPIC(5, warmup=0, interval=1).prune(np.ones((4, 2)), np.zeros(4, int), 0)
 
     def test_the_kept_alone_do_not_do_for_the_full_ground_set(self):

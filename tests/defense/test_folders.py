@@ -137,9 +137,11 @@ class TestFolders:
             load_folder(tmp_path, workers=workers)
 
     def test_nothing_there(self, tmp_path):
-        with pytest.raises(FileNotFoundError, match="does not exist: give a folder of images, or a table"):
+        with pytest.raises(
+            FileNotFoundError, match="does not exist: give a folder of images, or a table"
+        ):
             load_folder(tmp_path / "none")
-        with pytest.raises(ValueError, match="has no images: a folder for each class"):
+        with pytest.raises(ValueError, match="has no images: it must be a folder that has"):
             load_folder(tmp_path)
         fill(tmp_path, count=9)
         with pytest.raises(ValueError, match="has no class with 10 images"):

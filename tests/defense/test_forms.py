@@ -350,7 +350,9 @@ def test_inputs_of_another_dtype():
 
 
 def test_test_labels_that_do_not_fit():
-    with pytest.raises(ValueError, match=r"test labels must lie in 0..2; label 3"):
+    with pytest.raises(
+        ValueError, match=r"test labels must lie in 0..2, but they do not for .* the first is 3"
+    ):
         quick(Net(), test=(DATA[0], DATA[1] + 1))
 
 

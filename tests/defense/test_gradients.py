@@ -193,7 +193,9 @@ class TestRefuses:
     @pytest.mark.parametrize("label", [-1, C, 255])
     def test_labels_out_of_range(self, net, data, label):
         data[1][23] = label
-        with pytest.raises(ValueError, match=rf"0\.\.3; label {label} .*: 23$"):
+        with pytest.raises(
+            ValueError, match=rf"0\.\.3, but they do not for .*\(23\); the first is {label}$"
+        ):
             last_layer_gradients(net, data, batch_size=10)
 
     def test_labels_that_are_not_integers(self, net, data):
@@ -204,7 +206,7 @@ class TestRefuses:
 
     def test_non_finite_logits_by_name(self, net, data):
         data[0][[4, 31]] = torch.nan
-        with pytest.raises(ValueError, match="not finite for 2 examples: 4, 31"):
+        with pytest.raises(ValueError, match=r"not finite for 2 examples \(4, 31\)"):
             last_layer_gradients(net, data, batch_size=10)
 
     def test_an_empty_dataset(self, net, data):
@@ -299,7 +301,7 @@ class TestEpochLogits:
         with pytest.raises(ValueError, match="no epoch was trained yet"):
             seen.gradients(np.arange(5))
         seen.record([4, 1], torch.zeros(2, C), torch.tensor([0, 1]))
-        with pytest.raises(ValueError, match="no logits are recorded for 2 examples: 0, 3:"):
+        with pytest.raises(ValueError, match=r"no logits are recorded for 2 examples \(0, 3\):"):
             seen.gradients(np.array([0, 1, 3, 4]))
         seen.gradients(np.array([1, 4]))
 
@@ -311,11 +313,11 @@ class TestEpochLogits:
         seen.record(np.arange(5), logits, torch.tensor([0, 0, C, 0, 0]))
         with pytest.raises(ValueError, match=r"do not for 1 example \(2\); the first is 4$"):
             seen.gradients(np.array([1, 2]))
-        with pytest.raises(ValueError, match=r"not finite for 1 example: 3$"):
+        with pytest.raises(ValueError, match=r"not finite for 1 example \(3\)$"):
             seen.gradients(np.array([1, 3, 4]))
         logits[3, 0] = torch.nan
         seen.record([3], logits[3:4], torch.tensor([0]))
-        with pytest.raises(ValueError, match=r"not finite for 1 example: 3$"):
+        with pytest.raises(ValueError, match=r"not finite for 1 example \(3\)$"):
             seen.gradients(np.array([1, 3, 4]))
 
     @pytest.mark.parametrize("shape", [(2,), (2, 1), (2, C, 1)])

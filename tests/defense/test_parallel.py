@@ -156,7 +156,7 @@ def test_ranks_draw_differently_where_they_have_to(ranks):
         ("model", r"differ in model \({'1\.weight': \(12, 64\)"),
         ("resume", r"differ in epochs done \(0 on rank 0, 2 on rank 1\); kept"),
         ("given gradients", r"differ in gradients \("),
-        ("not finite", r"ValueError: the model's logits are not finite for 1 example: 321$"),
+        ("not finite", r"ValueError: the model's logits are not finite for 1 example \(321\)$"),
         ("loss", r"FloatingPointError: the loss is not finite in epoch 0"),
         ("callback fails", r"OSError: the disk is full$"),
         ("wrapped", r"TypeError: give the model itself, not a DistributedDataParallel"),

@@ -167,7 +167,7 @@ class TestApply:
 
     def test_indices_outside_the_data(self, tmp_path):
         poisoned = read_poisons(make_folder(tmp_path))
-        with pytest.raises(ValueError, match=r"2 of 5 poisons lie outside .* of 20 examples, .*40"):
+        with pytest.raises(ValueError, match=r"2 of 5 poisons lie outside .* of 20 examples; .*40"):
             poisoned.apply(np.zeros((20, 3, 32, 32), np.uint8), np.zeros(20, int))
 
     @pytest.mark.parametrize(

@@ -412,7 +412,7 @@ def test_a_chunk_that_is_not_finite_is_named_by_a_cluster(X, client):
         ({"sample": 11}, ValueError, "sample must be in 12..900"),
         ({"sample": 100, "partitions": 101}, ValueError, "partitions must be in 1..100"),
         ({"sample": 100, "labels": np.zeros(N, int)}, ValueError, "sample and labels cannot"),
-        ({"labels": np.zeros(N - 1, int)}, ValueError, "labels must have one entry per row"),
+        ({"labels": np.zeros(N - 1, int)}, ValueError, "labels must have shape"),
         ({"budget": 0}, ValueError, "budget must be a count"),
         ({"budget": 901}, ValueError, "budget must be a count in 1..900"),
         ({"metric": "manhattan"}, ValueError, "metric must be one of"),

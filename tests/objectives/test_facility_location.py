@@ -408,7 +408,9 @@ def test_gains_that_are_not_finite_are_refused(search, wrong):
     objective = Recomputed(S)
     inner = objective.gains
     objective.gains = lambda c: np.where(c == 3, wrong, inner(c)) if objective.chosen else inner(c)
-    with pytest.raises(ValueError, match=r"gains returned .* for candidate 3; gains must be finite"):
+    with pytest.raises(
+        ValueError, match=r"gains returned .* for candidate 3; gains must be finite"
+    ):
         search(objective, 5)
     objective.gains = lambda candidates: np.ones(2)
     with pytest.raises(ValueError, match=r"gains returned an array of shape \(2,\) for"):

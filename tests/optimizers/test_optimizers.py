@@ -249,7 +249,7 @@ def test_swaps_of_copies_end():
     ("search", "message"),
     [
         (lambda: subsel.refine(S, []), "selection is empty"),
-        (lambda: subsel.refine(S, [1, 1]), "selection has 1 more than once"),
+        (lambda: subsel.refine(S, [1, 1]), "selection contains 1 more than once"),
         (lambda: subsel.refine(S, [1, 99]), r"selection\[1\] is 99"),
         (lambda: subsel.refine(S, [1], given=[1]), "selection has 1, which is given or excluded"),
         (lambda: subsel.refine(S, [1], max_swaps=-1), "max_swaps must be at least 0"),

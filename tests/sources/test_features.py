@@ -392,7 +392,12 @@ def test_features_are_not_changed(metric):
         (np.eye(3), {"method": "magic"}, ValueError, "method must be one of"),
         (np.eye(3), {"backend": "tpu"}, ValueError, "backend must be one of"),
         (np.eye(3), {"memory": -1}, ValueError, "memory must be a number of bytes"),
-        (np.eye(3), {"labels": [0, 1]}, ValueError, r"labels must have one entry per row of X"),
+        (
+            np.eye(3),
+            {"labels": [0, 1]},
+            ValueError,
+            r"labels must have shape .* one entry per row of X",
+        ),
         (np.eye(3), {"labels": np.zeros((3, 1))}, ValueError, "labels"),
         (np.eye(3), {"labels": [0.5, 1, 2]}, TypeError, "labels must be integers"),
         (np.eye(3), {"labels": 3}, ValueError, "labels"),

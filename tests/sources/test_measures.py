@@ -202,7 +202,7 @@ def test_functions_that_return_what_they_should_not(X, cls, function, message):
 
 @pytest.mark.parametrize("cls", [*PAIRS, *SPREAD, subsel.LogDeterminant])
 def test_functions_that_are_not_symmetric(X, cls):
-    with pytest.raises(ValueError, match=r"metric must be symmetric, but of rows \d+ and \d+ of"):
+    with pytest.raises(ValueError, match=r"metric must be symmetric, but for rows \d+ and \d+ of"):
         cls.from_features(X, metric=lambda A, B: A[:, :1] ** 2 + 0 * B[:, 0])
 
 
@@ -211,13 +211,13 @@ def test_functions_of_the_wrong_kind(X):
         subsel.FacilityLocation.from_features(X, lambda A, B: -np.ones((len(A), len(B))))
     with pytest.raises(ValueError, match=r"is -1.0; distances must not be negative"):
         subsel.DisparitySum.from_features(X, lambda A, B: -np.ones((len(A), len(B))))
-    with pytest.raises(ValueError, match=r"row \d+ of X and itself, .* are these similarities"):
+    with pytest.raises(ValueError, match=r"row \d+ of X and itself, .*are these similarities"):
         subsel.DisparityMin.from_features(X, laplacian)
     f = subsel.LogDeterminant.from_features(X, metric=lambda A, B: 4.0 - 3 * laplacian(A, B))
     with pytest.raises(ValueError, match="kernel of X is not positive definite: pivot"):
         subsel.greedy(f, 5)
     for cls in (*PAIRS, subsel.FacilityLocation):
-        with pytest.warns(UserWarning, match=r"metric .*let it return similarities"):
+        with pytest.warns(UserWarning, match=r"metric .*must return similarities"):
             cls.from_features(X, cdist)
 
 
