@@ -517,7 +517,7 @@ class EPIC:
         return given[chosen], gradients[chosen], labels[chosen]
 
     def _check_labels(self, given: np.ndarray, labels: np.ndarray) -> None:
-        """Take down the labels of these examples; they must be those of the rounds before."""
+        """Record the labels of these examples, which must be those of earlier rounds."""
         changed = given[(self._labels[given] >= 0) & (self._labels[given] != labels)]
         if len(changed):
             raise ValueError(
