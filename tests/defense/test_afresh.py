@@ -137,10 +137,10 @@ def test_readmission_goes_by_the_probability_of_the_label():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"gradients": [[0.1, np.nan], [0.0, 0.0]]}, "gradients are not finite in 1 rows, 0"),
+        ({"gradients": [[0.1, np.nan], [0.0, 0.0]]}, "gradients are not finite in 1 row"),
         ({"gradients": [0.5, 0.5]}, r"gradients must be \(n, d\)"),
         ({"gradients": [[0.1, -0.1], [0.1, 0.3]]}, "with respect to the logits"),
-        ({"labels": [0, 2]}, r"labels must lie in 0..1; label 2"),
+        ({"labels": [0, 2]}, r"labels must lie in 0..1, but"),
         ({"labels": [0.0, 1.0]}, "labels must be integers"),
         ({"labels": [0]}, r"labels must be \(2,\)"),
         ({"core": [2]}, r"core\[0\] is 2; it must be in 0..1"),
