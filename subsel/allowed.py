@@ -18,6 +18,7 @@ from subsel.validation import (
     check_budget,
     check_distinct,
     check_labels,
+    check_number,
     portion,
 )
 
@@ -147,6 +148,7 @@ def constraint_of(
                 "min_distance needs features, but X has distances (metric='precomputed'): use "
                 "subsel.constraints.MinDistance with subsel.greedy"
             )
+        check_number(min_distance, "min_distance", 0)
         distance: Any = metric if metric in sources.DISTANCES else "euclidean"
         own = X.tocsr() if hasattr(X, "tocsr") else as_float_array(X, "X")
         own = own if others is None else np.concatenate([own, others])

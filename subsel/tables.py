@@ -32,12 +32,13 @@ def as_array(table: Any, name: str) -> np.ndarray:
         return np.asarray(table)
     if hasattr(table, "collect") and hasattr(table, "lazy"):
         raise TypeError(f"{name} is a lazy table; pass its .collect()")
-    native = nw.from_native(_arrow_of(table), allow_series=True, pass_through=True)
-    if isinstance(native, nw.Series):
-        return _of_column(native, name, f" in column {native.name!r}" if native.name else "")
-    if not isinstance(native, nw.DataFrame):
-        return np.asarray(table)
-    return _of_columns(native, name)
+    try:
+        native = nw.from_native(_arrow_of(table), allow_series=True, pass_through=True)
+        if isinstance(native, nw.Series):
+            return _of_column(native, name, f" in column {native.name!r}" if native.name else "")
+        return _of_columns(native, name) if isinstance(native, nw.DataFrame) else np.asarray(table)
+    except nw.exceptions.DuplicateError:
+        raise ValueError(f"{name} has several columns of the same name: rename them") from None
 
 
 def _arrow_of(table: Any) -> Any:
@@ -85,6 +86,8 @@ def _of_column(column: Any, name: str, where: str) -> np.ndarray:
             f"{name} has {values}{where}, the first in row {row}; fill or drop them first"
         )
     kind = str(column.dtype)
+    if kind.startswith("Struct"):
+        raise TypeError(f"{name} has {kind}{where}; columns must be numbers or vectors")
     if kind.startswith(("List", "Array")):
         return vectors(column.to_arrow(), f"{name}{where}")
     array = column.to_numpy()

@@ -391,7 +391,7 @@ def check_budget(budget: Any, n: int, *, fraction: bool = False, name: str = "bu
     elif budget == 1:
         cure = f" (for all, pass {n}; for one, the integer 1)"
     else:
-        cure = _cure(budget)
+        cure = _cure(budget) if 1 <= budget <= n else ""
     raise ValueError(f"{name} must be {wanted}, not {budget}{cure}")
 
 
@@ -422,6 +422,7 @@ def check_indices(indices: ArrayLike, n: int, name: str = "indices") -> np.ndarr
         array = np.array([whole_number(index) for index in array])
     if array.dtype.kind not in "iu":
         cure = f" (for whole numbers, pass {name}.astype(int))" if array.dtype.kind == "f" else ""
+        cure = f" (a mask must have shape ({n},))" if array.dtype.kind == "b" else cure
         raise TypeError(f"{name} must be integers, not of dtype {array.dtype}{cure}")
     bad = np.flatnonzero((array < 0) | (array >= n))
     if bad.size:

@@ -117,6 +117,9 @@ def test_labels_in_categories():
         (pl.DataFrame({"a": [1, 2], "b": ["x", "y"]}), "X has a column 'b' of String"),
         (pl.DataFrame({"a": [["x"], ["y"]]}), "column 'a' must hold numbers, not"),
         (pl.LazyFrame({"a": [1, 2]}), r"X is a lazy table; pass its .collect\(\)"),
+        (pd.DataFrame(X, columns=["a", "a", "b"]), "several columns of the same name: rename"),
+        (pa.table([X[:, 0], X[:, 1]], names=["a", "a"]), "several columns of the same name"),
+        (pl.DataFrame({"a": [{"x": 1.0}] * 3}), r"X has Struct.* in column 'a'; columns must be"),
     ],
 )
 def test_what_is_no_feature(table, message):
