@@ -80,10 +80,9 @@ class Job:
         written = [p.resolve() for p in (args.out, args.assignments, args.plot) if p is not None]
         if len(set(written)) < len(written):
             raise InputError("--out, --assignments and --plot must be different files")
-        columns = (Path(name) for name in (args.by, args.costs, args.id) if name is not None)
-        for source in (args.file, args.given, args.exclude, *columns):
-            if source is None or not source.exists():
-                continue
+        columns = [Path(name) for name in (args.by, args.costs, args.id) if name is not None]
+        others = [path for path in (args.given, args.exclude, *columns) if path and path.is_file()]
+        for source in (args.file, *others):
             whole = source.resolve()
             if inside := [path for path in written if whole in (path, *path.parents)]:
                 raise InputError(

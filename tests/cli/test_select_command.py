@@ -466,6 +466,13 @@ def test_ctrl_c_while_modules_are_imported(tmp_path, monkeypatch):
     assert run(tmp_path / "no.npy", "--budget", 2, "--out", tmp_path / "c.npy") == 130
 
 
+def test_a_folder_with_the_name_of_a_column(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "label").mkdir()
+    pa.parquet.write_table(TALL, "rows.parquet")
+    assert run("rows.parquet", "--by", "label", "--budget", 3, "--out", "label/c.npy") == 0
+
+
 def test_a_folder_that_cannot_be_written(tmp_path, file, capsys, monkeypatch):
     def refuse(dir):
         raise PermissionError(13, "Permission denied", dir)
