@@ -1,5 +1,6 @@
 """The arguments of `select` and `greedi` that limit which rows may be selected."""
 
+import heapq
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
@@ -67,6 +68,8 @@ class OpenRows:
 
     def check_classes(self, members: list[np.ndarray], counts: list[int]) -> None:
         """Refuse classes with too few rows that may be selected."""
+        if self.open.all():
+            return  # a budget is at most the size of its class
         for own, k in zip(members, counts, strict=True):
             if (left := int(self.open[own].sum())) < k:
                 raise ValueError(
@@ -179,7 +182,8 @@ def budgets(budget: Any, labels: np.ndarray) -> tuple[list[np.ndarray], list[int
     else:
         count = check_budget(budget, len(labels), fraction=True)
         if isinstance(budget, float | np.floating):
-            counts = [portion(budget, int(size)) for size in sizes]
+            by_size = {size: portion(budget, size) for size in set(sizes.tolist())}
+            counts = [by_size[size] for size in sizes.tolist()]
         else:
             counts = apportion(count, sizes).tolist()
     return members, counts
@@ -203,13 +207,22 @@ def apportion(budget: int, sizes: np.ndarray) -> np.ndarray:
         raise ValueError(
             f"budget must be at least one for each of the {len(sizes)} classes, not {budget}"
         )
-    exact = budget * sizes.astype(np.int64)
-    counts = np.maximum(exact // sizes.sum(), 1)
-    while counts.sum() != budget:
-        # The class whose count lies furthest below its exact share gets the next element.
-        claim = exact - counts * sizes.sum()
-        if counts.sum() < budget:
-            counts[np.argmax(np.where(counts < sizes, claim, np.iinfo(np.int64).min))] += 1
-        else:
-            counts[np.argmin(np.where(counts > 1, claim, np.iinfo(np.int64).max))] -= 1
+    exact, total = budget * sizes.astype(np.int64), int(sizes.sum())
+    counts = np.maximum(exact // total, 1)
+    missing = budget - int(counts.sum())
+    # The class whose count is furthest below its exact share gets the next element, or the one
+    # whose count is furthest above it loses one.
+    step = 1 if missing > 0 else -1
+    claims = step * (exact - counts * total)
+    queue = [
+        (-claim, c)
+        for c, claim in enumerate(claims.tolist())
+        if (counts[c] < sizes[c] if step > 0 else counts[c] > 1)
+    ]
+    heapq.heapify(queue)
+    for _ in range(abs(missing)):
+        behind, c = heapq.heappop(queue)
+        counts[c] += step
+        if counts[c] < sizes[c] if step > 0 else counts[c] > 1:
+            heapq.heappush(queue, (behind + total, c))
     return counts

@@ -17,7 +17,7 @@ from subsel.objectives import BY_NAME, FacilityLocation, Objective
 from subsel.objectives.disjoint import side_by_side, together
 from subsel.optimizers import greedy, lazy_greedy, stochastic_greedy
 from subsel.optimizers.refine import refine as exchanged
-from subsel.selection import Selection, merged, sizes_of
+from subsel.selection import Selection, Union, sizes_of
 from subsel.sources.scale import METRICS
 from subsel.types import ArrayLike, Backend, Method, Metric, ObjectiveName, SelectOptions
 from subsel.validation import (
@@ -268,23 +268,42 @@ def select(
     members, counts = budgets(budget, classes)
     rows.check_classes(members, counts)
     names = classes[[own[0] for own in members]].tolist()
+    sizes = np.array([len(own) for own in members])
+    union = Union(sizes, np.array(counts))
     plain = given is exclude is candidates is weights is None and not refine
-    if features.together and method != "stochastic" and plain:
+    plain &= method != "stochastic"
+    if features.together and plain:
         source = features.of_classes(members, metric, None, memory)
-        return merged(together(source, counts, progress), members, n, names)
+        for c, part in enumerate(together(source, counts, progress)):
+            union.add(c, members[c], part)
+        return union.merged(names)
 
     workers = 1 if features.together else min(cpu.threads(), len(members))
-
-    def represent(own: np.ndarray, k: int, seed: np.random.Generator | None) -> Selection:
-        source = features.rows(own).similarity(metric, None, allowed // workers)
-        f = FacilityLocation.of(source, None if each is None else each[own])
-        return _represent(f, rows.of_class(own), Count(k), method, refine, seed, False)
-
     seeds: list[Any] = [None] * len(members)
     if method == "stochastic" and random is not None:
         seeds = [*random.spawn(len(members))]
-    tasks = list(zip(members, counts, seeds, strict=True))
-    return merged(side_by_side(represent, tasks, workers, progress), members, n, names)
+
+    def search(some: np.ndarray, small: bool) -> None:
+        own = np.concatenate([members[c] for c in some])
+        part = features.rows(own)
+        if small:
+            found = sources.in_classes(part, sizes[some], union.counts[some], metric, each_allowed)
+            union.add_all(some, own, *found)
+            return
+        c = int(some[0])
+        source = part.similarity(metric, None, each_allowed)
+        f = FacilityLocation.of(source, None if each is None else each[own])
+        k, seed = Count(counts[c]), seeds[c]
+        chosen = _represent(f, rows.of_class(own), k, method, refine, seed, False)
+        union.add(c, own, chosen)
+
+    each_allowed = allowed // workers
+    small = sources.small_classes(features, sizes, metric, workers) if plain else []
+    alone = np.setdiff1d(np.arange(len(sizes)), np.concatenate([*small, np.empty(0, np.int64)]))
+    tasks = [(alone[at : at + 1], False) for at in range(len(alone))]
+    tasks += [(some, True) for some in small]
+    side_by_side(search, tasks, workers, progress, [len(some) for some, _ in tasks])
+    return union.merged(names)
 
 
 def _of_a_part(

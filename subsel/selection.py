@@ -195,10 +195,16 @@ def by_falling_gain(gains: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarra
     Returns the order, as positions in the concatenated gains, and for each part the positions of
     its picks in that order. Among equal gains the earlier part and the earlier pick come first.
     """
-    ranking = np.argsort(-np.concatenate(gains), kind="stable")
+    ranking, place = _falling(np.concatenate(gains))
+    return ranking, np.split(place, np.cumsum([len(own) for own in gains])[:-1])
+
+
+def _falling(gains: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The order of decreasing gains, and the position of each in it."""
+    ranking = np.argsort(-gains, kind="stable")
     place = np.empty_like(ranking)
     place[ranking] = np.arange(len(ranking))
-    return ranking, np.split(place, np.cumsum([len(own) for own in gains])[:-1])
+    return ranking, place
 
 
 def bound_of_greedy(gains: np.ndarray, k: int, base: float = 0.0) -> float:
@@ -210,34 +216,82 @@ def bound_of_greedy(gains: np.ndarray, k: int, base: float = 0.0) -> float:
     return float((before + np.maximum(gains, 0) * k).min(initial=math.inf))
 
 
-def merged(
-    parts: list[Selection], members: list[np.ndarray], n: int, names: list | None = None
-) -> Selection:
-    """Merge the selections of disjoint parts of all `n` rows into one, by decreasing gain.
+class Union:
+    """The selections of disjoint classes of n rows, until they are merged by decreasing gain.
 
-    Among equal gains the earlier part comes first. ``members[c]`` are the rows of part c, and
-    ``names[c]`` is its label.
+    Parameters
+    ----------
+    sizes, counts : ndarray of int64, shape (classes,)
+        The number of rows of each class, and how many of them are selected.
+
+    Notes
+    -----
+    Several threads may `add` classes at a time, each its own.
     """
-    indices = np.concatenate([rows[p.indices] for p, rows in zip(parts, members, strict=True)])
-    gains = np.concatenate([p.gains for p in parts])
-    ranking, places = by_falling_gain([p.gains for p in parts])
-    assignment = np.empty(n, np.int64)
-    for p, rows, own in zip(parts, members, places, strict=True):
-        assert p.assignment is not None
+
+    def __init__(self, sizes: np.ndarray, counts: np.ndarray) -> None:
+        self.sizes, self.counts = sizes, counts
+        self._starts = np.cumsum(counts) - counts
+        self._indices, self._gains = np.empty(counts.sum(), np.int64), np.empty(counts.sum())
+        self._assignment = np.full(sizes.sum(), -1)
+        self._bases, self._work = np.zeros(len(sizes)), np.zeros(len(sizes), np.int64)
+        self._bounds = np.full(len(sizes), math.nan)
+        self._paths: set[str] = set()
+
+    def add(self, c: int, rows: np.ndarray, part: Selection) -> None:
+        """Add the selection of one class, which has these rows."""
+        assert part.assignment is not None
+        one = np.array([c])
+        self._put(one, rows, part.indices, part.gains, part.assignment, part.n_evaluations)
+        self._bases[c] = part.value - math.fsum(part.gains)  # F of what is given
+        self._bounds[c] = math.nan if part.bound is None else part.bound
+        self._paths.add(part.path)
+
+    def add_all(
+        self, classes: np.ndarray, rows: np.ndarray, elements: np.ndarray, gains: np.ndarray,
+        assignment: np.ndarray, bounds: np.ndarray, path: str,
+    ) -> None:  # fmt: skip
+        """Add those of several classes, one after the other, of which all pairs were compared."""
+        self._put(classes, rows, elements, gains, assignment, self.sizes[classes])
+        self._bounds[classes] = bounds
+        self._paths.add(path)
+
+    def _put(
+        self, classes: np.ndarray, rows: np.ndarray, elements: np.ndarray, gains: np.ndarray,
+        assignment: np.ndarray, evaluations: Any,
+    ) -> None:  # fmt: skip
+        counts = self.counts[classes]
+        before = np.cumsum(counts) - counts
+        place = (self._starts[classes] - before).repeat(counts) + np.arange(counts.sum())
+        self._indices[place], self._gains[place] = rows[elements], gains
         # The last entry stands for -1, a point that nothing represents.
-        assignment[rows] = np.append(own, -1)[p.assignment]
-    base = [p.value - math.fsum(p.gains) for p in parts]  # F of what is given; 0 if nothing is
-    bounds = [p.bound for p in parts if p.bound is not None]
-    work = sum(p.n_evaluations * len(rows) for p, rows in zip(parts, members, strict=True))
-    return Selection(
-        indices=indices[ranking],
-        gains=gains[ranking],
-        value=math.fsum([*gains, *base]),
-        n_evaluations=-(-work // n),
-        assignment=assignment,
-        sizes=sizes_of(assignment, len(indices)),
-        path=parts[0].path if len({p.path for p in parts}) == 1 else "mixed",
-        values=math.fsum(base) + np.cumsum(gains[ranking]),
-        bound=math.fsum(bounds) if len(bounds) == len(parts) else None,
-        per_class=None if names is None else dict(zip(names, [*map(len, parts)], strict=True)),
-    )
+        self._assignment[rows] = np.append(place, -1)[assignment]
+        self._work[classes] = evaluations * self.sizes[classes]
+
+    def merged(self, names: list | None = None) -> Selection:
+        """All selections as one. Among equal gains the earlier class comes first.
+
+        Parameters
+        ----------
+        names : list, optional
+            The labels of the classes.
+        """
+        n, k = len(self._assignment), len(self._indices)
+        ranking, place = _falling(self._gains)
+        gains = self._gains[ranking]
+        assignment = np.append(place, -1)[self._assignment]
+        certified = not np.isnan(self._bounds).any()
+        return Selection(
+            indices=self._indices[ranking],
+            gains=gains,
+            value=math.fsum([*self._gains, *self._bases]),
+            n_evaluations=-(-int(self._work.sum()) // n),
+            assignment=assignment,
+            sizes=sizes_of(assignment, k),
+            path=next(iter(self._paths)) if len(self._paths) == 1 else "mixed",
+            values=math.fsum(self._bases) + np.cumsum(gains),
+            bound=math.fsum(self._bounds) if certified else None,
+            per_class=None
+            if names is None
+            else dict(zip(names, self.counts.tolist(), strict=True)),
+        )

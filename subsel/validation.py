@@ -32,14 +32,23 @@ def as_float_array(array: ArrayLike, name: str) -> np.ndarray:
     integers, extended floats and objects that are real numbers are rounded to float64. A tensor on
     a GPU is copied; sparse and masked arrays are refused.
     """
+    array, number = as_held_array(array, name)
+    return array.astype(number, copy=False)
+
+
+def as_held_array(array: ArrayLike, name: str) -> tuple[np.ndarray, np.dtype]:
+    """The same, but numbers narrower than the type that `as_float_array` gives stay as they are.
+
+    Returns the array, and that type.
+    """
     array = as_host_array(array, name)
     if array.dtype.kind == "O":
         array = _real_numbers(array, name)
-    number = float_type(array.dtype, name)
-    if array.dtype == number:
-        return array
+    number = np.dtype(float_type(array.dtype, name))
+    if array.dtype.itemsize < number.itemsize or array.dtype == number:
+        return array, number
     with np.errstate(over="ignore"):  # numbers that overflow become inf, which is refused
-        return array.astype(number)
+        return array.astype(number), number
 
 
 def as_host_array(array: Any, name: str) -> np.ndarray:
@@ -202,19 +211,21 @@ def read_only(array: np.ndarray) -> np.ndarray:
 
 
 def check_entries(
-    array: np.ndarray, name: str, *, non_negative: bool = False, what: str = "similarities"
-) -> float:
+    array: np.ndarray, name: str, *, non_negative: bool = False, what: str = "similarities",
+    dtype: Any = None,
+) -> float:  # fmt: skip
     """Refuse NaN and inf and, if asked, negative entries. The error says where the first one is.
 
-    Returns the largest entry. Reads the array once, a few rows at a time.
+    Returns the largest entry. Reads the array once, a few rows at a time, as numbers of `dtype`.
     """
+    dtype = array.dtype if dtype is None else dtype
     limit = 0.0 if non_negative else -np.finfo(np.float64).max
     largest = limit
     step = max(1, 2**18 // (array.shape[1] * array.itemsize))
-    if not array.flags.c_contiguous:
+    if not array.flags.c_contiguous and array.dtype == dtype:
         step = len(array)
     for start in range(0, len(array), step):
-        rows = array[start : start + step]
+        rows = array[start : start + step].astype(dtype, copy=False)
         high = float(rows.max())
         if not (limit <= rows.min() and high < np.inf):
             good = (limit <= rows) & (rows < np.inf)

@@ -21,11 +21,12 @@ Result = TypeVar("Result")
 
 
 def side_by_side(
-    search: Callable[..., Result], tasks: list[tuple], workers: int, progress: bool
-) -> list[Result]:
-    """Run ``search(*task)`` for each class on several threads, and return all selections.
+    search: Callable[..., Result], tasks: list[tuple], workers: int, progress: bool,
+    classes: list[int] | None = None,
+) -> list[Result]:  # fmt: skip
+    """Run ``search(*task)`` for each task on several threads, and return what they return.
 
-    Each class uses one Numba thread, because Numba's thread pools do not nest. After an error or
+    A task is one class, or as many as `classes` says. Each uses one Numba thread, because Numba's thread pools do not nest. After an error or
     Ctrl-C, the other searches are told to stop.
     """
     stop = threading.Event()
@@ -37,8 +38,15 @@ def side_by_side(
     with ThreadPoolExecutor(workers, initializer=begin) as pool:
         try:
             futures = [pool.submit(search, *task) for task in tasks]
-            bar = Progress(futures, desc="select", unit="class", disable=not progress)
-            return [future.result() for future in bar]
+            sizes = classes or [1] * len(tasks)
+            results = []
+            with Progress(
+                total=sum(sizes), desc="select", unit="class", disable=not progress
+            ) as bar:
+                for future, size in zip(futures, sizes, strict=True):
+                    results.append(future.result())
+                    bar.update(size)
+            return results
         except BaseException:
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from subsel.sources.amounts import Amounts
+from subsel.sources.classes import in_classes, small_classes
 from subsel.sources.columns import DISTANCES
 from subsel.sources.dense import DenseSimilarity
 from subsel.sources.distances import Distances, graph_of, warn_of_distances
@@ -39,9 +40,11 @@ __all__ = [
     "exchange",
     "features",
     "graph_of",
+    "in_classes",
     "largest",
     "matrix",
     "require_gpu",
+    "small_classes",
     "warn_of_distances",
 ]
 

@@ -1,6 +1,8 @@
 """Similarities computed from features."""
 
 import math
+from collections.abc import Iterator
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -13,22 +15,27 @@ from subsel.sources.base import Similarity
 from subsel.sources.dense import DenseSimilarity
 from subsel.sources.measures import Measured
 from subsel.sources.scale import (
+    UNIT_LENGTH,
     Scale,
     centred,
     choose_rule,
     choose_scale,
     is_tiled,
-    matrix_pays,
+    matrix_fits,
     spread,
 )
 from subsel.validation import (
     ArrayLike,
     as_float_array,
+    as_held_array,
     check_entries,
     check_matrix_shape,
     check_memory,
     read_only,
 )
+
+_PORTION = 2**18
+"""Narrow numbers that are converted at a time."""
 
 _LONG = 2**21
 """Numbers from which on an order in space takes longer than Ctrl-C may wait."""
@@ -57,15 +64,24 @@ class Tiles:
 
 
 class Features:
-    """Checked features in main memory, (n, d), from which sources of similarities are made."""
+    """Checked features in main memory, (n, d), from which sources of similarities are made.
+
+    Narrow ones, such as float16 and int8, stay as they are until a source is made of them.
+
+    Attributes
+    ----------
+    array : ndarray
+    dtype : dtype
+        Of the numbers that they are computed in, float32 or float64.
+    """
 
     together = False
     """Whether all classes are searched in the same launches."""
 
     def __init__(self, X: ArrayLike) -> None:
-        self.array = as_float_array(X, "X")
+        self.array, self.dtype = as_held_array(X, "X")
         check_matrix_shape(self.array.shape, "X", "(n, d)")
-        check_entries(self.array, "X")
+        check_entries(self.array, "X", dtype=self.dtype)
 
     def __len__(self) -> int:
         return len(self.array)
@@ -73,20 +89,25 @@ class Features:
     def rows(self, indices: np.ndarray) -> "Features":
         """A copy of some rows."""
         part = Features.__new__(Features)
-        part.array = self.array[indices]
+        part.array, part.dtype = self.array[indices].astype(self.dtype, copy=False), self.dtype
         return part
 
     def similarity(self, metric: str, gamma: float | None, memory: float | None) -> Similarity:
         """Similarities between the rows, by the fastest way that fits into `memory`."""
         if not is_tiled(metric):
-            return Measured(self.array, metric).similarity(memory)
-        return Conditioned.of(self.array, metric, gamma).fastest(check_memory(memory))
+            return Measured(self.floats(), metric).similarity(memory)
+        own = Conditioned.of(self.array, metric, gamma, dtype=self.dtype)
+        return own.fastest(check_memory(memory))
+
+    def floats(self) -> np.ndarray:
+        """All rows as they are computed in."""
+        return self.array.astype(self.dtype, copy=False)
 
     def beside(
         self, others: np.ndarray, metric: str, gamma: float | None, memory: float | None
     ) -> Similarity:
         """Similarities of the rows to these rows and to `others`, which come after them."""
-        stacked = np.concatenate([self.array, others])
+        stacked = np.concatenate([self.floats(), others])
         if not is_tiled(metric):
             return Measured(stacked, metric).similarity(memory, len(self))
         return Conditioned.of(stacked, metric, gamma, len(self)).fastest(check_memory(memory))
@@ -99,7 +120,7 @@ class Features:
         if array.shape[1] != d:
             raise ValueError(f"{name} must have the {d} columns that X has, not {array.shape[1]}")
         with np.errstate(over="ignore"):  # what overflows becomes inf, and is refused as that
-            array = array.astype(self.array.dtype)
+            array = array.astype(self.dtype)
         check_entries(array, name)
         return array
 
@@ -110,7 +131,7 @@ class Features:
 
         All of them have the same unit and an offset that makes none of them negative.
         """
-        stacked = np.concatenate([self.array, *others])
+        stacked = np.concatenate([self.floats(), *others])
         n, at, largest = len(self), len(self), []
         if not is_tiled(metric):
             measured = Measured(stacked, metric)
@@ -147,25 +168,33 @@ class Conditioned:
 
     @classmethod
     def of(
-        cls, features: np.ndarray, metric: str, gamma: float | None, n_points: int | None = None
-    ) -> "Conditioned":
+        cls, features: np.ndarray, metric: str, gamma: float | None, n_points: int | None = None,
+        dtype: Any = None,
+    ) -> "Conditioned":  # fmt: skip
         """Checked features, divided by a power of two, or brought to unit length for cosine.
 
-        Correlation is the cosine of centred rows.
+        Correlation is the cosine of centred rows. Narrow features become numbers of `dtype`.
         """
+        dtype = features.dtype if dtype is None else dtype
         if metric == "correlation":
-            features, metric = centred(features), "cosine"
-        features = read_only(features)
-        low, high = features.min(axis=0), features.max(axis=0)
-        middle, extent = spread(metric, low, high)
-        radius = 0.0 if metric == "cosine" else farthest(features, middle, extent)
-        scale = choose_scale(metric, gamma, low, high, radius)
-        return cls(conditioned(features, metric, scale), metric, scale, n_points=n_points)
+            features, metric = centred(features, dtype), "cosine"
+        if features.dtype == dtype:
+            features = read_only(features)
+        if metric == "cosine":
+            scale = UNIT_LENGTH
+        else:
+            ends = [(rows.min(axis=0), rows.max(axis=0)) for _, rows in parts(features, dtype)]
+            low = reduce(np.minimum, [least for least, _ in ends])
+            high = reduce(np.maximum, [most for _, most in ends])
+            middle, extent = spread(metric, low, high)
+            radius = max(farthest(rows, middle, extent) for _, rows in parts(features, dtype))
+            scale = choose_scale(metric, gamma, low, high, radius)
+        ready = conditioned(features, metric, scale, dtype)
+        return cls(ready, metric, scale, n_points=n_points)
 
     def fastest(self, memory: int) -> Similarity:
         """A matrix if it is faster, fits into so many bytes and can be allocated; else tiles."""
-        size = len(self.rows) ** 2 * (self.rows.itemsize + 1)  # 1: see `DenseSimilarity.thinned`
-        if matrix_pays(self.metric, self.rows.shape[1]) and size <= memory:
+        if matrix_fits(self.metric, *self.rows.shape, self.rows.itemsize, memory):
             try:
                 return self.matrix()
             except MemoryError:
@@ -295,9 +324,28 @@ def farthest(features: np.ndarray, middle: np.ndarray, extent: float) -> float:
     return cpu.radius(features, middle, extent) if 0 < extent < math.inf else extent
 
 
-def conditioned(features: np.ndarray, metric: str, scale: Scale) -> np.ndarray:
-    """Features as the kernels need them: near 1 in magnitude, or of unit length for cosine."""
-    if metric != "cosine":
-        return read_only(np.ldexp(features, -scale.exponent))
-    rows = np.empty((len(features), features.shape[1] + 1), features.dtype)
-    return read_only(rows if cpu.unit_rows(features, rows) else rows[:, :-1])
+def conditioned(
+    features: np.ndarray, metric: str, scale: Scale, dtype: Any = None
+) -> np.ndarray:
+    """Features as the kernels need them: near 1 in magnitude, or of unit length for cosine.
+
+    Then rows of zeros have one more column, a direction of their own, orthogonal to all others.
+    """
+    dtype = features.dtype if dtype is None else dtype
+    out = np.empty(features.shape, dtype)
+    any_zero = False
+    for part, rows in parts(features, dtype):
+        if metric == "cosine":
+            any_zero |= cpu.unit_rows(rows, out[part])
+        else:
+            np.ldexp(rows, -scale.exponent, out=out[part])
+    return read_only(np.column_stack([out, ~out.any(axis=1)]) if any_zero else out)
+
+
+def parts(features: np.ndarray, dtype: Any) -> Iterator[tuple[slice, np.ndarray]]:
+    """Rows as numbers of a type, some at a time if they have to be converted."""
+    n, d = features.shape
+    step = n if features.dtype == dtype else max(1, _PORTION // d)
+    for start in range(0, n, step):
+        part = slice(start, min(start + step, n))
+        yield part, read_only(features[part].astype(dtype, "C", copy=False))

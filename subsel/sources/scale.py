@@ -62,36 +62,51 @@ class Scale:
     gamma: float = 1.0
 
 
+UNIT_LENGTH = Scale(1.0, 2.0, 2.0)
+"""The scale of cosines."""
+
+
 def choose_scale(
     metric: str, gamma: float | None, low: np.ndarray, high: np.ndarray, radius: float
 ) -> Scale:
     """Choose the scale from the ranges of features and the radius, as `spread` defines it."""
+    ends = float(low.min()), float(high.max())
+    return scale_of(metric, gamma, *ends, radius, len(low), low.dtype)
+
+
+def scale_of(
+    metric: str, gamma: float | None, least: float, most: float, radius: float, d: int, dtype: Any
+) -> Scale:
+    """Choose the scale of d features, none below `least` or above `most`."""
     if metric == "cosine":
-        return Scale(1.0, 2.0, 2.0)
-    d, limits = len(low), np.finfo(low.dtype)
+        return UNIT_LENGTH
+    limits = np.finfo(dtype)
     if radius and not (1e-150 < radius < 1e150 if metric == "dot" else radius < 1e300):
         raise ValueError(f"X spreads over {radius:g}, too far for {metric}; rescale it")
     # Near the spread, but not so small that the largest feature overflows.
-    largest = max(abs(float(low.min())), abs(float(high.max())))
+    largest = max(abs(least), abs(most))
     exponent = max(math.frexp(radius)[1], math.frexp(largest)[1] - int(limits.maxexp) + 8)
     unit = math.ldexp(1.0, exponent)
     bound = round_up(radius / unit * (1 + (d + 64) * float(limits.eps)))
     if metric == "euclidean":
         return Scale(unit, 2 * bound, 2 * bound, exponent)
     if metric == "dot":
-        offset = 0.0 if low.min() >= 0 else round_up(bound**2)
+        offset = 0.0 if least >= 0 else round_up(bound**2)
         return Scale(unit**2, offset, offset + round_up(bound**2), exponent)
     rate = (1 / d if gamma is None else gamma) * unit * unit
-    most = float(limits.max) / 2**10
-    if gamma is None and rate > most:  # rows that are near one another would count as equal
+    highest = float(limits.max) / 2**10
+    if gamma is None and rate > highest:  # rows that are near one another would count as equal
         raise ValueError(f"X spreads over {radius:g}, too far for rbf with gamma = 1/d; rescale it")
-    return Scale(1.0, 1.0, 1.0, exponent, min(max(rate, float(limits.tiny)), most))
+    return Scale(1.0, 1.0, 1.0, exponent, min(max(rate, float(limits.tiny)), highest))
 
 
-def spread(metric: str, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, float]:
-    """The middle of the ranges (for inner products 0), and how far features are from it at most."""
-    middle = np.zeros(len(low)) if metric == "dot" else low.astype(np.float64) / 2 + high / 2.0
-    return middle, float(np.maximum(high - middle, middle - low).max())
+def spread(metric: str, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, Any]:
+    """The middle of the ranges (for inner products 0), and how far features are from it at most.
+
+    Ranges have the shape (d,), or (classes, d) for as many extents.
+    """
+    middle = np.zeros(low.shape) if metric == "dot" else low.astype(np.float64) / 2 + high / 2.0
+    return middle, np.maximum(high - middle, middle - low).max(axis=-1)
 
 
 def choose_rule(metric: str, scale: Scale, n_points: int, d: int, dtype: Any) -> tuple:
@@ -109,6 +124,12 @@ def matrix_pays(metric: str, d: int) -> bool:
     return d >= DENSE_FROM_DIMENSION or metric == "dot"
 
 
+def matrix_fits(metric: str, n: int, d: int, itemsize: int, memory: int) -> bool:
+    """Whether a matrix pays and takes no more than so many bytes."""
+    size = n * n * (itemsize + 1)  # 1: see `DenseSimilarity.thinned`
+    return matrix_pays(metric, d) and size <= memory
+
+
 def round_up(x: float) -> float:
     """The next number with at most eight significant bits, which is exact on every grid in use."""
     mantissa, exponent = math.frexp(x)
@@ -120,13 +141,13 @@ def is_tiled(metric: Any) -> TypeGuard[str]:
     return not callable(metric) and (metric in METRICS or metric == "correlation")
 
 
-def centred(features: np.ndarray) -> np.ndarray:
+def centred(features: np.ndarray, dtype: Any = None) -> np.ndarray:
     """Rows less their means, whose cosines are correlations. Constant rows become rows of zeros.
 
     Rows are brought near 1 by powers of two, which changes no correlation, and centred in float64.
     """
     features = read_only(features)  # in one order, as means are sums
-    out = np.empty_like(features)
+    out = np.empty(features.shape, features.dtype if dtype is None else dtype)
     step = max(1, _PORTION // features.shape[1])
     for start in range(0, len(features), step):
         rows = features[start : start + step].astype(np.float64)

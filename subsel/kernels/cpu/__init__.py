@@ -2,11 +2,13 @@
 
 From the bottom up: `vectors` holds the code in LLVM's language, `lanes` computes similarities,
 `log` records changes of representatives, `stores` reads or computes similarities, `search` is
-greedy facility location, `swaps` improves a selection, `whole` works over all pairs at once,
-`order` prepares features, and `near` finds rows at a small distance.
+greedy facility location, `classes` is the same for many small classes, `swaps` improves a
+selection, `whole` works over all pairs at once, `order` prepares features, and `near` finds rows at
+a small distance.
 """
 
 from subsel.kernels.compiling import single_thread, threads
+from subsel.kernels.cpu.classes import Classes, Picks, select_in_classes
 from subsel.kernels.cpu.log import (
     ADDED,
     LOGGED,
@@ -18,7 +20,7 @@ from subsel.kernels.cpu.log import (
     Search,
 )
 from subsel.kernels.cpu.near import close_near
-from subsel.kernels.cpu.order import radius, spatial_order, unit_rows
+from subsel.kernels.cpu.order import radii, radius, spatial_order, unit_rows
 from subsel.kernels.cpu.search import (
     add,
     advance,
@@ -61,10 +63,12 @@ __all__ = [
     "SEEN",
     "SWAPPED",
     "TODO",
+    "Classes",
     "Columns",
     "Dense",
     "GeneralSearch",
     "Limits",
+    "Picks",
     "Search",
     "Sparse",
     "Swaps",
@@ -76,9 +80,11 @@ __all__ = [
     "count_above",
     "is_symmetric",
     "judge_swaps",
+    "radii",
     "radius",
     "represent",
     "scan_swaps",
+    "select_in_classes",
     "settle_parallel",
     "single_thread",
     "spatial_order",

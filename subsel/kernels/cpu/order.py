@@ -10,8 +10,11 @@ from subsel.kernels.cpu.vectors import LANES
 
 
 @inner
-def _select(keys, order, start, stop, middle):
-    """Hoare's selection: afterwards no key before `middle` in start..stop exceeds a later one."""
+def place_largest(keys, order, start, stop, middle):
+    """Hoare's selection: afterwards no key before `middle` in start..stop exceeds a later one.
+
+    `order` is permuted like the keys.
+    """
     left, right = start, stop - 1
     while left < right:
         a, b, c = keys[left], keys[(left + right) // 2], keys[right]
@@ -69,7 +72,7 @@ def spatial_order(features):
         for a in range(start, stop):
             keys[a] = features[order[a], axis]
         middle = start + max(1, (stop - start) // (2 * LANES)) * LANES
-        _select(keys, order, start, stop, middle)
+        place_largest(keys, order, start, stop, middle)
         starts[depth], stops[depth] = start, middle
         starts[depth + 1], stops[depth + 1] = middle, stop
         depth += 2
@@ -96,10 +99,24 @@ def radius(features, middle, extent):
 
 
 @kernel
-def unit_rows(features, out):
-    """Scale rows to length 1, with one more column for rows of zeros; return whether there are any.
+def radii(features, starts, middles, extents):
+    """The same for each class, whose rows are from ``starts[c]`` to ``starts[c + 1]``.
 
-    That column is a direction of their own, orthogonal to all others.
+    It is the extent itself where that is 0 or infinite.
+    """
+    out = extents.copy()
+    for c in range(out.size):
+        if 0 < out[c] < np.inf:
+            out[c] = radius(features[starts[c] : starts[c + 1]], middles[c], extents[c])
+    return out
+
+
+@kernel
+def unit_rows(features, out):
+    """Scale rows to length 1, but for rows of zeros; return whether there are any.
+
+    `out` may have one more column, which is then 1 in rows of zeros, and 0 in all others: a
+    direction of their own, orthogonal to all others.
     """
     n, d = features.shape
     origin = np.zeros(d)
@@ -115,5 +132,6 @@ def unit_rows(features, out):
         length = _length(row, origin, extent) + zero
         for k in range(d):
             out[i, k] = np.float64(row[k]) / extent / length
-        out[i, d] = zero
+        if out.shape[1] > d:
+            out[i, d] = zero
     return any_zero
