@@ -283,26 +283,27 @@ def select(
     if method == "stochastic" and random is not None:
         seeds = [*random.spawn(len(members))]
 
-    def search(some: np.ndarray, small: bool) -> None:
-        own = np.concatenate([members[c] for c in some])
-        part = features.rows(own)
-        if small:
-            found = sources.in_classes(part, sizes[some], union.counts[some], metric, each_allowed)
-            union.add_all(some, own, *found)
-            return
-        c = int(some[0])
-        source = part.similarity(metric, None, each_allowed)
+    each_allowed = allowed // workers
+
+    def search_alone(c: int) -> None:
+        own = members[c]
+        source = features.rows(own).similarity(metric, None, each_allowed)
         f = FacilityLocation.of(source, None if each is None else each[own])
         k, seed = Count(counts[c]), seeds[c]
         chosen = _represent(f, rows.of_class(own), k, method, refine, seed, False)
         union.add(c, own, chosen)
 
-    each_allowed = allowed // workers
+    def search_small(some: np.ndarray) -> None:
+        own = np.concatenate([members[c] for c in some])
+        part = features.rows(own)
+        found = sources.in_classes(part, sizes[some], union.counts[some], metric, each_allowed)
+        union.add_all(some, own, *found)
+
     small = sources.small_classes(features, sizes, metric, workers) if plain else []
-    alone = np.setdiff1d(np.arange(len(sizes)), np.concatenate([*small, np.empty(0, np.int64)]))
-    tasks = [(alone[at : at + 1], False) for at in range(len(alone))]
-    tasks += [(some, True) for some in small]
-    side_by_side(search, tasks, workers, progress, [len(some) for some, _ in tasks])
+    others = np.setdiff1d(np.arange(len(sizes)), np.concatenate([[], *small]))
+    tasks = [*((search_alone, c) for c in others.tolist()), *((search_small, s) for s in small)]
+    done = [1] * len(others) + [len(some) for some in small]
+    side_by_side(lambda search, own: search(own), tasks, workers, progress, done)
     return union.merged(names)
 
 

@@ -26,8 +26,8 @@ def side_by_side(
 ) -> list[Result]:  # fmt: skip
     """Run ``search(*task)`` for each task on several threads, and return what they return.
 
-    A task is one class, or as many as `classes` says. Each uses one Numba thread, because Numba's thread pools do not nest. After an error or
-    Ctrl-C, the other searches are told to stop.
+    A task is one class, or as many as `classes` says. Each uses one Numba thread, because Numba's
+    thread pools do not nest. After an error or Ctrl-C, the other searches are told to stop.
     """
     stop = threading.Event()
 
@@ -40,9 +40,8 @@ def side_by_side(
             futures = [pool.submit(search, *task) for task in tasks]
             sizes = classes or [1] * len(tasks)
             results = []
-            with Progress(
-                total=sum(sizes), desc="select", unit="class", disable=not progress
-            ) as bar:
+            total = sum(sizes)
+            with Progress(total=total, desc="select", unit="class", disable=not progress) as bar:
                 for future, size in zip(futures, sizes, strict=True):
                     results.append(future.result())
                     bar.update(size)

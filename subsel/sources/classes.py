@@ -17,9 +17,9 @@ from subsel.sources.scale import (
     scale_of,
     spread,
 )
-from subsel.validation import Metric, read_only
+from subsel.validation import read_only
 
-SMALL = 256
+SMALL = 512
 """Rows up to which a class is small: its similarities fit into the second-level cache."""
 
 _NUMBERS = 2**20
@@ -29,9 +29,7 @@ _PAIRS = 2**24
 """Pairs of rows that are compared in one call, in about a tenth of a second."""
 
 
-def small_classes(
-    features: Any, sizes: np.ndarray, metric: Metric, workers: int
-) -> list[np.ndarray]:
+def small_classes(features: Any, sizes: np.ndarray, metric: Any, workers: int) -> list[np.ndarray]:
     """The small ones of classes of these sizes, in batches for `in_classes`."""
     small = np.flatnonzero(sizes <= SMALL)
     if not (isinstance(features, Features) and is_tiled(metric) and len(small)):
@@ -45,7 +43,7 @@ def small_classes(
 
 
 def in_classes(
-    features: Features, sizes: np.ndarray, counts: np.ndarray, metric: str, memory: int
+    features: Features, sizes: np.ndarray, counts: np.ndarray, metric: Any, memory: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, str]:
     """Select so many rows of each class, of small classes that come one after the other.
 
@@ -70,13 +68,14 @@ def in_classes(
         scales = [UNIT_LENGTH] * len(sizes)
         rows = conditioned(X, metric, scales[0])
     else:
-        low, high = (end.reduceat(X, starts[:-1], axis=0) for end in (np.minimum, np.maximum))
+        low, high = np.empty((2, len(sizes), d), number)
+        cpu.ranges(X, starts, low, high)
         middle, extent = spread(metric, low, high)
         radius = cpu.radii(X, starts, middle, extent)
         ends = (low.min(axis=1), high.max(axis=1), radius)
         scales = [
-            scale_of(metric, None, *corner, d, X.dtype)
-            for corner in zip(*(end.tolist() for end in ends), strict=True)
+            scale_of(metric, None, least, most, reach, d, X.dtype)
+            for least, most, reach in zip(*(end.tolist() for end in ends), strict=True)
         ]
         exponents = np.array([scale.exponent for scale in scales], np.int32)
         rows = read_only(np.ldexp(X, -exponents.repeat(sizes)[:, None]))

@@ -194,7 +194,8 @@ class Conditioned:
 
     def fastest(self, memory: int) -> Similarity:
         """A matrix if it is faster, fits into so many bytes and can be allocated; else tiles."""
-        if matrix_fits(self.metric, *self.rows.shape, self.rows.itemsize, memory):
+        n, d = self.rows.shape
+        if matrix_fits(self.metric, n, d, self.rows.itemsize, memory):
             try:
                 return self.matrix()
             except MemoryError:
@@ -324,9 +325,7 @@ def farthest(features: np.ndarray, middle: np.ndarray, extent: float) -> float:
     return cpu.radius(features, middle, extent) if 0 < extent < math.inf else extent
 
 
-def conditioned(
-    features: np.ndarray, metric: str, scale: Scale, dtype: Any = None
-) -> np.ndarray:
+def conditioned(features: np.ndarray, metric: str, scale: Scale, dtype: Any = None) -> np.ndarray:
     """Features as the kernels need them: near 1 in magnitude, or of unit length for cosine.
 
     Then rows of zeros have one more column, a direction of their own, orthogonal to all others.

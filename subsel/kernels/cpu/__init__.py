@@ -20,7 +20,7 @@ from subsel.kernels.cpu.log import (
     Search,
 )
 from subsel.kernels.cpu.near import close_near
-from subsel.kernels.cpu.order import radii, radius, spatial_order, unit_rows
+from subsel.kernels.cpu.order import radii, radius, ranges, spatial_order, unit_rows
 from subsel.kernels.cpu.search import (
     add,
     advance,
@@ -82,6 +82,7 @@ __all__ = [
     "judge_swaps",
     "radii",
     "radius",
+    "ranges",
     "represent",
     "scan_swaps",
     "select_in_classes",

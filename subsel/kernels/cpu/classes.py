@@ -16,6 +16,10 @@ from subsel.kernels.cpu.order import place_largest
 from subsel.kernels.cpu.vectors import LANES, four_lines
 
 
+_TURNED = 16
+"""Features that are written into a tile together, a line of the cache for each row."""
+
+
 class Classes(NamedTuple):
     """Rows of classes, one class after the other, and the scale of the similarities of each class.
 
@@ -65,28 +69,35 @@ def _compare(classes, c, space):
     rows, tiles = classes.rows, space.tiles
     start, last = classes.starts[c], classes.starts[c + 1] - 1
     width = -(-(last + 1 - start) // LANES) * LANES
-    for j in range(width):
-        row = min(start + j, last)  # the last row is repeated, for padding
-        for k in range(rows.shape[1]):
-            tiles[j // LANES, k * LANES + j % LANES] = rows[row, k]
+    for b in range(width // LANES):
+        for left in range(0, rows.shape[1], _TURNED):
+            for j in range(LANES):
+                row = min(start + b * LANES + j, last)  # the last row is repeated, for padding
+                for k in range(left, min(left + _TURNED, rows.shape[1])):
+                    tiles[b, k * LANES + j] = rows[row, k]
     quad = four_lines(tiles)
-    for i in range(0, last + 1 - start, 4):
-        row = start + i
-        picked = (row, min(row + 1, last), min(row + 2, last), min(row + 3, last))
-        for b in range(width // LANES):
-            similarities(
-                tiles[b], rows, picked, classes.metric, classes.gammas[c], classes.ups[c],
-                classes.downs[c], quad,
-            )  # fmt: skip
-            for q in range(4):
-                for j in range(LANES):
-                    space.pairs[i + q, b * LANES + j] = quad[q * LANES + j]
+    for a in range(width // LANES):
+        for b in range(a, width // LANES):  # the others are mirrored
+            for i in range(a * LANES, min((a + 1) * LANES, last + 1 - start), 4):
+                row = start + i
+                picked = (row, min(row + 1, last), min(row + 2, last), min(row + 3, last))
+                similarities(
+                    tiles[b], rows, picked, classes.metric, classes.gammas[c], classes.ups[c],
+                    classes.downs[c], quad,
+                )  # fmt: skip
+                for q in range(4):
+                    for j in range(LANES):
+                        space.pairs[i + q, b * LANES + j] = quad[q * LANES + j]
+                if b > a:
+                    for j in range(LANES):
+                        for q in range(4):
+                            space.pairs[b * LANES + j, i + q] = quad[q * LANES + j]
     return width
 
 
 @inner
 def _change(space, i, low, high, sign, width):
-    """Change all gains by what a point adds if its similarity rises from `low` to at most `high`."""
+    """Change all gains by what a point adds if its similarity rises from `low` up to `high`."""
     line, gains = space.pairs[i, :width], space.gains[:width]
     number = line.dtype.type
     low_, high_ = number(low), number(high)

@@ -99,8 +99,23 @@ def radius(features, middle, extent):
 
 
 @kernel
+def ranges(features, starts, low, high):
+    """The smallest and the largest numbers of each class, whose rows are from ``starts[c]`` to
+    ``starts[c + 1]``, into `low` and `high`, (classes, d)."""
+    for c in range(starts.size - 1):
+        least, most = low[c], high[c]
+        for k in range(least.size):
+            least[k], most[k] = np.inf, -np.inf
+        for i in range(starts[c], starts[c + 1]):
+            row = features[i]
+            for k in range(row.size):
+                least[k] = row[k] if row[k] < least[k] else least[k]
+                most[k] = row[k] if row[k] > most[k] else most[k]
+
+
+@kernel
 def radii(features, starts, middles, extents):
-    """The same for each class, whose rows are from ``starts[c]`` to ``starts[c + 1]``.
+    """The same for each class.
 
     It is the extent itself where that is 0 or infinite.
     """
