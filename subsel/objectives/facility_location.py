@@ -228,9 +228,10 @@ class FacilityLocation(Objective):
         -----
         Distances are computed from differences with fused multiply-adds, never from inner products:
         in float32 their cancellation error exceeds most distances between gradients. Time: O(n^2 d)
-        for the first element and less for each later one, O(n^2 d ln k) in all; memory twice that
-        of X and some 130 bytes for each row, or O(n^2) with a matrix. A query and private items
-        take O(n (n_query + n_private) d) once.
+        for the first element and less for each later one, O(n^2 d ln k) in all; memory that of X
+        in the type that is computed in (twice that up to 2^22 numbers) and some 130 bytes for each
+        row, or O(n^2) with a matrix. A query and private items take O(n (n_query + n_private) d)
+        once.
         """
         gamma = check_metric(metric, gamma)
         _check_place(backend, X, weights, query, private)

@@ -10,7 +10,6 @@ from subsel.sources.features import Features, conditioned
 from subsel.sources.scale import (
     METRICS,
     UNIT_LENGTH,
-    centred,
     grid,
     is_tiled,
     matrix_fits,
@@ -59,14 +58,11 @@ def in_classes(
     path : str
         That of a class which is searched alone, with so much `memory`.
     """
-    X, starts = features.array, _starts(sizes)
-    if metric == "correlation":
-        X, metric = centred(X), "cosine"
-    X = read_only(X)
+    X, starts = read_only(features.array), _starts(sizes)
     d, number = X.shape[1], X.dtype.type
-    if metric == "cosine":
+    if metric in ("cosine", "correlation"):
         scales = [UNIT_LENGTH] * len(sizes)
-        rows = conditioned(X, metric, scales[0])
+        rows, metric = conditioned(X, metric, UNIT_LENGTH), "cosine"
     else:
         low, high = np.empty((2, len(sizes), d), number)
         cpu.ranges(X, starts, low, high)

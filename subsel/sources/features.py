@@ -37,30 +37,56 @@ from subsel.validation import (
 _PORTION = 2**18
 """Narrow numbers that are converted at a time."""
 
+_FEW = 2**22
+"""Features up to which rows are kept beside tiles, 16 MB in float32."""
+
 _LONG = 2**21
 """Numbers from which on an order in space takes longer than Ctrl-C may wait."""
 
 
 class Tiles:
-    """Rows of features in groups of LANES neighbours, one tile each, with a box around them."""
+    """Rows of features in groups of LANES neighbours, one tile each, with a box around them.
 
-    def __init__(self, features: np.ndarray) -> None:
-        n, d = features.shape
-        long = features.size > _LONG
-        order = cpu.spatial_order
-        self.order = interruptible(order, features) if long else order(features)
+    Few rows are also kept row by row, which is a little faster. Of many there are only the tiles,
+    and they are filled a few at a time.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n, d), or `Prepared`
+    """
+
+    def __init__(self, rows: Any) -> None:
+        n, d = rows.shape
+        few = n * d <= _FEW
+        find = cpu.spatial_order
+        whole = read_only(rows[:])
+        self.order = find(whole) if n * d <= _LONG else interruptible(find, whole)
+        del whole
         self.slot = np.empty(n, np.int64)
         self.slot[self.order] = np.arange(n)
         self.count = -(-n // LANES)
         padding = self.count * LANES - n
         slots = np.concatenate([self.order, np.full(padding, self.order[-1])])
-        self.rows = read_only(features[slots])
-        tiled = self.rows.reshape(self.count, LANES, d)
         members = np.full(self.count, LANES)
         members[-1] -= padding
-        self.tiles = read_only(tiled.transpose(0, 2, 1)).reshape(self.count, d * LANES)
-        self.boxes = read_only(tiled.min(axis=1)), read_only(tiled.max(axis=1))
         self.members = read_only(members)
+        tiles = np.empty((self.count, d, LANES), rows.dtype)
+        low, high = np.empty((2, self.count, d), rows.dtype)
+        step = self.count if few else max(1, _PORTION // (d * LANES))
+        for start in range(0, self.count, step):
+            part = slice(start, start + step)
+            some = rows[slots[start * LANES : (start + step) * LANES]]
+            tiled = some.reshape(-1, LANES, d)
+            tiles[part] = tiled.transpose(0, 2, 1)
+            low[part], high[part] = tiled.min(axis=1), tiled.max(axis=1)
+        self.tiles = read_only(tiles.reshape(self.count, d * LANES))
+        self.rows = read_only(some) if few else self.tiles
+        self.boxes = read_only(low), read_only(high)
+
+    def rows_at(self, slots: np.ndarray) -> np.ndarray:
+        """Some of the rows."""
+        by_tile = self.tiles.reshape(self.count, -1, LANES)
+        return by_tile[slots // LANES, :, slots % LANES]
 
 
 class Features:
@@ -141,7 +167,7 @@ class Features:
             return measured.similarity(memory, n, n), largest
         whole = Conditioned.of(stacked, metric, gamma)
         metric = whole.metric
-        own = Conditioned(read_only(whole.rows[:n]), metric, whole.scale)
+        own = Conditioned(whole.rows[:n], metric, whole.scale)
         for other in others:
             rows = np.concatenate([own.rows, whole.rows[at : at + len(other)]])
             facing = Conditioned(rows, metric, whole.scale, n).facing(n)
@@ -151,14 +177,14 @@ class Features:
 
 
 class Conditioned:
-    """Features prepared for the kernels, and the unit of their similarities.
+    """Features prepared for the kernels (an array, or `Prepared`), and the unit of similarities.
 
     The first `n_points` of the rows are the points that are represented, by default all; every row
     is a candidate. `rows` may be a part of `total` rows, for which sums have to be exact.
     """
 
     def __init__(
-        self, rows: np.ndarray, metric: str, scale: Scale, total: int | None = None,
+        self, rows: Any, metric: str, scale: Scale, total: int | None = None,
         n_points: int | None = None,
     ) -> None:  # fmt: skip
         self.rows, self.metric, self.scale = rows, metric, scale
@@ -171,26 +197,24 @@ class Conditioned:
         cls, features: np.ndarray, metric: str, gamma: float | None, n_points: int | None = None,
         dtype: Any = None,
     ) -> "Conditioned":  # fmt: skip
-        """Checked features, divided by a power of two, or brought to unit length for cosine.
-
-        Correlation is the cosine of centred rows. Narrow features become numbers of `dtype`.
-        """
+        """Checked features, which become numbers of `dtype`; see `conditioned`."""
         dtype = features.dtype if dtype is None else dtype
-        if metric == "correlation":
-            features, metric = centred(features, dtype), "cosine"
         if features.dtype == dtype:
             features = read_only(features)
-        if metric == "cosine":
-            scale = UNIT_LENGTH
+        if metric in ("cosine", "correlation"):
+            scale, kind = UNIT_LENGTH, "cosine"
         else:
             ends = [(rows.min(axis=0), rows.max(axis=0)) for _, rows in parts(features, dtype)]
             low = reduce(np.minimum, [least for least, _ in ends])
             high = reduce(np.maximum, [most for _, most in ends])
             middle, extent = spread(metric, low, high)
             radius = max(farthest(rows, middle, extent) for _, rows in parts(features, dtype))
-            scale = choose_scale(metric, gamma, low, high, radius)
-        ready = conditioned(features, metric, scale, dtype)
-        return cls(ready, metric, scale, n_points=n_points)
+            scale, kind = choose_scale(metric, gamma, low, high, radius), metric
+        if features.size <= _FEW:
+            rows: Any = conditioned(features, metric, scale, dtype)
+        else:
+            rows = Prepared(features, metric, scale, dtype)
+        return cls(rows, kind, scale, n_points=n_points)
 
     def fastest(self, memory: int) -> Similarity:
         """A matrix if it is faster, fits into so many bytes and can be allocated; else tiles."""
@@ -217,7 +241,7 @@ class Conditioned:
     def matrix(self) -> DenseSimilarity:
         """A matrix of all similarities of the points to the rows, with the same bits as tiles."""
         n, d = self.rows.shape
-        rows = read_only(np.pad(self.rows, [(0, -n % LANES), (0, 0)]))
+        rows = read_only(np.pad(self.rows[:], [(0, -n % LANES), (0, 0)]))
         count = len(rows) // LANES
         tiles = read_only(rows.reshape(count, LANES, d).transpose(0, 2, 1))
         out = np.empty((n, n), rows.dtype)
@@ -254,7 +278,7 @@ class FeatureSimilarity(Similarity):
         self.metric, self.scale, self.rule = metric, scale, rule
         self.n_points, self.n = len(points.order), len(candidates.order)
         self.unit, self.offset, self.span = scale.unit, scale.offset, scale.span
-        self._number = points.rows.dtype.type
+        self._number = points.tiles.dtype.type
         least, largest = (read_only(corner.T).reshape(-1) for corner in points.boxes)
         self.store = Tiled(
             points.rows, points.tiles, least, largest, points.members,
@@ -264,7 +288,7 @@ class FeatureSimilarity(Similarity):
 
     def restrict(self, candidates: np.ndarray) -> "FeatureSimilarity":
         """The same points with fewer candidates."""
-        chosen = Tiles(self.candidates.rows[self.slots(candidates)])
+        chosen = Tiles(self.candidates.rows_at(self.slots(candidates)))
         return FeatureSimilarity(self.points, chosen, self.metric, self.scale, self.rule)
 
     def settle(self, search: Search, blocks: np.ndarray) -> None:
@@ -325,26 +349,58 @@ def farthest(features: np.ndarray, middle: np.ndarray, extent: float) -> float:
     return cpu.radius(features, middle, extent) if 0 < extent < math.inf else extent
 
 
-def conditioned(features: np.ndarray, metric: str, scale: Scale, dtype: Any = None) -> np.ndarray:
+class Prepared:
+    """Conditioned rows (n, d) that are made anew, some at a time, whenever they are asked for."""
+
+    def __init__(self, features: np.ndarray, metric: str, scale: Scale, dtype: Any) -> None:
+        self._features, self._how = features, (metric, scale, dtype)
+        self.dtype, self.itemsize = np.dtype(dtype), np.dtype(dtype).itemsize
+        n, d = features.shape
+        self._wide = any(_any_zero(rows, metric) for _, rows in parts(features, dtype))
+        self.shape = n, d + self._wide
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, some: Any) -> np.ndarray:
+        return conditioned(self._features[some], *self._how, wide=self._wide)
+
+
+def _any_zero(rows: np.ndarray, metric: str) -> bool:
+    """Whether a row has no direction."""
+    if metric == "correlation":
+        return bool((rows.min(axis=1) == rows.max(axis=1)).any())
+    return metric == "cosine" and not rows.any(axis=1).all()
+
+
+def conditioned(
+    features: np.ndarray, metric: str, scale: Scale, dtype: Any = None, wide: bool | None = None
+) -> np.ndarray:
     """Features as the kernels need them: near 1 in magnitude, or of unit length for cosine.
 
-    Then rows of zeros have one more column, a direction of their own, orthogonal to all others.
+    Where there are rows of zeros, or if `wide`, there is one more column, which is 1 for these: a
+    direction of their own, orthogonal to all others. Correlation is the cosine of centred rows.
     """
     dtype = features.dtype if dtype is None else dtype
-    out = np.empty(features.shape, dtype)
+    n, d = features.shape
+    out = np.empty((n, d + bool(wide)), dtype)
     any_zero = False
     for part, rows in parts(features, dtype):
-        if metric == "cosine":
+        if metric in ("cosine", "correlation"):
+            rows = read_only(centred(rows)) if metric == "correlation" else rows
             any_zero |= cpu.unit_rows(rows, out[part])
         else:
             np.ldexp(rows, -scale.exponent, out=out[part])
-    return read_only(np.column_stack([out, ~out.any(axis=1)]) if any_zero else out)
+    if wide is None and any_zero:
+        out = np.column_stack([out, ~out.any(axis=1)])
+    return read_only(out)
 
 
 def parts(features: np.ndarray, dtype: Any) -> Iterator[tuple[slice, np.ndarray]]:
-    """Rows as numbers of a type, some at a time if they have to be converted."""
+    """Rows as numbers of a type; some at a time if there are many, or if they are converted."""
     n, d = features.shape
-    step = n if features.dtype == dtype else max(1, _PORTION // d)
+    whole = features.dtype == dtype and features.size <= _FEW
+    step = n if whole else max(1, _PORTION // d)
     for start in range(0, n, step):
         part = slice(start, min(start + step, n))
         yield part, read_only(features[part].astype(dtype, "C", copy=False))

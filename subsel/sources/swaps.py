@@ -47,7 +47,7 @@ def _start(source: Any, held: Search, seats: np.ndarray) -> Swaps:
     limits = source.limits_of(held)
     first = np.full(slots, np.inf)
     first[: source.n_points] = held.best[: source.n_points]
-    width = source.store.rows.shape[1] if isinstance(source.store, Tiled) else 0
+    width = source.store.tiles.shape[1] // LANES if isinstance(source.store, Tiled) else 0
     return Swaps(
         base=held.best,
         first=first,

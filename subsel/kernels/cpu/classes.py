@@ -15,7 +15,6 @@ from subsel.kernels.cpu.lanes import clamp, room, similarities
 from subsel.kernels.cpu.order import place_largest
 from subsel.kernels.cpu.vectors import LANES, four_lines
 
-
 _TURNED = 16
 """Features that are written into a tile together, a line of the cache for each row."""
 

@@ -10,7 +10,16 @@ import math
 import numpy as np
 
 from subsel.kernels.compiling import inlined, inner
-from subsel.kernels.cpu.vectors import COSINE, DOT, EUCLIDEAN, RBF, products, rint, squares
+from subsel.kernels.cpu.vectors import (
+    COSINE,
+    DOT,
+    EUCLIDEAN,
+    LANES,
+    RBF,
+    products,
+    rint,
+    squares,
+)
 
 
 @inlined
@@ -64,13 +73,26 @@ def room(size, like):
     return np.empty(size, like.dtype)
 
 
+@inlined
+def features_at(rows, slot, tiles):
+    """Where the features of a row are, in rows or in tiles: a line, the first, and the step."""
+    if rows.shape[1] * LANES == tiles.shape[1]:
+        return slot, 0, 1
+    return slot // LANES, slot % LANES, LANES
+
+
 @inner
-def squared_gaps(least, largest, lows, highs, shrink, out):
-    """Squared distances, slightly reduced, from a box to boxes stored dimension by dimension."""
+def squared_gaps(least, largest, first, step, lows, highs, shrink, out):
+    """Squared distances, slightly reduced, from a box to boxes stored dimension by dimension.
+
+    The corners of the box are every `step`-th number of `least` and of `largest`.
+    """
     width = np.uint64(out.size)  # unsigned, or LLVM would not use vectors
     out[:] = 0
-    for k in range(least.size):
-        from_, to = least[k], largest[k]
+    at = first
+    for k in range(lows.size // out.size):
+        from_, to = least[at], largest[at]
+        at += step
         line = np.uint64(k) * width
         for j in range(width):
             below, above = from_ - highs[line + j], lows[line + j] - to

@@ -101,7 +101,8 @@ def radius(features, middle, extent):
 @kernel
 def ranges(features, starts, low, high):
     """The smallest and the largest numbers of each class, whose rows are from ``starts[c]`` to
-    ``starts[c + 1]``, into `low` and `high`, (classes, d)."""
+    ``starts[c + 1]``, into `low` and `high`, (classes, d).
+    """
     for c in range(starts.size - 1):
         least, most = low[c], high[c]
         for k in range(least.size):

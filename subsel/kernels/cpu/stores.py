@@ -20,6 +20,7 @@ import numpy as np
 from subsel.kernels.compiling import by_type
 from subsel.kernels.cpu.lanes import (
     clamp,
+    features_at,
     quantize,
     similarities,
     squared_gaps,
@@ -67,10 +68,10 @@ class Columns(NamedTuple):
 class Tiled(NamedTuple):
     """Features of points and of candidates, each in `count` tiles of near rows.
 
-    There are (count * LANES, d) rows; (count, d * LANES) tiles, which are the same, dimension by
-    dimension; boxes around each, from `least` to `largest`, for points dimension by dimension
-    (d * count,), for candidates (count, d); and (count,) members. `shrink` is a factor that keeps
-    bounds on distances safe.
+    There are (count, d * LANES) tiles, dimension by dimension; the same as (count * LANES, d) rows,
+    or, to save memory, the tiles once more; boxes around each, from `least` to `largest`, for
+    points dimension by dimension (d * count,), for candidates (count, d); and (count,) members.
+    `shrink` is a factor that keeps bounds on distances safe.
     """
 
     point_rows: np.ndarray
@@ -150,9 +151,11 @@ def _sparse_cover(store, slot, search, spare):
 @cover.of(Tiled)
 def _tiled_cover(store, slot, search, spare):
     tiles, metric, gamma = store.point_tiles, store.metric, store.gamma
-    row = store.rows[slot]
+    place, first, step = features_at(store.rows, slot, store.tiles)
+    row = store.rows[place]
     gaps = spare[: tiles.shape[0]]
-    squared_gaps(row, row, store.point_least, store.point_largest, store.shrink, gaps)
+    lows, highs = store.point_least, store.point_largest
+    squared_gaps(row, row, first, step, lows, highs, store.shrink, gaps)
     line = one_line(tiles)
     for b in range(tiles.shape[0]):
         if gaps[b] >= search.reach[b]:
@@ -281,7 +284,9 @@ def _unbounded_group_gaps(store, block, out):
 @group_gaps.of(Tiled)
 def _tiled_group_gaps(store, block, out):
     least, largest = store.least[block], store.largest[block]
-    squared_gaps(least, largest, store.point_least, store.point_largest, store.shrink, out)
+    first, step = np.int64(0), np.int64(1)  # no literals, for which Numba would compile it again
+    lows, highs = store.point_least, store.point_largest
+    squared_gaps(least, largest, first, step, lows, highs, store.shrink, out)
 
 
 @point_gaps.of(Dense)
@@ -293,7 +298,9 @@ def _unbounded_point_gaps(store, block, group, out):
 @point_gaps.of(Tiled)
 def _tiled_point_gaps(store, block, group, out):
     tile = store.point_tiles[group]
-    squared_gaps(store.least[block], store.largest[block], tile, tile, store.shrink, out)
+    least, largest = store.least[block], store.largest[block]
+    first, step = np.int64(0), np.int64(1)
+    squared_gaps(least, largest, first, step, tile, tile, store.shrink, out)
 
 
 @store_reach.of(Dense)

@@ -19,7 +19,7 @@ import numpy as np
 from numba import prange
 
 from subsel.kernels.compiling import by_type, inner, kernel
-from subsel.kernels.cpu.lanes import quantize, similarities, squared_gaps
+from subsel.kernels.cpu.lanes import features_at, quantize, similarities, squared_gaps
 from subsel.kernels.cpu.log import weighed
 from subsel.kernels.cpu.stores import Dense, Sparse, Tiled, store_reach
 from subsel.kernels.cpu.vectors import LANES, one_line
@@ -119,9 +119,11 @@ def _sparse_near(store, slot, swaps, points, similar):
 @near.of(Tiled)
 def _tiled_near(store, slot, swaps, points, similar):
     tiles, metric, gamma, bar = store.point_tiles, store.metric, store.gamma, swaps.bar
-    row = store.rows[slot]
+    place, first, step = features_at(store.rows, slot, store.tiles)
+    row = store.rows[place]
     gaps = np.empty(tiles.shape[0], tiles.dtype)
-    squared_gaps(row, row, store.point_least, store.point_largest, store.shrink, gaps)
+    lows, highs = store.point_least, store.point_largest
+    squared_gaps(row, row, first, step, lows, highs, store.shrink, gaps)
     line = one_line(tiles)
     m = seen = 0
     for b in range(tiles.shape[0]):
@@ -182,9 +184,10 @@ def _seat_nothing(store, swaps, place, slot):
 
 @seat.of(Tiled)
 def _seat_row(store, swaps, place, slot):
-    for dimension in range(store.rows.shape[1]):
+    line, first, step = features_at(store.rows, slot, store.tiles)
+    for dimension in range(store.tiles.shape[1] // LANES):
         at = dimension * LANES + place % LANES
-        swaps.tiles[place // LANES, at] = store.rows[slot, dimension]
+        swaps.tiles[place // LANES, at] = store.rows[line, first + dimension * step]
 
 
 @inner

@@ -65,15 +65,18 @@ def _lanewise(subtract: bool) -> Any:
     """A kernel over the LANES columns of a tile and some rows, from their squares or products.
 
     ``kernel(tile, rows, picked, metric, up, down, out)`` fills ``out[q * LANES + j]`` for row
-    ``rows[picked[q]]``: squared distances for RBF, and else similarities less the offset, on the
-    grid. Each sum is one chain of fused multiply-adds in the order of the dimensions.
+    ``picked[q]``: squared distances for RBF, and else similarities less the offset, on the grid.
+    Each sum is one chain of fused multiply-adds in the order of the dimensions. `rows` are rows of
+    features, or tiles of LANES rows.
     """
 
     def in_python(tile: Any, rows: Any, picked: Any, metric: int, up: Any, down: Any, out: Any):
         columns = tile.reshape(-1, LANES)
         for q, row in enumerate(picked):
             sums = np.zeros(LANES, tile.dtype)
-            for x, y in zip(columns, rows[row], strict=True):
+            by_rows = rows.shape[1] == len(columns)
+            own = rows[row] if by_rows else rows[row // LANES][row % LANES :: LANES]
+            for x, y in zip(columns, own, strict=True):
                 t = x - y if subtract else x
                 sums = fma(t, t if subtract else y, sums)
             if metric == EUCLIDEAN:
@@ -99,11 +102,18 @@ def _lanewise(subtract: bool) -> Any:
             def load(data, offset):
                 return builder.load(_place(builder, vector, data, offset), align=size)
 
-            d = cgutils.unpack_tuple(builder, table.shape)[1]
-            starts = [
-                builder.gep(table.data, [builder.mul(row, d)])
-                for row in cgutils.unpack_tuple(builder, args[2])
-            ]
+            first = context.make_array(tile)(context, builder, args[0])
+            (size_of_tile,) = cgutils.unpack_tuple(builder, first.shape)
+            d = builder.udiv(size_of_tile, index(LANES))
+            width = cgutils.unpack_tuple(builder, table.shape)[1]
+            by_rows = builder.icmp_unsigned("==", width, d)
+            step = builder.select(by_rows, index(1), index(LANES))
+            across = builder.select(by_rows, d, index(1))
+            starts = []
+            for row in cgutils.unpack_tuple(builder, args[2]):
+                above = builder.mul(builder.udiv(row, index(LANES)), size_of_tile)
+                within = builder.mul(builder.urem(row, index(LANES)), across)
+                starts.append(builder.gep(table.data, [builder.add(above, within)]))
             # Four vectors of a tile for each row at a time: with four rows, 16 registers of sums.
             for left in range(0, LANES, 4 * lanes):
                 part = [
@@ -116,7 +126,8 @@ def _lanewise(subtract: bool) -> Any:
                         load(tiles.data, builder.add(line, index(v * lanes))) for v in range(4)
                     ]
                     for start, row in zip(starts, part, strict=True):
-                        y = _spread(builder, builder.load(builder.gep(start, [loop.index])), lanes)
+                        feature = builder.gep(start, [builder.mul(loop.index, step)])
+                        y = _spread(builder, builder.load(feature), lanes)
                         for x, sum_ in zip(columns, row, strict=True):
                             t = builder.fsub(x, y) if subtract else x
                             terms = [t, t if subtract else y, builder.load(sum_)]
