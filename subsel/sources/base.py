@@ -181,8 +181,11 @@ class Similarity:
     def priced(self, search: Any, costs: np.ndarray | None) -> Any:
         """The same search, comparing gains divided by costs from now on; None means no costs."""
         plain = isinstance(search, Search)
+        if costs is None and plain:
+            return search
+        search.settled[search.settled < 0] = -1  # bounds are of gains that no costs divide
         if costs is None:
-            return search if plain else search._replace(costs=np.empty(0))
+            return search._replace(costs=np.empty(0))
         by_slot = np.asarray(costs, np.float64)[self.order]
         if plain:
             return GeneralSearch(*search, *self.limits_of(search), by_slot)

@@ -40,7 +40,8 @@ class Search(NamedTuple):
     By candidate: `gains`, whether `taken`, and the `order` that breaks ties. By block of `width`
     candidates: the largest of what is compared, of those not taken (`top`), and whose it is
     (`lead`), both as of the number of runs that there were when the block was `settled` (-1:
-    never). `todo`: blocks to settle. `counts`: see LOGGED.
+    never; -1 - m: never, and `top` is an upper bound as of m elements). `todo`: blocks to settle.
+    `counts`: see LOGGED.
     """
 
     best: np.ndarray

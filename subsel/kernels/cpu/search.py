@@ -37,7 +37,7 @@ from subsel.kernels.cpu.stores import (
     sweep,
     weighted_sweep,
 )
-from subsel.kernels.cpu.vectors import LANES, one_line, scratch
+from subsel.kernels.cpu.vectors import COSINE, EUCLIDEAN, LANES, one_line, scratch
 
 _CHUNK = 256
 """Points handed to a sweep at once: what is known of them stays in the first-level cache."""
@@ -107,11 +107,75 @@ def _find_lead(search, block):
 def _find_leads(search):
     """The best candidate of each block; in a block that was never settled, any could be it."""
     for block in range(search.top.size):
-        if search.settled[block] < 0:
+        if search.settled[block] == -1:
             search.top[block] = np.inf
             search.lead[block] = block * search.width
-        else:
+        elif search.settled[block] >= 0:
             _find_lead(search, block)
+
+
+@by_type
+def most_gain(store, search, block, spare):
+    """An upper bound of the gains of the candidates of a block; inf where none is known."""
+
+
+@most_gain.of(Dense)
+@most_gain.of(Sparse)
+def _no_bound(store, search, block, spare):
+    return np.inf
+
+
+@most_gain.of(Tiled)
+def _bound_from_boxes(store, search, block, spare):
+    """No candidate is nearer to a point than the box around the block.
+
+    The square root and the rounding are those of similarities, and both are monotone, so no
+    computed similarity is larger either, and the sum is exact.
+    """
+    cosine = store.metric == COSINE
+    if not cosine and store.metric != EUCLIDEAN:
+        return np.inf
+    gaps = spare[: search.reach.size]
+    group_gaps(store, block, gaps)
+    near = one_line(search.reach)
+    up = store.up * near.dtype.type(0.5) if cosine else store.up
+    total = 0.0
+    for group in range(search.reach.size):
+        if gaps[group] >= search.reach[group]:
+            continue
+        point_gaps(store, block, group, near)
+        best = search.best[group * LANES : (group + 1) * LANES]
+        for j in range(best.size):
+            gap = near[j] if cosine else np.sqrt(near[j])
+            total += max(-np.float64(quantize(gap, up, store.down)) - best[j], 0.0)
+    return total
+
+
+@by_type
+def bound_block(search, store, block, spare):
+    """Note an upper bound for a block that has to be settled from scratch, unless it is known."""
+
+
+@bound_block.of(Search)
+def _note_bound(search, store, block, spare):
+    """Returns whether it was not known. `settled` says as of how many elements it is: -1 less."""
+    known = -1 - search.counts[ADDED]
+    if not known < search.settled[block] < 0:
+        return False
+    search.top[block] = min(search.top[block], most_gain(store, search, block, spare))
+    search.settled[block] = known
+    # Any of its candidates could be the best: the one of the lowest index decides ties.
+    start = block * search.width
+    lead = start
+    for slot in range(start, min(start + search.width, search.order.size)):
+        lead = slot if search.order[slot] < search.order[lead] else lead
+    search.lead[block] = lead
+    return True
+
+
+@bound_block.of(GeneralSearch)
+def _note_nothing(search, store, block, spare):
+    return False
 
 
 @by_type(inline=True)
@@ -290,6 +354,7 @@ def advance(store, search, elements, gains, at, too_much):
     settling the next blocks would take more than `too_much` similarities.
     """
     counts, settled, spare = search.counts, search.settled, _spare_room(search)
+    shared = 2 * search.best.size * search.width > too_much
     _settle_todo(store, search, spare)
     if at == 0 and elements.size:
         _find_leads(search)
@@ -297,6 +362,8 @@ def advance(store, search, elements, gains, at, too_much):
         if counts[LOGGED] + search.best.size > search.changed.size:
             return at
         block = _leading(search.top, search.lead, search.order)
+        if bound_block(search, store, block, spare):
+            continue
         if settled[block] != counts[RUNS]:
             search.todo[0] = block
             counts[TODO] = 1
@@ -305,7 +372,8 @@ def advance(store, search, elements, gains, at, too_much):
                 _settle_todo(store, search, spare)
             counts[TODO] = 0
             for b in range(settled.size):
-                if settled[b] == counts[RUNS]:
+                # From scratch, a block takes long, so the next one waits until it leads.
+                if settled[b] == counts[RUNS] or (settled[b] < 0 and not shared):
                     continue
                 if together or _ahead(search.top, search.lead, search.order, b, block):
                     search.todo[counts[TODO]] = b
