@@ -49,7 +49,7 @@ def main():
     head = ["workload", "seconds", "floor", "ratio", "others"]
     before, _, after = PAGE.read_text().split(MARK)
     with written_whole(PAGE) as part:
-        part.write_text(before + MARK + markdown(head, list(rows())) + MARK + after)
+        part.write_text(f"{before}{MARK}\n{markdown(head, list(rows()))}\n{MARK}{after}")
 
 
 if __name__ == "__main__":
