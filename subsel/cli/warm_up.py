@@ -74,6 +74,7 @@ def _select(dtype: Any, memory: float | None) -> None:
     try:
         for base.PARALLEL_WORK in (usual, 0):  # for one thread, and for all
             subsel.select(X, 70, memory=memory)
+            subsel.select(X, 0.1, labels=np.arange(len(X)) % 3)
     finally:
         base.PARALLEL_WORK = usual
     _use(subsel.FacilityLocation.from_features(X, memory=memory))
