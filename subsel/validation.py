@@ -263,12 +263,12 @@ def bad_entry(entry: float, where: str, place: str = "", what: str = "similariti
     return ValueError(f"{where} is {entry}{place}; {wanted}")
 
 
-def as_csr(matrix: Any, name: str) -> Any:
+def as_csr(matrix: Any, name: str, *, truth: bool = False) -> Any:
     """A sparse matrix in compressed rows of float32 or float64, without duplicate entries.
 
     A matrix that has this form already is not copied. Duplicate numbers are summed, and duplicate
-    truth values are combined by "or". A malformed matrix is refused, because compiled code would
-    read memory outside of it. O(nnz).
+    truth values are combined by "or". With `truth`, truth values are not made numbers. A malformed
+    matrix is refused, because compiled code would read memory outside of it. O(nnz).
     """
     from scipy.sparse import csr_array, issparse  # takes longer to import than subsel
 
@@ -277,7 +277,9 @@ def as_csr(matrix: Any, name: str) -> Any:
     if not issparse(matrix):
         raise TypeError(f"{name} must be a scipy sparse matrix, not a {type(matrix).__name__}")
     _check_sparse(matrix, name)
-    number = np.float32 if matrix.dtype.char == "f" else np.float64
+    number: Any = np.float32 if matrix.dtype.char == "f" else np.float64
+    if truth and matrix.dtype == bool:
+        number = bool
     with np.errstate(over="ignore"):
         rows = (matrix if matrix.dtype == number else matrix.astype(number)).tocsr()
     stored = _check_compressed(rows, name)
@@ -287,7 +289,7 @@ def as_csr(matrix: Any, name: str) -> Any:
     if not result.has_canonical_format:
         result = result.copy()
         result.sum_duplicates()
-    if matrix.dtype.kind == "b":  # a duplicate of true is still true
+    if matrix.dtype.kind == "b" and number is not bool:  # a duplicate of true is still true
         np.minimum(result.data, 1, out=result.data)
     return result
 

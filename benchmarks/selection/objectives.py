@@ -5,8 +5,9 @@
 
 Each goes from n rows of 64 features to indices, in a process of its own, on one thread, as the
 peers have no more. Seconds are the processor's, which other work on the machine disturbs least.
-subsel warms up with three elements first; the peers compile nothing, or compile at every call,
-which is part of their time. Greedy is lazy where the objective is submodular and the peer can do
+The input is drawn, and modules and kernels are loaded, before time and memory are taken: subsel
+warms up with a whole run, and the peers with three elements of 200 rows. submodlib compiles
+nothing; apricot compiles at every call, which is part of its time. Greedy is lazy where the objective is submodular and the peer can do
 it. After timing, F of the peer's selection is computed by subsel's objective, and printed as a part
 of F of subsel's own. A peer is stopped once it has taken 60 times subsel's time, but not before
 `--patience` seconds.
@@ -55,6 +56,13 @@ def concepts(n):
     return np.random.default_rng(1).random((n, 500)) < 0.01
 
 
+def data(name, n):
+    """The input of an objective, which is drawn before time is taken."""
+    if name == "set cover":
+        return concepts(n)
+    return (rows(n), queries()) if "FLVMI" in name else rows(n)
+
+
 def cosine(X):
     X = X / np.linalg.norm(X, axis=1, keepdims=True)
     return X @ X.T
@@ -66,15 +74,14 @@ def distances(X):
     return cdist(X, X)
 
 
-def objective(name, n):
+def objective(name, X):
     """subsel's objective of this name."""
     import subsel
 
-    X = rows(n)
     return {
         "facility location": lambda: subsel.FacilityLocation.from_features(X, "cosine"),
         "… with a query (FLVMI)": lambda: subsel.FacilityLocation.from_features(
-            X, "cosine", query=queries()
+            X[0], "cosine", query=X[1]
         ),
         "saturated coverage": lambda: subsel.SaturatedCoverage.from_features(
             X, "cosine", fraction=0.1
@@ -85,7 +92,7 @@ def objective(name, n):
         "disparity sum": lambda: subsel.DisparitySum.from_features(X),
         "disparity min": lambda: subsel.DisparityMin.from_features(X),
         "feature based": lambda: subsel.FeatureBased(X, concave="sqrt"),
-        "set cover": lambda: subsel.SetCover(concepts(n)),
+        "set cover": lambda: subsel.SetCover(X),
     }[name]()
 
 
@@ -103,47 +110,46 @@ NAMES = [
 ]
 
 
-def subsel(name, n, k):
+def subsel(name, X, k):
     """Greedy, or lazy greedy."""
     import subsel as library
 
-    f = objective(name, n)
+    f = objective(name, X)
     search = library.lazy_greedy if f.submodular else library.greedy
     return search(f, k).indices
 
 
-def apricot(name, n, k):
+def apricot(name, X, k):
     """Lazy greedy, on similarities computed by NumPy."""
     import apricot as library
 
-    X = rows(n)
-    kind, options, data = {
-        "facility location": ("FacilityLocationSelection", {}, 1 + cosine(X)),
-        "saturated coverage": ("SaturatedCoverageSelection", {"alpha": 0.1}, 1 + cosine(X)),
-        "graph cut": ("GraphCutSelection", {"alpha": 1 / 0.4}, cosine(X)),
-        "sum redundancy": ("SumRedundancySelection", {}, cosine(X)),
-        "feature based": ("FeatureBasedSelection", {"concave_func": "sqrt"}, X),
-        "set cover": ("MaxCoverageSelection", {"threshold": 1.0}, concepts(n).astype(float)),
+    kind, options, offset = {
+        "facility location": ("FacilityLocationSelection", {}, 1),
+        "saturated coverage": ("SaturatedCoverageSelection", {"alpha": 0.1}, 1),
+        "graph cut": ("GraphCutSelection", {"alpha": 1 / 0.4}, 0),
+        "sum redundancy": ("SumRedundancySelection", {}, 0),
+        "feature based": ("FeatureBasedSelection", {"concave_func": "sqrt"}, None),
+        "set cover": ("MaxCoverageSelection", {"threshold": 1.0}, None),
     }[name]
-    if kind not in ("FeatureBasedSelection", "MaxCoverageSelection"):
-        options["metric"] = "precomputed"
+    if offset is not None:
+        options["metric"], X = "precomputed", offset + cosine(X)
     selector = getattr(library, kind)(k, optimizer="lazy", **options)
-    return selector.fit(np.asarray(data, np.float64)).ranking
+    return selector.fit(np.asarray(X, np.float64)).ranking
 
 
-def submodlib(name, n, k):
+def submodlib(name, X, k):
     """Lazy greedy, naive greedy for dispersion."""
     import submodlib as library
 
-    X = rows(n)
+    n = len(X[0]) if "FLVMI" in name else len(X)
     if name == "set cover":
-        sets = [set(np.flatnonzero(row).tolist()) for row in concepts(n)]
+        sets = [set(np.flatnonzero(row).tolist()) for row in X]
         f = library.SetCoverFunction(n=n, cover_set=sets, num_concepts=500)
     elif name == "facility location":
         f = library.FacilityLocationFunction(n=n, mode="dense", data=X, metric="cosine")
     elif "FLVMI" in name:
         f = library.FacilityLocationVariantMutualInformationFunction(
-            n=n, num_queries=20, data=X, queryData=queries(), metric="cosine"
+            n=n, num_queries=20, data=X[0], queryData=X[1], metric="cosine"
         )
     elif name == "graph cut":
         f = library.GraphCutFunction(
@@ -175,12 +181,15 @@ HAVE = {
 def child(name, library, n, k, patience):
     """One measurement, as JSON: processor seconds, bytes beyond the input, indices."""
     run = LIBRARIES[library]
+    X = data(name, n)
     if library == "subsel":
-        run(name, n, 3)
-    elif patience:  # the system ends it then
-        resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(patience),) * 2)
+        run(name, X, k)
+    else:
+        run(name, data(name, 200), 3)
     start = time.process_time()
-    indices, elapsed, memory = timed(lambda: run(name, n, k))
+    if library != "subsel" and patience:  # the system ends it then
+        resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(start + patience),) * 2)
+    indices, elapsed, memory = timed(lambda: run(name, X, k))
     seconds = time.process_time() - start
     found = [int(i) for i in indices]
     print(json.dumps({"seconds": seconds, "elapsed": elapsed, "memory": memory, "indices": found}))
@@ -189,7 +198,7 @@ def child(name, library, n, k, patience):
 def measure(name, n, k, libraries, patience):
     """What each library took, with F of its selection as a part of F of subsel's own."""
     python = os.environ.get("PEERS_PYTHON", sys.executable)
-    f, found = objective(name, n), {}
+    f, found = objective(name, data(name, n)), {}
     for library in libraries:
         if name not in HAVE[library]:
             continue

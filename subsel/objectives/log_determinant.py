@@ -283,7 +283,7 @@ class LogDeterminant(Objective):
         state = self._states[0]
         if not isinstance(state, Spanned) or len(self._states) > 1 or self._extra is not None:
             return np.empty(0)
-        return state.leaders(taken | self._added)
+        return state.leaders(taken, self._added)
 
     def value(self, indices: ArrayLike) -> float:
         """F(indices), computed from scratch. This does not change the selection.

@@ -28,6 +28,11 @@ class Saturated(NamedTuple):
         steps = np.minimum(np.rint(cap * up), 2.0**53)
         return cls(steps * down, 1.5 * 2.0**52 * down)
 
+    def takes_all(self, source: Any) -> bool:
+        """Whether the first element counts in full, without rounding, wherever it is similar."""
+        on_grid = self.shift == 1.5 * 2.0**52 * source.unit * source.store.down
+        return bool(on_grid and self.cap.min() >= source.unit * source.span)
+
 
 @join.of(Saturated)
 def _add(rule: Saturated, level: float, s: float) -> float:
@@ -82,4 +87,9 @@ class SaturatedCoverage(Coverage):
 
     def _of(self, source: Any, fraction: float = 0.1) -> None:
         self.fraction = check_number(fraction, "fraction", 0, 1, "(]")
-        super().__init__(source, Saturated.of(self.fraction * source.row_sums(), source))
+        sums = source.row_sums()
+        rule = Saturated.of(self.fraction * sums, source)
+        levels = source.levels(rule)
+        if source.mirrored and rule.takes_all(source):
+            levels.first = sums
+        self._start(levels)

@@ -90,12 +90,8 @@ class SetCover(Objective):
         self, membership: ArrayLike, *, weights: ArrayLike | None = None, times: int = 1,
         query: ArrayLike | None = None, private: ArrayLike | None = None, backend: str = "auto",
     ) -> None:  # fmt: skip
-        axes = "(n, n_concepts)"
-        source = sources.amounts(membership, backend, "membership", axes, "memberships", 1.0)
-        source.refuse(lambda x: (x != 0) & (x != 1), "membership", "memberships must be 0 or 1")
+        rows = sources.memberships(membership, backend, "membership", "(n, n_concepts)")
         self.times = check_count(times, "times", 1)
-        rows = _compressed_rows(source.rows)
-        rows.eliminate_zeros()
         self.n_concepts = rows.shape[1]
         weights = concept_weights(weights, query, private, self.n_concepts)
         for mask, name in ((query, "query"), (private, "private")):
@@ -185,17 +181,6 @@ class SetCover(Objective):
         counts = np.zeros(self.n_concepts, np.int64)
         sets.count(self._sets, np.unique(check_indices(indices, self.n)), counts)
         return float((self._weights * np.minimum(counts, self.times)).sum())
-
-
-def _compressed_rows(rows: Any) -> Any:
-    """Compressed rows as SciPy makes them, but faster: from a mask of the non-zero entries."""
-    from scipy.sparse import csr_array  # takes longer to import than subsel
-
-    if not isinstance(rows, np.ndarray):
-        return csr_array(rows)
-    places = np.flatnonzero(rows != 0)
-    starts = np.searchsorted(places, np.arange(rows.shape[0] + 1) * rows.shape[1])
-    return csr_array((np.ones(len(places), np.int8), places % rows.shape[1], starts), rows.shape)
 
 
 def concept_weights(

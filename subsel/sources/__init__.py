@@ -24,7 +24,9 @@ from subsel.sources.swaps import exchange
 from subsel.validation import (
     BACKENDS,
     ArrayLike,
+    as_csr,
     as_float_array,
+    as_host_array,
     check_backend,
     check_choice,
     check_matrix_shape,
@@ -43,6 +45,7 @@ __all__ = [
     "in_classes",
     "largest",
     "matrix",
+    "memberships",
     "require_gpu",
     "small_classes",
     "warn_of_distances",
@@ -80,8 +83,7 @@ def amounts(
     They are kept on the CPU, even if they come from a GPU. `what` names the entries in messages;
     none may be larger than `high`.
     """
-    if check_choice(backend, BACKENDS, "backend") == "cuda":
-        raise ValueError(f"{what} work on the CPU only: use backend='cpu'")
+    _require_cpu(backend, what)
     if hasattr(X, "tocsr"):
         check_matrix_shape(X.shape, name, axes)
         result = Amounts.from_sparse(X, name, what)
@@ -92,6 +94,38 @@ def amounts(
     if result.span > high:
         result.refuse(lambda entries: entries > high, name, f"{what} must be in [0, {high:g}]")
     return result
+
+
+def memberships(M: Any, backend: str, name: str, axes: str) -> Any:
+    """Compressed rows of the ones in a matrix (n, d) of 0 and 1, dense or scipy sparse.
+
+    Truth values need neither checks nor other numbers.
+    """
+    from scipy.sparse import csr_array  # takes longer to import than subsel
+
+    sparse = hasattr(M, "tocsr")
+    M = M if sparse else as_host_array(M, name)
+    if M.dtype != bool:
+        source = amounts(M, backend, name, axes, "memberships", 1.0)
+        source.refuse(lambda x: (x != 0) & (x != 1), name, "memberships must be 0 or 1")
+        M = source.rows
+    else:
+        _require_cpu(backend, "memberships")
+        check_matrix_shape(M.shape, name, axes)
+        M = as_csr(M, name, truth=True) if sparse else M
+    if sparse:
+        if not M.data.all():
+            M = M.copy()
+            M.eliminate_zeros()
+        return M
+    places = np.flatnonzero(M)
+    starts = np.searchsorted(places, np.arange(M.shape[0] + 1) * M.shape[1])
+    return csr_array((np.ones(len(places), bool), places % M.shape[1], starts), M.shape)
+
+
+def _require_cpu(backend: str, what: str) -> None:
+    if check_choice(backend, BACKENDS, "backend") == "cuda":
+        raise ValueError(f"{what} work on the CPU only: use backend='cpu'")
 
 
 def largest(similarity: ArrayLike, name: str, n_points: int) -> np.ndarray:

@@ -46,10 +46,13 @@ class Similarity:
         The entry of `assignment` for a point that is similar to no added element: -1 for a matrix,
         where a similarity of 0 means that. From features it is 0, because the first element is as
         near as any.
+    mirrored : bool
+        Whether candidates are the points, in the same slots, and similarities are symmetric.
     path : str
     """
 
     path = ""
+    mirrored = False
     store: Any
     n_points: int
     n: int
@@ -125,8 +128,29 @@ class Similarity:
             return Limits(np.empty(0), most, np.empty(0), 1.0, 1.0)
         return Limits(*(getattr(search, name) for name in Limits._fields))
 
+    def sums(self, low: float) -> np.ndarray | None:
+        """The sum of each candidate's stored similarities, at least `low`, to all points, by slot.
+
+        None where this is not less work than to settle all blocks.
+        """
+        return None
+
+    def _sum_all(self, search: Search) -> None:
+        """Take all first gains from sums, where these are less work and all points are alike."""
+        if search.counts[cpu.ADDED] or (search.settled >= 0).any() or limited(search):
+            return
+        low = search.best[0]
+        sums = self.sums(low)
+        if sums is None:
+            return
+        np.subtract(sums, self.n_points * low, out=search.gains[: self.n])
+        search.settled[:] = search.counts[cpu.RUNS]
+        search.counts[cpu.SEEN] += self.n * (self.n_points + 1) // 2
+
     def settle(self, search: Search, blocks: np.ndarray) -> None:
         """Bring the gains of blocks of candidates up to date, on all threads if it pays."""
+        if len(blocks) == len(search.settled):
+            self._sum_all(search)
         blocks = blocks[search.settled[blocks] != search.counts[cpu.RUNS]]
         search.counts[cpu.TODO] = 0
         if not len(blocks):
@@ -166,6 +190,7 @@ class Similarity:
 
     def grow(self, search: Search, elements: np.ndarray, gains: np.ndarray) -> int:
         """Fill `elements` and `gains` greedily until `thinned` is due; return how many."""
+        self._sum_all(search)
         search.counts[cpu.TODO] = at = 0
         while True:
             self.make_room(search)
@@ -289,11 +314,17 @@ class Similarity:
 
     def row_sums(self) -> np.ndarray:
         """The sum of each point's similarities to all candidates, float64 (n_points,)."""
+        sums = self.sums(-np.inf) if self.mirrored else None
+        if sums is None:
+            sums = self._row_sums()
+        return self.unit * (self.of_points(sums)[: self.n_points] + self.n * self.offset)
+
+    def _row_sums(self) -> np.ndarray:
+        """The sums of what is stored, by slot, from every similarity."""
         work, tiles = self.n_points * self.n, -(-self.point_slots // LANES)
         alone = threads() == 1 or work < PARALLEL_WORK
         run = coverage.row_sums_serial if alone else coverage.row_sums_parallel
         by_slot = np.zeros(self.point_slots)
         for part in pacing.portions(tiles, pacing.portion(work, tiles)):
             run(self.store, part.start, part.stop, by_slot)
-        sums = self.of_points(by_slot)[: self.n_points]
-        return self.unit * (sums + self.n * self.offset)
+        return by_slot

@@ -88,6 +88,7 @@ class CudaSimilarity:
     """
 
     path = ""
+    mirrored = False
     _cover: Any
     _update: Any
 

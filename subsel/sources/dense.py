@@ -7,7 +7,7 @@ import numpy as np
 
 from subsel.kernels import cpu
 from subsel.kernels.cpu import Dense, Search
-from subsel.sources.base import Similarity
+from subsel.sources.base import Similarity, limited
 from subsel.sources.scale import grid
 from subsel.sources.sparse import SparseSimilarity
 from subsel.validation import check_entries, read_only
@@ -16,11 +16,16 @@ _THIN_AT, _THIN_FROM, _THIN_TO = 64, 2**22, 32
 """A matrix of so many entries is thinned out once there are so many elements (a power of two, and
 at each doubling again), if what is left is at most one entry in so many."""
 
+_PIECE = 2**20
+"""Entries that are thinned out together."""
+
 
 class DenseSimilarity(Similarity):
     """Similarities in an array of shape (n_points, n_candidates)."""
 
     path = "dense"
+    known: tuple[np.ndarray, float] | None = None
+    """The sum of each candidate's entries and the least entry, where they are known already."""
 
     def __init__(
         self, matrix: np.ndarray, *, span: float, symmetric: bool, offset: float = 0.0,
@@ -52,6 +57,15 @@ class DenseSimilarity(Similarity):
         similarity.unassigned = -1
         return similarity
 
+    @property
+    def mirrored(self) -> bool:  # type: ignore[override]
+        """Whether the matrix is known to be symmetric."""
+        return self.store.by_candidate
+
+    def sums(self, low: float) -> np.ndarray | None:
+        """The sum of each column, where it is known and no entry is below `low`."""
+        return self.known[0] if self.known and low <= self.known[1] else None
+
     def grow(self, search: Search, elements: np.ndarray, gains: np.ndarray) -> int:
         """Fill `elements` and `gains` greedily until `thinned` is due; return how many."""
         added = int(search.counts[cpu.ADDED])
@@ -77,28 +91,35 @@ class DenseSimilarity(Similarity):
         """The result of `thinned` for a matrix that is large enough."""
         from scipy.sparse import csr_array  # takes longer to import than subsel
 
+        search.counts[cpu.SEEN] += self.matrix.size
+        best = search.best
+        if limited(search):  # a point that has the most that counts needs no entries any more
+            best = np.where(best < search.most, best, np.inf)
         starts = np.zeros(self.n_points + 1, np.int64)
-        self._in_pieces(cpu.count_above, search.best, starts[1:])
+        step, most = max(1, _PIECE // self.n), self.matrix.size // _THIN_TO
+        left: list[Any] = [None] * -(-self.n_points // step)
+
+        def write(piece: int) -> None:
+            first = piece * step
+            stop = min(first + step, self.n_points)
+            if starts[1:].sum() <= most:
+                columns = np.empty((stop - first) * self.n, np.int32)
+                data = np.empty(len(columns), self.matrix.dtype)
+                fixed = self.matrix, best, first, stop
+                count = cpu.write_above(*fixed, starts[1:], columns, data)
+                left[piece] = columns[:count].copy(), data[:count].copy()
+
+        with ThreadPoolExecutor(cpu.threads()) as pool:
+            list(pool.map(write, range(len(left))))
         np.cumsum(starts, out=starts)
-        search.counts[cpu.SEEN] += self.matrix.size
-        if starts[-1] > self.matrix.size // _THIN_TO:
+        if starts[-1] > most:
             return self
-        search.counts[cpu.SEEN] += self.matrix.size
-        columns = np.empty(starts[-1], np.int32)
-        data = np.empty(starts[-1], self.matrix.dtype)
         # Settle all blocks: a sparse matrix needs all gains, or none.
         self.settle(search, np.arange(len(search.settled)))
         self._empty_log(search)
-        self._in_pieces(cpu.write_above, search.best, starts, columns, data)
+        columns, data = (np.concatenate(parts) for parts in zip(*left, strict=True))
         rows = csr_array((data, columns, starts), self.matrix.shape)
         return SparseSimilarity(rows, rows.tocsc(), self.span)
-
-    def _in_pieces(self, kernel: Any, *arguments: Any) -> None:
-        """Call a kernel for all points in portions, on all threads."""
-        step = -(-self.n_points // (8 * cpu.threads()))
-        pieces = [(i, min(i + step, self.n_points)) for i in range(0, self.n_points, step)]
-        with ThreadPoolExecutor(cpu.threads()) as pool:
-            list(pool.map(lambda piece: kernel(self.matrix, *arguments, *piece), pieces))
 
     def largest(self) -> np.ndarray:
         """Each point's largest similarity."""
@@ -111,4 +132,6 @@ class DenseSimilarity(Similarity):
             columns, span=self.span, symmetric=False, offset=self.offset, unit=self.unit
         )
         part.unassigned = self.unassigned
+        if self.known:
+            part.known = self.known[0][candidates], self.known[1]
         return part

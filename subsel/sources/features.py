@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from subsel.kernels import cpu
-from subsel.kernels.cpu import LANES, Search, Tiled
-from subsel.pacing import heed, interruptible, portion, portions
+from subsel.kernels.cpu import LANES, Tiled
+from subsel.pacing import interruptible, portion, portions
 from subsel.sources import base
 from subsel.sources.base import Similarity
 from subsel.sources.dense import DenseSimilarity
@@ -244,21 +244,22 @@ class Conditioned:
         rows = read_only(np.pad(self.rows[:], [(0, -n % LANES), (0, 0)]))
         count = len(rows) // LANES
         tiles = read_only(rows.reshape(count, LANES, d).transpose(0, 2, 1))
-        out = np.empty((n, n), rows.dtype)
-        arguments = tiles.reshape(count, d * LANES), rows, self.rule, out
-        if cpu.threads() > 1:
-            pairs = -(-count // 2)
-            for part in portions(pairs, portion(n * n // 2, pairs)):
-                cpu.tile_matrix_parallel(*arguments, part.start, part.stop)
-        else:
-            for block in range(count):
-                heed()
-                cpu.tile_matrix(*arguments, block)
+        out, sums = np.empty((n, n), rows.dtype), np.zeros((cpu.threads(), n))
+        least, fixed = math.inf, (tiles.reshape(count, d * LANES), rows, self.rule)
+        for part in portions(count, portion(n * n // 2, count)):
+            if len(sums) > 1:
+                found = cpu.tile_matrix_parallel(*fixed, part.start, part.stop, out, sums)
+            else:
+                found = cpu.tile_matrix(*fixed, part.start, part.stop, 1, out, sums[0])
+            least = min(least, found)
         scale = self.scale
-        return DenseSimilarity(
+        similarity = DenseSimilarity(
             read_only(out[: self.n_points]), span=scale.span, symmetric=self.n_points == n,
             offset=scale.offset, unit=scale.unit,
         )  # fmt: skip
+        if self.n_points == n:
+            similarity.known = sums.sum(axis=0), least
+        return similarity
 
 
 class FeatureSimilarity(Similarity):
@@ -291,33 +292,24 @@ class FeatureSimilarity(Similarity):
         chosen = Tiles(self.candidates.rows_at(self.slots(candidates)))
         return FeatureSimilarity(self.points, chosen, self.metric, self.scale, self.rule)
 
-    def settle(self, search: Search, blocks: np.ndarray) -> None:
-        """Bring the gains of blocks of candidates up to date."""
-        if len(blocks) == len(search.settled):
-            self._sum_all(search)
-        super().settle(search, blocks)
+    @property
+    def mirrored(self) -> bool:  # type: ignore[override]
+        """Whether candidates are the points."""
+        return self.candidates is self.points
 
-    def grow(self, search: Search, elements: np.ndarray, gains: np.ndarray) -> int:
-        """Fill `elements` and `gains` greedily."""
-        self._sum_all(search)
-        return super().grow(search, elements, gains)
-
-    def _sum_all(self, search: Search) -> None:
-        """Compute all first gains from each pair of rows once, if the points are treated alike."""
-        known = search.counts[cpu.ADDED] or (search.settled >= 0).any()
-        if known or base.limited(search) or self.candidates is not self.points:
-            return
-        low, count, pairs = search.best[0], self.points.count, self.n**2 // 2
+    def sums(self, low: float) -> np.ndarray | None:
+        """The sum of each row's similarities, at least `low`, from each pair of rows once."""
+        if not self.mirrored:
+            return None
+        count, pairs = self.points.count, self.n**2 // 2
         pieces = cpu.threads() if pairs >= base.PARALLEL_WORK else 1
-        sums = np.zeros((pieces, len(search.gains)))
+        sums = np.zeros((pieces, self.point_slots))
         for part in portions(count, portion(pairs, count)):
             if pieces == 1:
                 cpu.sum_pairs(self.store, low, part.start, part.stop, 1, sums[0])
             else:
                 cpu.sum_pairs_parallel(self.store, low, part.start, part.stop, sums)
-        np.subtract(sums.sum(axis=0)[: self.n], self.n * low, out=search.gains[: self.n])
-        search.settled[:] = search.counts[cpu.RUNS]
-        search.counts[cpu.SEEN] += self.n * (self.n + 1) // 2
+        return sums.sum(axis=0)[: self.n]
 
     @property
     def order(self) -> np.ndarray:

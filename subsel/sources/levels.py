@@ -45,7 +45,14 @@ class CpuLevels:
         The source of similarities.
     rule : NamedTuple
         Its arrays have one entry for each point.
+
+    Attributes
+    ----------
+    first : ndarray of float64, shape (n,), or None
+        The first gain of each candidate, if it is known already.
     """
+
+    first: np.ndarray | None = None
 
     def __init__(self, source: Any, rule: Any) -> None:
         self.source, self.rule = source, rule
@@ -85,6 +92,8 @@ class CpuLevels:
             slack=self.rounding, taken=np.empty(0, bool), costs=np.empty(0), worth=np.empty(0),
             queue=np.empty(0, np.int64),
         )  # fmt: skip
+        if self.first is not None:
+            search.upper[:], search.fresh[:] = self.first[self.source.order], True
         if not self._exact or isinstance(self.source.store, (Sparse, Columns)):
             return search
         largest = self.source.unit * self.source.span
@@ -177,4 +186,6 @@ class CpuLevels:
 
     def restrict(self, candidates: np.ndarray) -> "CpuLevels":
         """The same points with fewer candidates."""
-        return CpuLevels(self.source.restrict(candidates), self.rule)
+        part = CpuLevels(self.source.restrict(candidates), self.rule)
+        part.first = None if self.first is None else self.first[candidates]
+        return part

@@ -197,23 +197,16 @@ class Spanned:
         """Logarithms of residuals, by default of all."""
         return np.log1p(self.scale * self._left[candidates])
 
-    def leaders(self, closed: np.ndarray) -> np.ndarray:
-        """The candidates that are not closed whose logarithms might be the largest."""
-        return kernels.leaders(self._left, closed, 1 - 2.0**-30)
+    def leaders(self, taken: np.ndarray, added: np.ndarray) -> np.ndarray:
+        """The candidates, neither taken nor added, whose logarithms might be the largest."""
+        return kernels.leaders(self._left, taken, added, 1 - 2.0**-30)
 
     def add(self, element: int) -> None:
         """Select a candidate."""
         row = self.features.row(element)
-        across, left = self._shrink(self._middle, row)
+        across, left = kernels.shrink(self._middle, row, self.scale)
         factor = self.scale / (1 + self.scale * left)
         self.features.with_row(across, self._left, kernels.SUBTRACT_SQUARES, factor)
-
-    def _shrink(self, middle: np.ndarray, row: np.ndarray) -> tuple[np.ndarray, float]:
-        """Remove a selected row from M; return M times the row, and the row times that product."""
-        across = (middle * row).sum(axis=1)
-        left = float((row * across).sum())
-        middle -= np.outer(across, across) * (self.scale / (1 + self.scale * left))
-        return across, left
 
     def restrict(self, candidates: np.ndarray) -> "Spanned":
         """The same with fewer candidates."""
@@ -223,7 +216,8 @@ class Spanned:
         """The log-determinant of L between some distinct candidates: O(k d^2)."""
         middle = self.start.copy()
         rows = (self.features.row(int(j)) for j in candidates)
-        return math.fsum(math.log1p(self.scale * self._shrink(middle, row)[1]) for row in rows)
+        left = (kernels.shrink(middle, row, self.scale)[1] for row in rows)
+        return math.fsum(math.log1p(self.scale * some) for some in left)
 
 
 def _subtract(rows: np.ndarray, weights: np.ndarray, out: np.ndarray) -> None:

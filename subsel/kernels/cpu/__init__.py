@@ -39,7 +39,6 @@ from subsel.kernels.cpu.swaps import (
 )
 from subsel.kernels.cpu.vectors import COSINE, DOT, EUCLIDEAN, LANES, RBF
 from subsel.kernels.cpu.whole import (
-    count_above,
     is_symmetric,
     sum_pairs,
     sum_pairs_parallel,
@@ -77,7 +76,6 @@ __all__ = [
     "advance",
     "begin_swaps",
     "close_near",
-    "count_above",
     "is_symmetric",
     "judge_swaps",
     "radii",

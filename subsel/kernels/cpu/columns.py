@@ -13,7 +13,7 @@ import numpy as np
 from numba import prange
 
 from subsel.kernels.compiling import inner, kernel
-from subsel.kernels.cpu.vectors import LANES
+from subsel.kernels.cpu.vectors import LANES, one_line, tile_products
 
 PRODUCT, EUCLIDEAN, HALF_SQUARE, RBF, MANHATTAN, UNEQUAL, EQUAL = range(7)
 
@@ -46,23 +46,7 @@ class Rows(NamedTuple):
 
 @inner
 def _products(rows, b, v, out):
-    tiles, d = rows.tiles, v.size
-    for j in range(LANES):
-        out[j] = 0.0
-    whole = d - d % 4
-    for k in range(0, whole, 4):  # four at a time, added one after the other
-        v0, v1, v2, v3 = v[k], v[k + 1], v[k + 2], v[k + 3]
-        for j in range(LANES):
-            out[j] = (
-                out[j]
-                + tiles[b, k, j] * v0
-                + tiles[b, k + 1, j] * v1
-                + tiles[b, k + 2, j] * v2
-                + tiles[b, k + 3, j] * v3
-            )
-    for k in range(whole, d):
-        for j in range(LANES):
-            out[j] += tiles[b, k, j] * v[k]
+    tile_products(rows.tiles, b, v, out)
     for j in range(LANES):
         out[j] *= rows.factor[b * LANES + j]
 
@@ -228,20 +212,73 @@ def best(base, raised, factor, added, taken):
 
 
 @kernel
-def leaders(values, taken, share):
-    """Places of values, not taken, of at least `share` times the largest of them, which is > 0."""
-    most, count = 0.0, 0
-    for j in range(values.size):
-        value = 0.0 if taken[j] else values[j]
-        most = value if value > most else most
-    for j in range(values.size):
-        count += values[j] >= share * most
+def leaders(values, taken, added, share):
+    """Places of values, neither taken nor added, of at least `share` times the largest of them.
+
+    The largest is at least 0. One maximum for each lane of a line makes vector instructions of it.
+    """
+    tops, n = one_line(values), values.size
+    tops[:] = 0.0
+    for first in range(0, n, LANES):
+        part, count = values[first : first + LANES], min(LANES, n - first)
+        closed, known = taken[first : first + LANES], added[first : first + LANES]
+        for j in range(count):
+            value = 0.0 if closed[j] | known[j] else part[j]
+            tops[j] = value if value > tops[j] else tops[j]
+    least, count = share * tops.max(), 0
+    for j in range(n):
+        count += values[j] >= least
     out, at = np.empty(count, np.int64), 0
-    for j in range(values.size):
-        if values[j] >= share * most:
+    for j in range(n):
+        if values[j] >= least:
             out[at] = j
-            at += not taken[j]
+            at += not (taken[j] or added[j])
     return out[:at]
+
+
+@kernel
+def shrink(middle, row, scale):
+    """Remove a selected row from M (d, d); return M times the row, and the row times that product.
+
+    Sums are those of `_by_eight`.
+    """
+    d = row.size
+    across, terms = np.empty(d), np.empty(d)
+    for i in range(d):
+        for j in range(d):
+            terms[j] = middle[i, j] * row[j]
+        across[i] = _by_eight(terms)
+    for j in range(d):
+        terms[j] = row[j] * across[j]
+    left = _by_eight(terms)
+    factor = scale / (1 + scale * left)
+    for i in range(d):
+        for j in range(d):
+            middle[i, j] -= across[i] * across[j] * factor
+    return across, left
+
+
+@inner
+def _by_eight(terms):
+    """The sum of some numbers, every eighth of them first, as in NumPy for at most 128 of them."""
+    whole = terms.size - terms.size % 8
+    total = 0.0
+    if whole:
+        s0, s1, s2, s3 = terms[0], terms[1], terms[2], terms[3]
+        s4, s5, s6, s7 = terms[4], terms[5], terms[6], terms[7]
+        for j in range(8, whole, 8):
+            s0 += terms[j]
+            s1 += terms[j + 1]
+            s2 += terms[j + 2]
+            s3 += terms[j + 3]
+            s4 += terms[j + 4]
+            s5 += terms[j + 5]
+            s6 += terms[j + 6]
+            s7 += terms[j + 7]
+        total = ((s0 + s1) + (s2 + s3)) + ((s4 + s5) + (s6 + s7))
+    for j in range(whole, terms.size):
+        total += terms[j]
+    return total
 
 
 @inner

@@ -215,6 +215,49 @@ squares = _lanewise(subtract=True)
 products = _lanewise(subtract=False)
 
 
+def _tile_products(tiles: Any, b: int, v: Any, out: Any) -> None:
+    """Products in float64 of a row `v` with the LANES rows of tile `b` (count, d, LANES).
+
+    Each sum is in the order of the dimensions, and each product and sum is rounded.
+    """
+    sums = np.zeros(LANES)
+    for x, y in zip(tiles[b], v, strict=True):
+        sums += x.astype(np.float64) * y
+    out[:] = sums
+
+
+@intrinsic(_tile_products)
+def tile_products(typingctx, tiles, b, v, out):
+    """See `_tile_products`."""
+
+    def codegen(context, builder, signature, args):
+        number, double = context.get_value_type(tiles.dtype), ir.DoubleType()
+        eight, doubles = ir.VectorType(number, 8), ir.VectorType(double, 8)
+        size, index = tiles.dtype.bitwidth // 8, context.get_value_type(types.intp)
+        table, row, sums = (
+            context.make_array(kind)(context, builder, args[a])
+            for a, kind in ((0, tiles), (2, v), (3, out))
+        )
+        d = cgutils.unpack_tuple(builder, table.shape)[1]
+        first = builder.mul(args[1], builder.mul(d, index(LANES)))
+        parts = [cgutils.alloca_once_value(builder, _all(doubles, 0.0)) for _ in range(0, LANES, 8)]
+        with cgutils.for_range(builder, d) as loop:
+            y = _spread(builder, builder.load(builder.gep(row.data, [loop.index])), 8)
+            line = builder.add(first, builder.mul(loop.index, index(LANES)))
+            for a, part in enumerate(parts):
+                there = _place(builder, eight, table.data, builder.add(line, index(8 * a)))
+                x = builder.load(there, align=size)
+                x = x if number == double else builder.fpext(x, doubles)
+                builder.store(builder.fadd(builder.load(part), builder.fmul(x, y)), part)
+        for a, part in enumerate(parts):
+            builder.store(
+                builder.load(part), _place(builder, doubles, sums.data, index(8 * a)), align=8
+            )
+        return context.get_dummy_value()
+
+    return types.void(tiles, b, v, out), codegen
+
+
 def _sums_of_lines(both: bool) -> Any:
     """Sums in float64 of four lines of a tile's numbers, each within its limits.
 
@@ -302,9 +345,82 @@ add_lines = _sums_of_lines(both=False)
 add_lines_both_ways = _sums_of_lines(both=True)
 
 
+def _write_larger(matrix: Any, i: int, low: Any, columns: Any, data: Any, at: int) -> int:
+    """Write the entries of row `i` that exceed `low`, and their columns, from place `at` on.
+
+    Only of the first columns, a multiple of LANES. Returns the next place. With AVX-512, a vector
+    is written without its other entries by one instruction.
+    """
+    row = matrix[i, : matrix.shape[1] // LANES * LANES]
+    found = np.flatnonzero(row > low)
+    columns[at : at + len(found)], data[at : at + len(found)] = found, row[found]
+    return at + len(found)
+
+
+@intrinsic(_write_larger)
+def write_larger(typingctx, matrix, i, low, columns, data, at):
+    """See `_write_larger`."""
+
+    def codegen(context, builder, signature, args):
+        number = context.get_value_type(matrix.dtype)
+        place = context.get_value_type(columns.dtype)
+        size = matrix.dtype.bitwidth // 8
+        lanes = 64 // size
+        vector, mask = ir.VectorType(number, lanes), ir.VectorType(ir.IntType(1), lanes)
+        places, index = ir.VectorType(place, lanes), context.get_value_type(types.intp)
+        table, into, values = (
+            context.make_array(kind)(context, builder, args[a])
+            for a, kind in ((0, matrix), (3, columns), (4, data))
+        )
+        width = cgutils.unpack_tuple(builder, table.shape)[1]
+        row = builder.gep(table.data, [builder.mul(args[1], width)])
+        least = _spread(builder, args[2], lanes)
+        next_ = cgutils.alloca_once_value(builder, args[5])
+        offsets = ir.Constant(places, list(range(lanes)))
+
+        def store(what, data):
+            kind = what.type
+            there = builder.gep(data, [builder.load(next_)])
+            name = f"llvm.masked.compressstore.v{lanes}{'f' if kind is vector else 'i'}"
+            name += str(8 * size if kind is vector else columns.dtype.bitwidth)
+            function = ir.FunctionType(ir.VoidType(), [kind, there.type, mask])
+            function = cgutils.get_or_insert_function(builder.module, function, name)
+            return function, there
+
+        with cgutils.for_range(builder, builder.udiv(width, index(LANES))) as loop:
+            first = builder.mul(loop.index, index(LANES))
+            parts = []
+            for left in range(0, LANES, lanes):
+                there = _place(builder, vector, row, builder.add(first, index(left)))
+                x = builder.load(there, align=size)
+                parts.append((left, x, builder.fcmp_ordered(">", x, least)))
+            any_ = functools.reduce(builder.or_, [larger for _, _, larger in parts])
+            bits = ir.IntType(lanes)
+            with builder.if_then(
+                builder.icmp_unsigned("!=", builder.bitcast(any_, bits), bits(0)), likely=False
+            ):
+                for left, x, larger in parts:
+                    column = builder.add(first, index(left))
+                    column = _spread(builder, builder.trunc(column, place), lanes)
+                    for what, data_ in (
+                        (x, values.data),
+                        (builder.add(column, offsets), into.data),
+                    ):
+                        function, there = store(what, data_)
+                        builder.call(function, [what, there, larger])
+                    count = builder.ctpop(builder.bitcast(larger, bits))
+                    builder.store(
+                        builder.add(builder.load(next_), builder.zext(count, index)), next_
+                    )
+        return builder.load(next_)
+
+    return types.intp(matrix, i, low, columns, data, at), codegen
+
+
 one_line = scratch(LANES)
 four_lines = scratch(4 * LANES)
 eight_lines = scratch(8 * LANES)
+one_tile = scratch(LANES * LANES)
 
 
 # --- Words of LLVM's language -----------------------------------------------------------------

@@ -5,31 +5,34 @@ from numba import prange
 
 from subsel.kernels.compiling import kernel
 from subsel.kernels.cpu.lanes import similarities
-from subsel.kernels.cpu.vectors import LANES, add_lines_both_ways, eight_lines, four_lines, one_line
+from subsel.kernels.cpu.vectors import (
+    LANES,
+    add_lines_both_ways,
+    eight_lines,
+    four_lines,
+    one_line,
+    one_tile,
+    write_larger,
+)
 
 
 @kernel
-def count_above(matrix, best, counts, first, stop):
-    """How many entries of each of some rows are larger than `best` of the row."""
-    for i in range(first, stop):
-        row, low = matrix[i], matrix.dtype.type(best[i])
-        count = 0
-        for j in range(row.size):
-            count += row[j] > low
-        counts[i] = count
+def write_above(matrix, best, first, stop, counts, columns, data):
+    """Write the entries of some rows that are larger than `best` of the row, and their columns.
 
-
-@kernel
-def write_above(matrix, best, starts, columns, data, first, stop):
-    """Write these entries and their columns; those of each row begin at its start."""
+    `counts` gets how many there are in each row, and the result is how many there are in all.
+    `columns` and `data` must have room for all entries.
+    """
+    at, width = 0, matrix.shape[1]
     for i in range(first, stop):
-        row, low = matrix[i], matrix.dtype.type(best[i])
-        at = starts[i]
-        for j in range(row.size):
-            if row[j] > low:
-                columns[at] = j
-                data[at] = row[j]
+        start, low = at, matrix.dtype.type(best[i])
+        at = write_larger(matrix, i, low, columns, data, at)
+        for j in range(width - width % LANES, width):
+            if matrix[i, j] > low:
+                columns[at], data[at] = j, matrix[i, j]
                 at += 1
+        counts[i] = at - start
+    return at
 
 
 @kernel
@@ -107,39 +110,62 @@ def sum_pairs_parallel(store, low, first, stop, sums):
 
 
 @kernel
-def tile_matrix(tiles, rows, rule, out, block):
-    """Similarities of one block of LANES rows to all rows, into `out`.
+def tile_matrix(tiles, rows, rule, first, stop, step, out, sums):
+    """Similarities of some blocks of LANES rows to all rows, into `out`; returns the least.
 
-    `rows`, padded to whole blocks, are what the tiles are made of, so only tiles from the block's
-    own on are computed, and mirrored.
+    The blocks are those of ``range(first, stop, step)``. `rows`, padded to whole blocks, are what
+    the tiles are made of, so only tiles from the block's own on are computed, and mirrored. They
+    are also added to the sum of each row, while they are at hand; sums are exact in any order.
     """
     metric, gamma, up, down, _ = rule
     n = out.shape[0]
-    top = block * LANES
-    height = min(LANES, n - top)
-    part = np.empty((LANES, LANES), tiles.dtype)
-    for b in range(block, tiles.shape[0]):
-        for i in range(0, LANES, 4):
-            quad = part[i : i + 4].reshape(4 * LANES)
-            picked = (top + i, top + i + 1, top + i + 2, top + i + 3)
-            similarities(tiles[b], rows, picked, metric, gamma, up, down, quad)
-        left = b * LANES
-        width = min(LANES, n - left)
-        out[top : top + height, left : left + width] = part[:height, :width]
-        if b > block:
+    part, least = one_tile(tiles), one_line(tiles)
+    total, own = one_line(sums), eight_lines(sums)
+    least[:] = np.inf
+    for block in range(first, stop, step):
+        top = block * LANES
+        height = min(LANES, n - top)
+        for b in range(block, tiles.shape[0]):
+            left = b * LANES
+            width = min(LANES, n - left)
+            total[:] = 0.0
+            own[:] = 0.0
+            for i in range(0, LANES, 4):
+                quad = part[i * LANES : (i + 4) * LANES]
+                picked = (top + i, top + i + 1, top + i + 2, top + i + 3)
+                similarities(tiles[b], rows, picked, metric, gamma, up, down, quad)
+                if b > block and width == LANES:
+                    add_lines_both_ways(quad, -np.inf, np.inf, i, total, own)
+            for i in range(height):
+                line = part[i * LANES : i * LANES + width]
+                out[top + i, left : left + width] = line
+                for j in range(width):
+                    least[j] = line[j] if line[j] < least[j] else least[j]
+                if b == block or width < LANES:
+                    for j in range(width):
+                        sums[left + j] += line[j]
+            if b == block:
+                continue
             for j in range(width):
-                for i in range(height):
-                    out[left + j, top + i] = part[i, j]
+                for i in range(LANES):
+                    out[left + j, top + i] = part[i * LANES + j]
+            if width == LANES:
+                for j in range(LANES):
+                    sums[left + j] += total[j]
+                    for k in range(8):
+                        sums[top + j] += own[8 * j + k]
+            else:
+                for i in range(LANES):
+                    for j in range(width):
+                        sums[top + i] += part[i * LANES + j]
+    return least.min()
 
 
 @kernel(parallel=True)
-def tile_matrix_parallel(tiles, rows, rule, out, first, stop):
-    """Similarities of some pairs of blocks, ``range(first, stop)``, on all threads.
-
-    Blocks are paired from both ends, so that threads get equal parts of a triangle.
-    """
-    blocks = rows.shape[0] // LANES
-    for block in prange(first, stop):
-        tile_matrix(tiles, rows, rule, out, block)
-        if blocks - 1 - block > block:
-            tile_matrix(tiles, rows, rule, out, blocks - 1 - block)
+def tile_matrix_parallel(tiles, rows, rule, first, stop, out, sums):
+    """The same of ``range(first, stop)``, on as many threads as there are rows in `sums`."""
+    pieces = sums.shape[0]
+    least = np.empty(pieces)
+    for p in prange(pieces):
+        least[p] = tile_matrix(tiles, rows, rule, first + p, stop, pieces, out, sums[p])
+    return least.min()
