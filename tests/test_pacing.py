@@ -61,8 +61,12 @@ def test_a_search_is_interrupted_in_any_of_its_passes(kernel, call, threads, mon
 @pytest.mark.parametrize(
     ("module", "kernel", "search"),
     [
-        (coverage, "row_sums", subsel.SaturatedCoverage.from_features),
-        (coverage, "gains", lambda X: subsel.greedy(subsel.SaturatedCoverage.from_features(X), 5)),
+        (coverage, "row_sums", lambda X: subsel.SaturatedCoverage(np.abs(X @ X.T))),
+        (
+            coverage,
+            "gains",
+            lambda X: subsel.greedy(subsel.SaturatedCoverage.from_features(X, fraction=1e-3), 5),
+        ),
         (
             capped,
             "follow",

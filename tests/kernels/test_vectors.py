@@ -7,6 +7,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from subsel.kernels import cpu
 from subsel.kernels.compiling import fma
 from subsel.kernels.cpu import vectors
 from subsel.kernels.cpu.vectors import COSINE, DOT, EUCLIDEAN, LANES, RBF
@@ -131,3 +132,39 @@ def test_lines_are_added_both_ways(dtype):
     np.testing.assert_array_equal(sums[4:8], lines.sum(axis=1))
     assert not sums[:4].any()
     assert not sums[8:].any()
+
+
+@njit
+def run_tile_products(tiles, b, v, out):
+    vectors.tile_products(tiles, b, v, out)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("d", [1, 10])
+def test_products_with_a_tile_are_summed_in_the_order_of_the_dimensions(dtype, d):
+    rng = np.random.default_rng(d)
+    tiles, v, out = (
+        rng.normal(size=(3, d, LANES)).astype(dtype),
+        rng.normal(size=d),
+        np.empty(LANES),
+    )
+    run_tile_products(tiles, 1, v, out)
+    expected = np.zeros(LANES)
+    for x, y in zip(tiles[1].astype(np.float64), v, strict=True):
+        expected += x * y
+    np.testing.assert_array_equal(out, expected)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n", [1, LANES, 3 * LANES + 5])
+def test_larger_entries_are_written_side_by_side(dtype, n):
+    matrix = np.random.default_rng(n).normal(size=(5, n)).astype(dtype)
+    best = np.array([-9.0, 9.0, 0.5, 1.5, matrix[4].max()])
+    counts = np.zeros(5, np.int64)
+    columns, data = np.full(matrix.size, -1, np.int32), np.zeros(matrix.size, dtype)
+    count = cpu.write_above(matrix, best, 0, 5, counts, columns, data)
+    rows, places = np.nonzero(matrix > best[:, None])
+    np.testing.assert_array_equal(counts, np.bincount(rows, minlength=5))
+    np.testing.assert_array_equal(columns[:count], places)
+    np.testing.assert_array_equal(data[:count], matrix[rows, places])
+    assert (columns[count:] == -1).all()

@@ -10,9 +10,11 @@ from hypothesis.extra.numpy import arrays
 from sklearn.datasets import load_digits
 
 import subsel
+from subsel import sources
 from subsel.allowed import apportion
 from subsel.kernels import cpu, reference
 from subsel.sources import METRICS
+from subsel.sources.features import Conditioned
 from subsel.validation import portion
 
 
@@ -105,6 +107,42 @@ def test_memory_does_not_change_the_selection(metric, gradients):
     f = subsel.FacilityLocation.from_features(X, metric, memory=0)
     assert f.value(recomputed.indices) == recomputed.value
     np.testing.assert_array_equal(recomputed.assignment, in_memory.assignment)
+
+
+@pytest.mark.parametrize("n", [1, 63, 64, 200])
+def test_a_matrix_knows_its_sums_and_its_least_entry(metric, n):
+    X = np.random.default_rng(n).normal(size=(n, 40)).astype(np.float32)
+    similarity = Conditioned.of(X, metric, None).matrix()
+    entries = similarity.matrix.astype(np.float64)
+    np.testing.assert_array_equal(similarity.known[0], entries.sum(axis=0))
+    assert similarity.known[1] == entries.min()
+
+
+def test_rows_that_are_opposite_have_no_similarity_below_zero():
+    """Half of their squared distance may be rounded to more than 2."""
+    X = np.random.default_rng(0).normal(size=(300, 40)).astype(np.float32)
+    X = np.concatenate([X, -X])
+    similarity = sources.features(X).similarity("cosine", None, 1e9)
+    assert similarity.known[1] < -similarity.offset
+    selections = [subsel.select(X, 30, metric="cosine", memory=memory) for memory in (0, 1e9)]
+    same(*selections)
+    assert selections[0].gains[0] == selections[1].gains[0]
+
+
+@pytest.mark.parametrize("fraction", [1e-3, 0.1])
+@pytest.mark.parametrize("memory", [0, 1e9])
+def test_saturated_coverage_has_the_first_gains_of_its_formula(metric, fraction, memory):
+    """They are the sums of rows where no point has more than its share from one element."""
+    X = np.random.default_rng(0).normal(size=(300, 40)).astype(np.float32)
+    f = subsel.SaturatedCoverage.from_features(X, metric, fraction=fraction, memory=memory)
+    g = subsel.SaturatedCoverage.from_features(X, metric, fraction=fraction, memory=memory)
+    chosen = subsel.greedy(f, 9)
+    some = np.arange(0, 300, 7)
+    first = [g.value([j]) for j in some]
+    np.testing.assert_array_equal(g.gains(some), first)
+    assert chosen.gains[0] == max(g.value([j]) for j in range(300))
+    part = subsel.greedy(f.restrict(some), 3)
+    assert part.gains[0] == max(first)
 
 
 @pytest.mark.parametrize("d", [1, 2, 9, 10, 17, 32])

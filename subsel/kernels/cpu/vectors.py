@@ -378,14 +378,15 @@ def write_larger(typingctx, matrix, i, low, columns, data, at):
         next_ = cgutils.alloca_once_value(builder, args[5])
         offsets = ir.Constant(places, list(range(lanes)))
 
-        def store(what, data):
-            kind = what.type
+        def store(what, larger, data):
+            """Write a vector's larger entries side by side."""
             there = builder.gep(data, [builder.load(next_)])
-            name = f"llvm.masked.compressstore.v{lanes}{'f' if kind is vector else 'i'}"
-            name += str(8 * size if kind is vector else columns.dtype.bitwidth)
-            function = ir.FunctionType(ir.VoidType(), [kind, there.type, mask])
-            function = cgutils.get_or_insert_function(builder.module, function, name)
-            return function, there
+            letter = "i" if what.type == places else "f"
+            name = f"llvm.masked.compressstore.v{lanes}{letter}"
+            name += str(columns.dtype.bitwidth if what.type == places else 8 * size)
+            kind = ir.FunctionType(ir.VoidType(), [what.type, there.type, mask])
+            function = cgutils.get_or_insert_function(builder.module, kind, name)
+            builder.call(function, [what, there, larger])
 
         with cgutils.for_range(builder, builder.udiv(width, index(LANES))) as loop:
             first = builder.mul(loop.index, index(LANES))
@@ -400,14 +401,10 @@ def write_larger(typingctx, matrix, i, low, columns, data, at):
                 builder.icmp_unsigned("!=", builder.bitcast(any_, bits), bits(0)), likely=False
             ):
                 for left, x, larger in parts:
-                    column = builder.add(first, index(left))
-                    column = _spread(builder, builder.trunc(column, place), lanes)
-                    for what, data_ in (
-                        (x, values.data),
-                        (builder.add(column, offsets), into.data),
-                    ):
-                        function, there = store(what, data_)
-                        builder.call(function, [what, there, larger])
+                    column = builder.trunc(builder.add(first, index(left)), place)
+                    store(x, larger, values.data)
+                    column = builder.add(_spread(builder, column, lanes), offsets)
+                    store(column, larger, into.data)
                     count = builder.ctpop(builder.bitcast(larger, bits))
                     builder.store(
                         builder.add(builder.load(next_), builder.zext(count, index)), next_
