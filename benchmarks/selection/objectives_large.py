@@ -90,7 +90,7 @@ def seconds(run):
     return time.perf_counter() - start
 
 
-def by_elements(f, once, k, most=250):
+def by_elements(f, once, k, most=100):
     """Times of greedy's elements, at most some of the k, and of what alternates with them."""
     taken, every = np.zeros(f.n, bool), []
     f.reset()
