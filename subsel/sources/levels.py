@@ -102,8 +102,8 @@ class CpuLevels:
     def gains(self, search: Levels, candidates: np.ndarray) -> np.ndarray:
         """Gains of some candidates."""
         slots = np.asarray(self.source.slots(candidates), np.int64)
-        # Candidates that lie together are evaluated together.
-        self._evaluate(search, np.sort(slots))
+        # Only what is not known, and candidates that lie together are evaluated together.
+        self._evaluate(search, np.sort(slots[~search.fresh[slots]]))
         return search.upper[slots]
 
     def _evaluate(self, search: Levels, slots: np.ndarray) -> None:
