@@ -118,6 +118,7 @@ class DenseSimilarity(Similarity):
         self.settle(search, np.arange(len(search.settled)))
         self._empty_log(search)
         columns, data = (np.concatenate(parts) for parts in zip(*left, strict=True))
+        left.clear()
         rows = csr_array((data, columns, starts), self.matrix.shape)
         return SparseSimilarity(rows, rows.tocsc(), self.span)
 
