@@ -30,7 +30,7 @@ class Saturated(NamedTuple):
 
     def takes_all(self, source: Any) -> bool:
         """Whether the first element counts in full, without rounding, wherever it is similar."""
-        on_grid = self.shift == 1.5 * 2.0**52 * source.unit * source.store.down
+        on_grid = self.shift == 1.5 * 2.0**52 * source.unit * float(source.store.down)
         return bool(on_grid and self.cap.min() >= source.unit * source.span)
 
 

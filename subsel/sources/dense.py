@@ -94,7 +94,7 @@ class DenseSimilarity(Similarity):
         search.counts[cpu.SEEN] += self.matrix.size
         best = search.best
         if limited(search):  # a point that has the most that counts needs no entries any more
-            best = np.where(best < search.most, best, np.inf)
+            best = np.where(best < self.limits_of(search).most, best, np.inf)
         starts = np.zeros(self.n_points + 1, np.int64)
         step, most = max(1, _PIECE // self.n), self.matrix.size // _THIN_TO
         left: list[Any] = [None] * -(-self.n_points // step)
