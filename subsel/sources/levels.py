@@ -130,6 +130,7 @@ class CpuLevels:
             costs=np.empty(0) if costs is None else costs[self.source.order],
             worth=np.empty(self.n), queue=np.empty(self.n, np.int64),
         )  # fmt: skip
+        search.fresh[search.taken] = False  # what is not searched is not brought up to date
         if isinstance(search, CappedLevels):
             room = 4 * -(-int(self.n_points * _FOLLOWED) // 4)
             search = search._replace(
