@@ -149,7 +149,7 @@ def test_ranks_draw_differently_where_they_have_to(ranks):
             "seed",
             r"differ in batch_size \(32 on rank 0, 33 on rank 1\); seed \(0 .*, 1 on rank 1\)",
         ),
-        ("data", r"ValueError: the ranks .* differ in dataset \('323 examples \w+' on rank 0, "),
+        ("data", r"ValueError: all ranks .* differ in dataset \('323 examples \w+' on rank 0, "),
         ("length", r"dataset \('323 examples .* '324 examples"),
         ("epic", r"differ in defense \(.*subset_size=0\.2.*subset_size=0\.3"),
         ("no test", r"differ in test \(None on rank 0"),

@@ -338,7 +338,7 @@ def test_the_checkpoint_of_an_earlier_run_is_kept(saved, finished, caplog):
     assert files_in(saved.parent) == ["run-before.pt", "run.pt"]
     assert (saved.parent / "run-before.pt").read_bytes() == finished[0]
     assert epochs_in(saved) == 1
-    assert "run.pt was there already" in caplog.text
+    assert "run.pt exists already" in caplog.text
     assert "run-before.pt" in caplog.text
     caplog.clear()
     trained(checkpoint=saved, resume=saved, epochs=2, seed=4)
