@@ -247,7 +247,7 @@ def test_a_checkpoint_of_another_model_is_refused(saved):
     refused_in(
         "scratch",
         saved,
-        r"of another model: it lacks 4\.weight; it has also 5\.weight; "
+        r"belongs to another model: it lacks 4\.weight; it has also 5\.weight; "
         r"its 0\.bias has the shape \(9,\), not \(8,\)$",
         CheckpointError,
         {},
