@@ -22,7 +22,7 @@ QUESTIONS = {
     "scratch-paper": "from-scratch.md",
     "scratch-code": "from-scratch.md",
     "late-acting": "late-acting.md",
-    "late-acting-100": "late-acting.md",
+    "late-acting-chosen-on": "late-acting.md",
     "adaptive-bases": "adaptive.md",
     "adaptive-alike": "adaptive.md",
 }
@@ -58,11 +58,14 @@ def write_pages(folder: Path, readme: Path | None = None) -> list[Path]:
         if not records:
             continue
         path = folder / page
-        write_whole(path, filled(path.read_text(), question, table(records, times)))
+        text = filled(path.read_text(), question, table(records, times))
+        write_whole(path, text)
+        written.append(path)
         figure = folder / "figures" / f"{question}.png"
-        figure.parent.mkdir(exist_ok=True)
-        save(drawn(records), figure)
-        written += [path, figure]
+        if f"figures/{figure.name}" in text:
+            figure.parent.mkdir(exist_ok=True)
+            save(drawn(records), figure)
+            written.append(figure)
     short = [(folder / "cost.md", "cost", cost(folder))]
     if readme is not None:
         short.append((readme, "in short", in_short(folder)))
@@ -135,9 +138,16 @@ def pooled(folder: Path) -> tuple[list[dict], list[dict]]:
         ran.setdefault(line["target"], set()).add(line["defense"])
     done = {target for target, names in ran.items() if names == set().union(*ran.values())}
     return (
-        [line for line in records if line["target"] in done],
+        sorted((line for line in records if line["target"] in done), key=place),
         [line for line in times if line["target"] in done],
     )
+
+
+def place(line: dict) -> tuple[int, str]:
+    """Where the tables have a record's defense: by its kind, then by name."""
+    name = line["defense"]
+    kinds = ("none", "EPIC", "random", "highest", "fresh", "quick", "CutMix", "Deep", "all")
+    return next(i for i, kind in enumerate((*kinds, "")) if name.startswith(kind)), name
 
 
 def table(records: list[dict], times: list[dict]) -> str:

@@ -30,7 +30,8 @@ def test_pages_pool_the_seeds(tmp_path, capsys):
         ("cost.md", ["cost"]),
     ):
         places = "".join(f"<!-- table: {name} -->\nold\n<!-- end -->\n" for name in questions)
-        (tmp_path / page).write_text(f"# Title\n{places}the rest\n")
+        shown = "![](figures/late-acting.png)\n"
+        (tmp_path / page).write_text(f"# Title\n{places}{shown}the rest\n")
     for seed, hit in ((1, True), (2, False)):
         folder = tmp_path / "records" / "late-acting" / f"seed-{seed}"
         folder.mkdir(parents=True)
