@@ -47,8 +47,8 @@ class EPICCallback(Callback):
         """Warn if fewer than two rounds are due."""
         self._begun = False
         if trainer.max_epochs is not None and trainer.max_epochs > 0 and trainer.is_global_zero:
-            epic = self.rounds.epic
-            notice_schedule(epic.schedule(trainer.max_epochs), trainer.max_epochs, epic.warmup)
+            epic, epochs = self.rounds.epic, trainer.max_epochs
+            notice_schedule(epic.schedule(epochs), epochs, epic.warmup, epic.readmit)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the round that is due, and restart the loader with the kept examples."""

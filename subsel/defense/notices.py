@@ -35,8 +35,10 @@ class DefenseWarning(UserWarning):
     """The defense does nothing, almost nothing, or more than it should."""
 
 
-def notice_schedule(rounds: Sequence[int], epochs: int, warmup: int) -> None:
-    """Warn if fewer than two rounds take place in a training.
+def notice_schedule(
+    rounds: Sequence[int], epochs: int, warmup: int, readmit: int | None = None
+) -> None:
+    """Warn if fewer than two rounds take place in a training, or nothing can come back in it.
 
     Parameters
     ----------
@@ -44,7 +46,15 @@ def notice_schedule(rounds: Sequence[int], epochs: int, warmup: int) -> None:
         As `EPIC.schedule` returns it.
     epochs, warmup : int
         The epochs of the training, and the warmup of EPIC.
+    readmit : int, optional
+        The epoch before which EPIC lets examples back in.
     """
+    if readmit is not None and readmit >= epochs:
+        _warn(
+            f"nothing that EPIC drops comes back: readmit={readmit} is after the last of "
+            f"{_epochs(epochs)}; choose a smaller one",
+            stacklevel=5,
+        )
     if not rounds:
         _warn(
             f"this training is not defended: no round of EPIC is due in its {_epochs(epochs)}, the "
@@ -188,15 +198,16 @@ def warnings_in_a_line(program: str) -> Iterator[None]:
         yield
 
 
-def schedule_line(rounds: Sequence[int], epochs: int) -> str:
-    """One line that says when EPIC's rounds take place."""
+def schedule_line(rounds: Sequence[int], epochs: int, readmit: int | None = None) -> str:
+    """One line that says when EPIC's rounds take place, and when examples come back."""
     if not rounds:
         return f"EPIC: no round in {_epochs(epochs)}"
     some = [str(epoch) for epoch in rounds]
     if len(some) > 6:
         some = [*some[:3], "...", some[-1]]
     count = "1 round, before epoch" if len(rounds) == 1 else f"{len(rounds)} rounds, before epochs"
-    return f"EPIC: {count} {', '.join(some)} of {epochs} (epochs count from 0)"
+    back = "" if readmit is None else f", re-admission before epoch {readmit}"
+    return f"EPIC: {count} {', '.join(some)} of {epochs}{back} (epochs count from 0)"
 
 
 def _epochs(count: int) -> str:

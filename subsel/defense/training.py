@@ -378,8 +378,8 @@ def _tell(
         return
     rounds = defense.schedule(epochs)
     if progress:
-        tqdm.write(schedule_line(rounds, epochs), file=sys.stderr)
-    notice_schedule(rounds, epochs, defense.warmup)
+        tqdm.write(schedule_line(rounds, epochs, defense.readmit), file=sys.stderr)
+    notice_schedule(rounds, epochs, defense.warmup, defense.readmit)
     notice_late_rounds(rounds, drops, epochs)
 
 

@@ -61,6 +61,16 @@ def test_one_line_says_when_rounds_take_place(rounds, line):
     assert schedule_line(rounds, 40).removesuffix(" (epochs count from 0)") == line
 
 
+def test_the_line_says_when_examples_come_back():
+    line = schedule_line([4, 6], 40, 30)
+    assert line.startswith("EPIC: 2 rounds, before epochs 4, 6 of 40, re-admission before epoch 30")
+
+
+def test_a_readmission_after_the_end():
+    with pytest.warns(DefenseWarning, match=r"comes back: readmit=9 is after the last of 4 epochs"):
+        quick(defense=EPIC(warmup=1, interval=1, readmit=9), epochs=4)
+
+
 def test_train_prints_the_schedule(capsys):
     quick(defense=EPIC(warmup=1, interval=1), progress=True)
     assert "EPIC: 2 rounds, before epochs 1, 2 of 3" in capsys.readouterr().err
