@@ -17,10 +17,8 @@ README = FOLDER.parents[1] / "README.md"
 QUESTIONS = {
     "transfer-same": "transfer.md",
     "transfer-other": "transfer.md",
-    "collision-same": "transfer.md",
     "fine-tuning": "fine-tuning.md",
     "scratch-paper": "from-scratch.md",
-    "scratch-code": "from-scratch.md",
     "late-acting": "late-acting.md",
     "late-acting-chosen-on": "late-acting.md",
     "adaptive-bases": "adaptive.md",
@@ -31,12 +29,10 @@ IN_SHORT = {
     "none": "undefended",
     "EPIC 0.1 active": "EPIC 0.1",
     "EPIC 0.2 active": "EPIC 0.2",
-    "EPIC 0.3 active": "EPIC 0.3",
-    "random drop, as EPIC 0.2 active": "a random drop of as many as EPIC 0.2",
+    "random drop, as EPIC 0.2 active": "a random drop, as many as EPIC 0.2",
     "highest-loss drop, as EPIC 0.2 active": "the highest losses, as many",
     "Deep k-NN": "Deep k-NN",
     "fresh start 0.4 0.05": "`train_afresh` (not in the paper)",
-    "quick fresh start 0.4 0.05": "`train_afresh(quick=True)`",
 }
 
 
@@ -205,7 +201,7 @@ def filled(page: str, question: str, table: str) -> str:
     _, closed, after = rest.partition(end)
     if not found or not closed:
         raise ValueError(f"the page has no place for a table: {start} and {end}")
-    return f"{before}{start}\n{table}\n{end}{after}"
+    return f"{before}{start}\n{table}{end}{after}"
 
 
 def drawn(records: list[dict]) -> Any:
