@@ -467,7 +467,7 @@ def check_values(
     array = as_float_array(values, name).astype(np.float64)
     if array.shape != (n,):
         raise ValueError(
-            f"{name} must have one number for each {of}, ({n},), not be of shape {array.shape}"
+            f"{name} must have one number for each {of}, ({n},); got the shape {array.shape}"
         )
     enough = (array >= low if ends == "[" else array > low) & (array <= high)
     bad = np.flatnonzero(~(np.isfinite(array) & enough))

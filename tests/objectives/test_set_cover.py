@@ -110,7 +110,7 @@ def test_information_is_what_its_definitions_say():
 COMMON = [
     (
         {"weights": [1.0]},
-        r"weights must have one number for each concept, \(2,\), not be of shape \(1,\)",
+        r"weights must have one number for each concept, \(2,\); got the shape \(1,\)",
     ),
     ({"weights": [1.0, -1.0]}, r"weights\[1\] is -1.0; it must be a finite number of at least 0"),
     ({"weights": [1.0, np.inf]}, r"weights\[1\] is inf"),
