@@ -219,7 +219,9 @@ def fake(rank, size):
 def test_torchrun_without_a_process_group_is_warned_of(monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.warns(RuntimeWarning, match="every rank trains the whole on its own") as caught:
+    with pytest.warns(
+        RuntimeWarning, match="every rank trains the whole model on its own"
+    ) as caught:
         run(epochs=1)
     assert "two_ranks" in caught[0].filename
     monkeypatch.setenv("WORLD_SIZE", "1")

@@ -601,7 +601,9 @@ class TestRefuses:
     def test_labels_outside_the_models(self):
         x, y = make_data()
         y[100] = C
-        with pytest.raises(ValueError, match=r"labels must lie in 0\.\.2; .*: 100$"):
+        with pytest.raises(
+            ValueError, match=r"labels must lie in 0\.\.2, but .* \(100\); the first is 3"
+        ):
             quick(make_net(), (x, y))
 
     def test_a_used_defense(self):
