@@ -571,6 +571,13 @@ def check_choice(value: Any, choices: Iterable[str], name: str) -> str:
     return value
 
 
+def check_epochs(epochs: Any, name: str) -> list[int]:
+    """A sequence of epochs, counted from 0."""
+    if isinstance(epochs, str) or not isinstance(epochs, Iterable):
+        raise TypeError(f"{name} must be a sequence of epochs, not {epochs!r}")
+    return [check_count(epoch, f"{name}: each epoch", 0) for epoch in epochs]
+
+
 def check_fraction(value: Any, name: str) -> float:
     """A float in (0, 1)."""
     if not isinstance(value, float | np.floating) or not 0 < value < 1:

@@ -90,8 +90,12 @@ def cells_of(lines: list[dict], bare: dict[str, float]) -> list[str]:
     """A defense's hits, their interval in percent, and the change in accuracy in points."""
     hits = sum(line["success"] for line in lines)
     low, high = wilson(hits, len(lines))
-    change = np.mean([100 * (line["accuracy"] - bare[line["target"]]) for line in lines])
-    return [f"{hits}/{len(lines)}", f"{100 * low:.0f}–{100 * high:.0f}", f"{change:+.1f}"]
+    return [f"{hits}/{len(lines)}", f"{100 * low:.0f}–{100 * high:.0f}", points(lines, bare)]
+
+
+def points(lines: list[dict], bare: dict[str, float]) -> str:
+    """The mean change in accuracy from undefended training on the same targets, in points."""
+    return f"{np.mean([100 * (line['accuracy'] - bare[line['target']]) for line in lines]):+.1f}"
 
 
 def cost(folder: Path) -> str:
@@ -101,15 +105,13 @@ def cost(folder: Path) -> str:
         records, times = pooled(folder / "records" / question)
         ratios, bare = time_ratios(times, "cpu_seconds"), undefended(records)
         for defense, lines in by_defense(records).items():
-            change = [100 * (line["accuracy"] - bare[line["target"]]) for line in lines]
             rounds = [entry for line in lines for entry in line["rounds"] if "error" in entry]
             errors = [
                 f"{np.mean([entry[key] for entry in rounds]):.2f}" if rounds else ""
                 for key in ("error", "random_error")
             ]
-            points = f"{np.mean(change):+.1f}"
             time = f"{ratios[defense]:.2f}" if defense in ratios else ""
-            rows.append([question, defense, time, points, *errors])
+            rows.append([question, defense, time, points(lines, bare), *errors])
     head = ["experiment", "defense", "time", "points", "gradient's error", "random subset's"]
     return markdown(head, rows)
 
@@ -155,7 +157,6 @@ def table(records: list[dict], times: list[dict]) -> str:
     rows = []
     for defense, lines in by_defense(records).items():
         hits, rate = success(lines)
-        change = [100 * (line["accuracy"] - bare[line["target"]]) for line in lines]
         settled = [line["settled"] for line in lines if line.get("settled") is not None]
         means = [
             f"{np.mean([line[key] for line in lines]):.0f}" for key in ("kept", "poisons_left")
@@ -167,7 +168,7 @@ def table(records: list[dict], times: list[dict]) -> str:
                 hits,
                 rate,
                 f"{np.mean([line['accuracy'] for line in lines]):.3f}",
-                f"{np.mean(change):+.1f}",
+                points(lines, bare),
                 *means,
                 f"{ratios[defense]:.2f}" if defense in ratios else "",
                 f"{np.median(settled):.0f}" if settled else "",

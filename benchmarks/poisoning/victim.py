@@ -7,7 +7,7 @@ new net, a block on fixed convolutions); a defense need not know which it is in.
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -247,6 +247,11 @@ class Victim:
             on_round=on_round,
             on_epoch=self.watch,
         )
+
+    def defended(self, dropping: EPIC, **options: Any) -> Outcome:
+        """A model trained while EPIC drops, with the other arguments of `train`."""
+        model = self.train(dropping=dropping, **options)
+        return Outcome(model, dropping.kept, dropping.history)
 
     def with_images(self, images: np.ndarray) -> "Victim":
         """The same victim with its images replaced, say by preprocessed ones."""

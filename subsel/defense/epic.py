@@ -17,7 +17,14 @@ from subsel.defense.notices import notice_round, notice_small_classes
 from subsel.defense.parallel import Ranks, digest
 from subsel.sources import METRICS
 from subsel.types import EpicMetric, GroundSet
-from subsel.validation import as_host_array, check_choice, check_count, check_fraction, portion
+from subsel.validation import (
+    as_host_array,
+    check_choice,
+    check_count,
+    check_epochs,
+    check_fraction,
+    portion,
+)
 
 __all__ = ["EPIC", "Round"]
 
@@ -206,7 +213,7 @@ class EPIC:
         epochs : int
             Of the training, 4 or more.
         drops : sequence of int
-            Epochs before which its learning rate drops, ascending; one or more.
+            Epochs before which its learning rate drops; one or more.
         **changes
             Settings of `EPIC` to be other than these.
 
@@ -228,7 +235,7 @@ class EPIC:
         """
         epochs = check_count(epochs, "epochs", 4)
         warmup, interval = max(1, round(epochs / 10)), max(1, round(epochs / 20))
-        drops = [check_count(drop, "drops", 0) for drop in drops]
+        drops = sorted(check_epochs(drops, "drops"))
         if not drops or not warmup < drops[0] < epochs:
             raise ValueError(
                 f"drops must begin between the first round, before epoch {warmup}, and the end, "

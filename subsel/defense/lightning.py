@@ -48,7 +48,7 @@ class EPICCallback(Callback):
         self._begun = False
         if trainer.max_epochs is not None and trainer.max_epochs > 0 and trainer.is_global_zero:
             epic, epochs = self.rounds.epic, trainer.max_epochs
-            notice_schedule(epic.schedule(epochs), epochs, epic.warmup, epic.readmit)
+            notice_schedule(epic, epochs)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the round that is due, and restart the loader with the kept examples."""

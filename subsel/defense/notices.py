@@ -8,10 +8,13 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
 from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from subsel.defense.epic import EPIC
 
 __all__ = [
     "SMALL_CLASS",
@@ -35,30 +38,26 @@ class DefenseWarning(UserWarning):
     """The defense does nothing, almost nothing, or more than it should."""
 
 
-def notice_schedule(
-    rounds: Sequence[int], epochs: int, warmup: int, readmit: int | None = None
-) -> None:
+def notice_schedule(epic: "EPIC", epochs: int) -> None:
     """Warn if fewer than two rounds take place in a training, or nothing can come back in it.
 
     Parameters
     ----------
-    rounds : sequence of int
-        As `EPIC.schedule` returns it.
-    epochs, warmup : int
-        The epochs of the training, and the warmup of EPIC.
-    readmit : int, optional
-        The epoch before which EPIC lets examples back in.
+    epic : EPIC
+    epochs : int
+        The epochs of the training.
     """
-    if readmit is not None and readmit >= epochs:
+    rounds = epic.schedule(epochs)
+    if epic.readmit is not None and epic.readmit >= epochs:
         _warn(
-            f"nothing that EPIC drops comes back: readmit={readmit} is after the last of "
+            f"nothing that EPIC drops comes back: readmit={epic.readmit} is after the last of "
             f"{_epochs(epochs)}; choose a smaller one",
             stacklevel=5,
         )
     if not rounds:
         _warn(
             f"this training is not defended: no round of EPIC is due in its {_epochs(epochs)}, the "
-            f"first would come before epoch {warmup} (epochs count from 0); choose a smaller "
+            f"first would come before epoch {epic.warmup} (epochs count from 0); choose a smaller "
             "warmup",
             stacklevel=5,
         )

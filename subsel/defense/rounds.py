@@ -169,7 +169,7 @@ class Rounds:
         self._mark: str | None = None  # of the data of earlier rounds
         epic.start(len(Examples(data, torch.device("cpu"))))
         if epochs is not None:
-            notice_schedule(epic.schedule(epochs), epochs, epic.warmup, epic.readmit)
+            notice_schedule(epic, epochs)
 
     def before(self, model: nn.Module, epoch: int) -> Round | None:
         """Make the round that is due before an epoch, if there is one and it was not made yet.

@@ -12,7 +12,7 @@ from subsel.defense.epic import EPIC
 from subsel.defense.forms import shape_of
 from subsel.defense.gradients import WRT
 from subsel.defense.presets import PRESETS
-from subsel.validation import check_choice, check_count
+from subsel.validation import check_choice, check_count, check_epochs
 
 __all__ = ["check_cutmix", "check_defense", "checked_settings", "from_preset"]
 
@@ -55,7 +55,7 @@ def from_preset(preset: str | None, given: dict[str, Any]) -> dict[str, Any]:
     if "epochs" not in found:
         raise ValueError("epochs must be given, or a preset that says how many")
     found["epochs"] = check_count(found["epochs"], "epochs", 1)
-    found["drops"] = [check_count(epoch, "drops: each epoch", 0) for epoch in found["drops"]]
+    found["drops"] = check_epochs(found["drops"], "drops")
     return found
 
 

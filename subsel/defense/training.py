@@ -379,7 +379,7 @@ def _tell(
     rounds = defense.schedule(epochs)
     if progress:
         tqdm.write(schedule_line(rounds, epochs, defense.readmit), file=sys.stderr)
-    notice_schedule(rounds, epochs, defense.warmup, defense.readmit)
+    notice_schedule(defense, epochs)
     notice_late_rounds(rounds, drops, epochs)
 
 

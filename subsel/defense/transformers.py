@@ -76,7 +76,7 @@ class EPICCallback(TrainerCallback):
         self._steps = max(1, -(-batches // args.gradient_accumulation_steps))
         epochs = -(-state.max_steps // self._steps)
         if state.is_world_process_zero:
-            notice_schedule(epic.schedule(epochs), epochs, epic.warmup, epic.readmit)
+            notice_schedule(epic, epochs)
         if state.global_step > 0:
             path = _folder(args, state) / FILE
             if not path.is_file():

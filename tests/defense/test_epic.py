@@ -313,6 +313,10 @@ def test_settings_of_readmission():
     assert (epic.warmup, epic.interval, epic.stop, epic.readmit) == (2, 3, 12, 16)
     assert (epic.threshold, epic.n) == (0.2, 7)
     assert EPIC(warmup=1, interval=1, readmit=6).stop == 6
+    assert repr(EPIC.with_readmission(40, (35, 25))) == repr(EPIC.with_readmission(40, (25, 35)))
+    for drops in (25, None, "25"):
+        with pytest.raises(TypeError, match=f"drops must be a sequence of epochs, not {drops!r}"):
+            EPIC.with_readmission(40, drops)
     for wrong, message in (
         (lambda: EPIC.with_readmission(3, (1,)), "epochs must be at least 4"),
         (lambda: EPIC.with_readmission(40, ()), "drops must begin between the first round"),

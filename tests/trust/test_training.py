@@ -93,6 +93,7 @@ def files_in(folder):
         ),
         ({"drops": [2, -1]}, ValueError, "drops: each epoch must be at least 0, not -1"),
         ({"drops": [2.5]}, TypeError, "drops: each epoch must be a count"),
+        ({"drops": 2}, TypeError, "drops must be a sequence of epochs, not 2"),
         ({"seed": None}, TypeError, "seed must be a count"),
         ({"device": "gpu"}, ValueError, 'device must be "cpu", "cuda", "cuda:1" or the like'),
         ({"device": "cuda:99"}, ValueError, "device 'cuda:99' is not available: "),

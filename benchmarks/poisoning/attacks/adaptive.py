@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.poisoning.attacks.features import bullseye_polytope, on_features
-from benchmarks.poisoning.attacks.gradients import against_nets, flipped
+from benchmarks.poisoning.attacks.gradients import against_nets, flipped, gradient_matching_late
 from benchmarks.poisoning.backbone import to_pixels
 from subsel.defense.augment import cutmix
 
@@ -54,12 +54,11 @@ def gradient_matching_alike(lab: Any, target: Any) -> tuple[np.ndarray, np.ndarr
 
     To the mismatch is added `LIKENESS` times the `spread`, on the same net.
     """
-    nets = [lab.scenario.whole(net) for net in lab.late_nets]
 
     def unlike(net: nn.Module, pixels: Tensor, labels: Tensor) -> Tensor:
         return LIKENESS * spread(net(pixels).softmax(1) - F.one_hot(labels, lab.classes))
 
-    return against_nets(lab, target, nets, lab.aims(target), penalty=unlike)
+    return gradient_matching_late(lab, target, unlike)
 
 
 def spread(gradients: Tensor) -> Tensor:

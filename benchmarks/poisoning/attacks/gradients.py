@@ -35,10 +35,12 @@ def gradient_matching_ensemble(lab: Any, target: Any) -> tuple[np.ndarray, np.nd
     return against_nets(lab, target, lab.nets_of_ages, lab.aims(target))
 
 
-def gradient_matching_late(lab: Any, target: Any) -> tuple[np.ndarray, np.ndarray]:
+def gradient_matching_late(
+    lab: Any, target: Any, penalty: Penalty | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """The same against clean nets from after the first drop of the learning rate."""
     nets = [lab.scenario.whole(net) for net in lab.late_nets]
-    return against_nets(lab, target, nets, lab.aims(target))
+    return against_nets(lab, target, nets, lab.aims(target), penalty=penalty)
 
 
 def against_nets(

@@ -14,8 +14,7 @@ from subsel.defense.augment import flip_and_crop
 
 @defense("EPIC {subset_size} {ground_set}")
 def epic(victim: Victim, subset_size: float, ground_set: str) -> Outcome:
-    dropping = victim.epic(subset_size, ground_set)
-    return Outcome(victim.train(dropping=dropping), dropping.kept, dropping.history)
+    return victim.defended(victim.epic(subset_size, ground_set))
 
 
 @defense("EPIC {subset_size} {ground_set}, to the first drop")
@@ -30,14 +29,13 @@ def epic_to_the_first_drop(victim: Victim, subset_size: float, ground_set: str) 
         stop=min(usual.stop, victim.scenario.recipe.drops[0]),
         ground_set=ground_set,
     )
-    return Outcome(victim.train(dropping=dropping), dropping.kept, dropping.history)
+    return victim.defended(dropping)
 
 
 @defense("EPIC with re-admission")
 def epic_with_readmission(victim: Victim) -> Outcome:
     """Early rounds; after the learning rate has dropped, possible labels come back."""
-    dropping = with_readmission(victim)
-    return Outcome(victim.train(dropping=dropping), dropping.kept, dropping.history)
+    return victim.defended(with_readmission(victim))
 
 
 def with_readmission(victim: Victim) -> EPIC:

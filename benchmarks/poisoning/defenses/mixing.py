@@ -35,16 +35,12 @@ def with_mixup(victim: Victim) -> Outcome:
 
 @defense("EPIC {subset_size} {ground_set} with CutMix", scenarios=IMAGES)
 def epic_with_cutmix(victim: Victim, subset_size: float, ground_set: str) -> Outcome:
-    dropping = victim.epic(subset_size, ground_set)
-    model = victim.train(dropping=dropping, steps=mixing(cutmix))
-    return Outcome(model, dropping.kept, dropping.history)
+    return victim.defended(victim.epic(subset_size, ground_set), steps=mixing(cutmix))
 
 
 @defense("EPIC with re-admission and CutMix", scenarios=IMAGES)
 def readmission_with_cutmix(victim: Victim) -> Outcome:
-    dropping = with_readmission(victim)
-    model = victim.train(dropping=dropping, steps=mixing(cutmix))
-    return Outcome(model, dropping.kept, dropping.history)
+    return victim.defended(with_readmission(victim), steps=mixing(cutmix))
 
 
 @defense("quick fresh start {subset_size} {threshold} with CutMix", scenarios=IMAGES)
