@@ -130,6 +130,7 @@ def parser() -> argparse.ArgumentParser:
         ("seed", int, "of everything"),
         ("epochs", int, "of the victim; EPIC's schedule is stretched to them"),
         ("victim-lr", float, "of the victim (default: 0.1, in fine-tuning 1e-4)"),
+        ("weight-decay", float, "of the victim (default: 5e-4, of a block 1.5e-3)"),
         ("restarts", int, "of attacks that start at random"),
     ):
         chosen.add_argument(f"--{name}", type=kind, help=text)

@@ -161,6 +161,8 @@ class Lab:
         }
         recipe = self.scenario.recipe
         decisive |= {"drops": recipe.drops, "backbone": self.settings.backbone}
+        if self.settings.weight_decay is not None:  # nets that were kept before it came still fit
+            decisive["weight_decay"] = self.settings.weight_decay
         key = hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:8]
         net, digest = load_or_train(
             self.cache / f"clean-{self.data.name}-{self.settings.model}-{key}{suffix}.pt",

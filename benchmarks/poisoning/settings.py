@@ -13,7 +13,7 @@ from subsel.defense.presets import Preset
 # not told, so that what was kept and published goes on.
 LATER = (
     *("preset", "model", "epochs", "drops", "augment", "restarts", "victim_lr", "base_class"),
-    "bases",
+    *("bases", "weight_decay"),
 )
 
 BASE_CLASSES = ("random", "runner-up")
@@ -48,6 +48,7 @@ class Settings:
     drops: tuple[int, ...] | None = None  # of the learning rate, in place of the preset's
     augment: bool = False  # not in transfer: its features are computed once
     victim_lr: float | None = None  # by default 0.1, in fine-tuning 1e-4
+    weight_decay: float | None = None  # of the victim; by default 5e-4, of a block 1.5e-3
     restarts: int = 1  # of those attacks that start at random
     base_class: str = "random"  # or "runner-up": what the clean victim takes for second likeliest
     bases: str = "random"  # of the base class; or "nearest": most like the target in features
@@ -71,6 +72,8 @@ class Settings:
                 raise ValueError(f"{name} must be at least {least}; got {getattr(self, name)}")
         if self.epochs is not None and self.epochs < 1:
             raise ValueError(f"epochs must be at least 1; got {self.epochs}")
+        if self.weight_decay is not None and not 0 <= self.weight_decay < 1:
+            raise ValueError(f"weight_decay must be in [0, 1); got {self.weight_decay}")
         if not 0 <= self.epsilon <= 255:
             raise ValueError(f"epsilon must be in 0..255; got {self.epsilon}")
         for ground_set, subset_size in product(self.ground_sets, self.subset_sizes):
@@ -103,11 +106,12 @@ class Settings:
         epochs = self.epochs or training["epochs"]
         drops = training["drops"] if self.drops is None else self.drops
         usual = {"finetune": 1e-4, BLOCK: 0.3}.get(self.scenario, 0.1)
+        decay = 1.5e-3 if self.scenario == BLOCK else 5e-4
         return Recipe(
             epochs=epochs,
             drops=tuple(round(epoch * epochs / training["epochs"]) for epoch in drops),
             lr=self.victim_lr or usual,
-            weight_decay=1.5e-3 if self.scenario == BLOCK else 5e-4,
+            weight_decay=decay if self.weight_decay is None else self.weight_decay,
             augment=self.augment and self.scenario != "transfer",
         )
 
@@ -123,7 +127,7 @@ class Settings:
         """The settings that decide the poisons, given the net that they are crafted on."""
         skipped = {"subset_sizes", "ground_sets"}
         if self.scenario in ("transfer", "finetune"):  # there the backbone alone decides
-            skipped |= {"preset", "epochs", "drops", "augment", "model", "victim_lr"}
+            skipped |= {"preset", "epochs", "drops", "augment", "model", "victim_lr", "weight_decay"}
         return {key: value for key, value in self.told().items() if key not in skipped}
 
     def defenses(self) -> list[str]:

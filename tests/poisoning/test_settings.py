@@ -16,6 +16,7 @@ from subsel.defense import PRESETS
         {"poisons": 0},
         {"steps": 0},
         {"epsilon": 256},
+        {"weight_decay": -1e-4},
         {"subset_size": (1.5,)},
         {"ground_set": ("half",)},
     ],
@@ -53,6 +54,15 @@ def test_the_papers_and_the_codes_schedules():
     assert Settings(preset="paper-transfer").recipe().drops == (25, 35)
     assert Settings(preset="code-40", epochs=20).recipe().drops == (8, 12, 18)
     assert Settings(preset="paper-40", drops=(15, 25, 35)).recipe().drops == (15, 25, 35)
+
+
+def test_weight_decay_is_the_scenarios_unless_another_is_given():
+    assert Settings(preset="paper-40").recipe().weight_decay == 5e-4
+    block = Settings(model="block")
+    assert block.recipe().weight_decay == 1.5e-3
+    assert replace(block, weight_decay=0.0).recipe().weight_decay == 0
+    # Another decay makes other nets, and so other poisons where these are crafted on them.
+    assert replace(block, weight_decay=3e-3).crafting() != block.crafting()
 
 
 @pytest.mark.parametrize(
