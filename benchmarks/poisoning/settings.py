@@ -127,7 +127,8 @@ class Settings:
         """The settings that decide the poisons, given the net that they are crafted on."""
         skipped = {"subset_sizes", "ground_sets"}
         if self.scenario in ("transfer", "finetune"):  # there the backbone alone decides
-            skipped |= {"preset", "epochs", "drops", "augment", "model", "victim_lr", "weight_decay"}
+            skipped |= {"preset", "model", "epochs", "drops", "augment", "victim_lr"}
+            skipped.add("weight_decay")
         return {key: value for key, value in self.told().items() if key not in skipped}
 
     def defenses(self) -> list[str]:
