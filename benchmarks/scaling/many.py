@@ -5,8 +5,8 @@
     python -m benchmarks.scaling.many run           # 10 000 of 10 000 000 rows
     python -m benchmarks.scaling.many report        # writes docs/speed/many.md
 
-Rows are embeddings of training images, drawn at random, each with a tenth of the columns' deviation
-added as noise. Records are added to runs/scaling/many.jsonl; the report takes the last of each.
+Rows are embeddings with noise (`benchmarks.selection.inputs.noisy_embeddings`). Records are added
+to runs/scaling/many.jsonl; the report takes the last of each.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import numpy as np
 
 import subsel
 from benchmarks.poisoning.report import markdown
-from benchmarks.selection.inputs import load
+from benchmarks.selection.inputs import noisy_embeddings
 from benchmarks.selection.measure import append, conditions, read
 from subsel.files import written_whole
 from subsel.kernels import cpu
@@ -30,15 +30,10 @@ SEEDS = 3
 
 
 def rows(n):
-    """Rows to select from, float32; the same at every call."""
-    source = load("embeddings_64")
-    noise = 0.1 * source[:10_000].std(axis=0)
-    random = np.random.default_rng(0)
+    """Rows to select from, in one array."""
     X = np.empty((n, 64), np.float32)
-    for start in range(0, n, STEP):
-        part = X[start : start + STEP]
-        part[:] = source[random.integers(len(source), size=len(part))]
-        part += noise * random.standard_normal(part.shape, np.float32)
+    for start, block in zip(range(0, n, STEP), noisy_embeddings(n, 64, STEP), strict=True):
+        X[start : start + STEP] = block
     return X
 
 

@@ -3,8 +3,8 @@
     python -m benchmarks.scaling.rows 2000000 64      # 512 MB, half a minute
     python -m benchmarks.scaling.rows 1000000 768     # 3 GB
 
-Embeddings of training images (`python -m benchmarks.selection.inputs`), drawn at random, each with
-a tenth of the columns' deviation added as noise. The same rows at every call.
+They are embeddings with noise, the same at every call (`python -m benchmarks.selection.inputs`
+makes the embeddings).
 """
 
 import argparse
@@ -12,11 +12,10 @@ import json
 from pathlib import Path
 
 import dask.array as da
-import numpy as np
 import zarr
 from tqdm import tqdm
 
-from benchmarks.selection.inputs import load
+from benchmarks.selection.inputs import noisy_embeddings
 
 FOLDER = Path("data/scaling")
 CHUNK = 2**20  # bytes
@@ -31,16 +30,12 @@ def open_rows(n, d):
 
 
 def make(path, n, d):
-    source = load({64: "embeddings_64", 768: "embeddings"}[d])
-    noise = 0.1 * source[:10_000].std(axis=0)
-    random = np.random.default_rng(0)
     step = CHUNK // (4 * d)
     path.parent.mkdir(parents=True, exist_ok=True)
     array = zarr.create_array(str(path), shape=(n, d), chunks=(step, d), dtype="f4", overwrite=True)
-    for start in tqdm(range(0, n, step), desc=str(path), unit="chunk"):
-        rows = np.sort(random.integers(len(source), size=min(step, n - start)))
-        block = source[rows] + noise * random.standard_normal((len(rows), d), np.float32)
-        array[start : start + len(rows)] = random.permutation(block)
+    starts = tqdm(range(0, n, step), desc=str(path), unit="chunk")
+    for start, block in zip(starts, noisy_embeddings(n, d, step), strict=True):
+        array[start : start + step] = block
     (path / "done.json").write_text(json.dumps({"rows": n, "columns": d}))
 
 

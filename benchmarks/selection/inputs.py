@@ -41,6 +41,21 @@ def load(name):
     return centers[labels] + random.standard_normal((60000, SMALL[name]), np.float32)
 
 
+def noisy_embeddings(n, d, step):
+    """Any number of rows of 64 or 768 columns, float32, in blocks of `step`; the same at each call.
+
+    They are embeddings of training images, drawn at random, each with a tenth of the columns'
+    deviation added as noise.
+    """
+    source = load({64: "embeddings_64", 768: "embeddings"}[d])
+    noise = 0.1 * source[:10_000].std(axis=0)
+    random = np.random.default_rng(0)
+    for start in range(0, n, step):
+        block = source[random.integers(len(source), size=min(step, n - start))]
+        block += noise * random.standard_normal(block.shape, np.float32)
+        yield block
+
+
 def made(name):
     """Whether the array lies in its file."""
     return (FOLDER / f"{name}.npy").exists()

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["FIELDS", "evidence_of", "label_probabilities", "nearest"]
+__all__ = ["FIELDS", "evidence_of", "label_probabilities", "nearest", "of_logits"]
 
 FIELDS = ("cluster_size", "medoid_distance", "neighbour", "neighbour_distance", "probability")
 BLOCK = 1 << 24  # distances that are computed at a time
@@ -34,13 +34,17 @@ def evidence_of(
         mine = labels[rows] == label
         at, far = nearest(gradients, rows[mine], members)
         neighbour[mine], distance[mine] = at, far
-    apart = (gradients[rows] - gradients[own]).float().norm(dim=1)
+    dropped = gradients[rows]
+    apart = (dropped - gradients[own]).float().norm(dim=1)
+    probability = np.full(len(rows), np.nan)
+    if of_logits(dropped, labels[rows]):
+        probability[:] = label_probabilities(dropped, labels[rows])
     return {
         "cluster_size": sizes[owner[rows]],
         "medoid_distance": apart.cpu().numpy().astype(np.float64),
         "neighbour": neighbour,
         "neighbour_distance": distance,
-        "probability": _probabilities(gradients[rows], labels[rows]),
+        "probability": probability,
     }
 
 
@@ -50,22 +54,39 @@ def label_probabilities(gradients: Any, labels: np.ndarray) -> np.ndarray:
     Raises
     ------
     ValueError
-        They are other gradients: the entry at a label is not a probability less 1.
+        They are other gradients (`of_logits`), or a label has no column.
     """
-    if isinstance(gradients, torch.Tensor):
-        gradients = gradients.cpu().numpy()
+    if isinstance(gradients, np.ndarray):
+        gradients = torch.from_numpy(gradients)
     if len(labels) and labels.max() >= gradients.shape[1]:
         raise ValueError(
             f"labels must be in 0..{gradients.shape[1] - 1}, the columns of gradients; "
             f"got {labels.max()}"
         )
-    probability = 1 + gradients[np.arange(len(labels)), labels]
-    if ((probability < -1e-3) | (probability > 1 + 1e-3)).any():
+    if not of_logits(gradients, labels):
         raise ValueError(
             'gradients must be with respect to the logits (wrt="logits"): the entry at the label '
-            "must be its probability less 1"
+            "must be its probability less 1, and the others the probabilities of other classes"
         )
-    return probability
+    return (1 + _at_labels(gradients, labels)).clamp(0, 1).cpu().numpy()
+
+
+def of_logits(gradients: Tensor, labels: np.ndarray) -> bool:
+    """Whether they may be with respect to the logits, p - y, up to the rounding of half precision.
+
+    Then only the label's entry is negative, and at least -1, and each row sums to 0.
+    """
+    if len(labels) == 0 or labels.max() >= gradients.shape[1]:
+        return len(labels) == 0
+    at_labels = _at_labels(gradients, labels)
+    negative = (gradients < -1e-6).sum(dim=1) - (at_labels < -1e-6).long()
+    right = (negative == 0) & (at_labels > -1.01) & (gradients.sum(dim=1).abs() < 0.01)
+    return bool(right.all())
+
+
+def _at_labels(gradients: Tensor, labels: np.ndarray) -> Tensor:
+    """The entry at the label, for each row."""
+    return gradients.gather(1, torch.from_numpy(labels).to(gradients.device)[:, None])[:, 0]
 
 
 def nearest(
@@ -95,15 +116,3 @@ def nearest(
         at[here] = candidates[least.indices.cpu().numpy()[good]]
         far[here] = least.values.cpu().numpy()[good]
     return at, far
-
-
-def _probabilities(gradients: Tensor, labels: np.ndarray) -> np.ndarray:
-    """The probability of each label if gradients are p - y; else NaN."""
-    if len(labels) == 0 or labels.max() >= gradients.shape[1]:
-        return np.full(len(labels), np.nan)
-    at_label = gradients.float().gather(1, torch.from_numpy(labels).to(gradients.device)[:, None])
-    ours = (gradients.float().sum(dim=1).abs() < 1e-3).all()
-    ours &= ((at_label <= 1e-6) & (at_label >= -1 - 1e-6)).all()
-    if not ours:
-        return np.full(len(labels), np.nan)
-    return (1 + at_label[:, 0]).clamp(0, 1).cpu().numpy().astype(np.float64)

@@ -13,6 +13,7 @@ from torch import nn
 
 from subsel.defense import EPIC, distinct, last_layer_gradients, report, train, train_afresh
 from subsel.defense.duplicates import duplicate_groups
+from subsel.defense.evidence import label_probabilities, of_logits
 from subsel.defense.train import main
 
 N, C = 150, 3
@@ -65,6 +66,26 @@ class TestEvidence:
             assert facts["medoid_distance"] == pytest.approx(
                 np.linalg.norm(g[own] - g[i]), abs=1e-6
             )
+
+    @pytest.mark.parametrize("spoil", ["scaled", "moved", "mirrored", "no such class"])
+    def test_probabilities_only_of_gradients_of_logits(self, spoil):
+        p = np.random.default_rng(0).dirichlet(np.ones(4), 9)
+        y = np.arange(9) % 4
+        g = p - np.eye(4)[y]
+        for kind in (np.float64, np.float32, np.float16):  # half precision, given as float32
+            rounded = (p.astype(kind) - np.eye(4, dtype=kind)[y]).astype(np.float32)
+            np.testing.assert_allclose(label_probabilities(rounded, y), p[range(9), y], atol=1e-3)
+        if spoil == "scaled":
+            g = 4 * g
+        elif spoil == "moved":
+            g = g + 0.02
+        elif spoil == "mirrored":
+            g = -g
+        else:
+            y = y + 1
+        assert not of_logits(torch.tensor(g), y)
+        with pytest.raises(ValueError, match=r"logits|must be in 0\.\.3"):
+            label_probabilities(g, y)
 
     def test_is_saved_and_goes_to_json(self):
         epic = EPIC(N, subset_size=0.3, warmup=0, interval=1)
