@@ -16,6 +16,7 @@ except ImportError as error:
 from subsel.validation import (
     ArrayLike,
     as_float_array,
+    as_host_array,
     check_count,
     check_entries,
     check_labels,
@@ -74,9 +75,9 @@ def curve(
     >>> ax.get_xlabel()
     'selected'
     """
-    values = np.asarray(selection.values, float)
-    if not len(values):
+    if not len(_indices(selection)):
         raise ValueError("selection is empty: there is no curve to draw")
+    values = np.asarray(selection.values, float)
     enough = check_number(enough, "enough", 0, 1, ends="(]")
     unit = 1.0 if everything is None else float(check_number(everything, "everything", 0))
     of_what = "F" if everything is None else "F of everything"
@@ -155,8 +156,8 @@ def map(
     >>> len(ax.collections)
     3
     """
+    chosen = _indices(selection)
     points = _in_the_plane(X)
-    chosen = np.asarray(selection.indices)
     if len(chosen) and chosen.max() >= len(points):
         raise ValueError(f"X has {len(points)} rows, but row {chosen.max()} is selected")
     assignment = None if selection.assignment is None else np.asarray(selection.assignment)
@@ -219,8 +220,8 @@ def balance(labels: ArrayLike, selection: "Selection", ax: "Axes | None" = None)
     >>> [text.get_text() for text in ax.get_yticklabels()]
     ['a', 'b']
     """
+    chosen = _indices(selection)
     every = check_labels(labels)
-    chosen = np.asarray(selection.indices)
     if not len(chosen):
         raise ValueError("selection is empty: it has no classes")
     if chosen.max() >= len(every):
@@ -285,7 +286,7 @@ def contact_sheet(
     >>> len(ax.images)
     6
     """
-    shown = np.asarray(selection.indices)[: check_count(most, "most", 1)]
+    shown = _indices(selection)[: check_count(most, "most", 1)]
     if not len(shown):
         raise ValueError("selection is empty: there is no image to show")
     if shown.max() >= len(images):
@@ -296,9 +297,12 @@ def contact_sheet(
     ax = _axes(ax)
     for place, index in enumerate(shown):
         down, right = divmod(place, across)
-        picture = np.asarray(images[int(index)])
-        if picture.ndim not in (2, 3):
-            raise ValueError(f"images[{index}] must be 2-D or 3-D, not of shape {picture.shape}")
+        picture = as_host_array(images[int(index)], f"images[{index}]")
+        if picture.ndim != 2 and (picture.ndim != 3 or picture.shape[2] not in (1, 3, 4)):
+            raise ValueError(
+                f"images[{index}] must be (height, width), or (height, width, 1, 3 or 4) with "
+                f"the colours last, not of shape {picture.shape}"
+            )
         high, wide = np.array(picture.shape[:2]) / max(picture.shape[:2])
         left, top = right + (1 - wide) / 2, -1.3 * down - (1 - high) / 2
         ax.imshow(picture, cmap="gray_r", extent=(left, left + wide, top - high, top))
@@ -311,7 +315,19 @@ def contact_sheet(
     return ax
 
 
+def _indices(selection: "Selection") -> np.ndarray:
+    """What is selected, if this is a selection."""
+    if not hasattr(selection, "indices"):
+        raise TypeError(
+            f"selection must be a Selection, as a search returns it, "
+            f"not of type {type(selection).__name__}"
+        )
+    return np.asarray(selection.indices)
+
+
 def _axes(ax: "Axes | None") -> "Axes":
+    if ax is not None and not hasattr(ax, "scatter"):
+        raise TypeError(f"ax must be one Axes of matplotlib, not of type {type(ax).__name__}")
     if ax is not None:
         return ax
     from matplotlib import pyplot
@@ -333,7 +349,8 @@ def _in_the_plane(X: ArrayLike) -> np.ndarray:
     if features.shape[1] == 1:
         return np.column_stack([features[:, 0], np.zeros(len(features))])
     centred = features - features.mean(axis=0, dtype=np.float64)
-    return centred @ np.linalg.eigh(centred.T @ centred)[1][:, :-3:-1]
+    scaled = centred / (np.abs(centred).max() or 1)  # squares neither overflow nor vanish
+    return centred @ np.linalg.eigh(scaled.T @ scaled)[1][:, :-3:-1]
 
 
 def _colours(count: int) -> np.ndarray:

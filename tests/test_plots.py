@@ -79,6 +79,9 @@ def test_a_map_of_more_features_shows_principal_components(ax):
     shown = plots.map(wide, CHOSEN, ax, lines=False).collections[0].get_offsets().data
     centred = wide - wide.mean(axis=0)
     np.testing.assert_allclose(shown @ shown.T, centred @ centred.T, atol=1e-9)
+    for unit in (1e-200, 1e200):
+        far = plots.map(unit * wide, CHOSEN, lines=False).collections[0].get_offsets().data
+        np.testing.assert_allclose(far / unit, shown, rtol=1e-6, atol=1e-9)
     assert len(plots.map(X[:, :1], CHOSEN).collections) == 3
 
 
@@ -113,6 +116,37 @@ def test_a_contact_sheet_of_images_of_any_kind(ax):
         np.testing.assert_allclose((right - left) / (top - bottom), wide / high)
 
 
+def test_tensors_are_read_like_arrays(ax):
+    torch = pytest.importorskip("torch")
+    images = np.random.default_rng(0).random((60, 4, 4), np.float32)
+    expected = [plots.map(X, CHOSEN, ax, labels=[0, 1] * 30).collections[-1].get_offsets()]
+    expected += [image.get_array() for image in plots.contact_sheet(images, CHOSEN, ax).images]
+    rows, labels = torch.tensor(X, requires_grad=True), torch.arange(60) % 2
+    shown = [plots.map(rows, CHOSEN, labels=labels).collections[-1].get_offsets()]
+    pictures = torch.tensor(images, requires_grad=True)
+    shown += [image.get_array() for image in plots.contact_sheet(pictures, CHOSEN).images]
+    for ours, theirs in zip(shown, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert len(plots.contact_sheet(pictures.bfloat16(), CHOSEN).images) == len(CHOSEN)
+
+
+@pytest.mark.parametrize("draw", [
+    lambda own: plots.curve(own),
+    lambda own: plots.map(X, own),
+    lambda own: plots.balance([0, 1] * 30, own),
+    lambda own: plots.contact_sheet(np.zeros((60, 4, 4)), own),
+])  # fmt: skip
+def test_indices_are_no_selection(draw):
+    with pytest.raises(TypeError, match=r"selection must be a Selection, .* not of type ndarray"):
+        draw(CHOSEN.indices)
+
+
+def test_the_axes_must_be_one():
+    for ax in ("picture.png", pyplot.subplots(1, 2)[1]):
+        with pytest.raises(TypeError, match="ax must be one Axes of matplotlib, not of type"):
+            plots.curve(CHOSEN, ax)
+
+
 @pytest.mark.parametrize(
     ("draw", "match"),
     [
@@ -124,7 +158,8 @@ def test_a_contact_sheet_of_images_of_any_kind(ax):
         (lambda: plots.map(X, CHOSEN, labels=[1, 2]), "labels must have shape .* one entry"),
         (lambda: plots.balance([0, 1], CHOSEN), "labels has 2 entries"),
         (lambda: plots.balance([0], NOTHING), "selection is empty"),
-        (lambda: plots.contact_sheet(np.zeros((60, 4)), CHOSEN), "must be 2-D or 3-D"),
+        (lambda: plots.contact_sheet(np.zeros((60, 4)), CHOSEN), r"must be \(height, width\)"),
+        (lambda: plots.contact_sheet(np.zeros((60, 3, 8, 8)), CHOSEN), "the colours last"),
         (lambda: plots.contact_sheet(np.zeros((5, 4, 4)), CHOSEN), "there are 5 images"),
         (lambda: plots.contact_sheet(np.zeros((60, 4, 4)), CHOSEN, columns=0), "columns must be"),
         (lambda: plots.contact_sheet(np.zeros((60, 4, 4)), NOTHING), "selection is empty"),
