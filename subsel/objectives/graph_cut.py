@@ -142,10 +142,11 @@ class GraphCut(Pairwise):
         Notes
         -----
         Nothing is approximated. With ``"cosine"``, ``"correlation"`` and ``"dot"`` the similarity
-        of x to all points is <x, sum of all rows>. This takes O(n d) at the start and for each
-        element selected, or O(non-zeros) for sparse X. All other metrics take one pass over all
-        pairs at the start, O(n^2 d). Memory: a copy of X and 40 bytes for each row. Sums are in
-        float64, also for float32 features.
+        of x to all points is <x, sum of all rows>, and a gain takes one more product, with the sum
+        of the selected rows. This takes O(n d) at the start and at most for each element selected,
+        as only gains that might be the largest are computed; O(non-zeros) for sparse X. All other
+        metrics take one pass over all pairs at the start, O(n^2 d). Memory: a copy of X and 40
+        bytes for each row. Sums are in float64, also for float32 features.
         """
         columns.on_cpu("GraphCut", backend, X)
         lam, nu = _weights(lam, nu)

@@ -6,12 +6,13 @@ including a = b. Each member of the family defines l, r and the factor.
 
 import copy
 import math
+from typing import Any
 
 import numpy as np
 
-from subsel.kernels.cpu.columns import best
 from subsel.objectives.base import Objective
-from subsel.sources.columns import Columns
+from subsel.sources.columns import Columns, FeatureColumns
+from subsel.sources.linear import ColumnSums, LinearSums
 from subsel.validation import ArrayLike, check_candidates, check_count, check_indices
 
 
@@ -31,11 +32,11 @@ class Pairwise(Objective):
 
     Notes
     -----
-    The state is one float64 for each candidate: the sum of its r with all selected elements. Adding
-    an element takes one column of r. After that every gain takes O(1).
+    A gain needs the sum of a candidate's r with all selected elements. If r are inner products of
+    rows of features, that is one product, with the sum of the selected rows, and greedy computes
+    only gains that might be the largest. Otherwise the sums are kept: adding an element takes one
+    column of r, and after that every gain takes O(1).
     """
-
-    keeps_gains = True
 
     def __init__(
         self, pairs: Columns, alone: np.ndarray, factor: float, sums: np.ndarray | None = None
@@ -49,6 +50,8 @@ class Pairwise(Objective):
             self.rounding = 0.0  # sums of r never fall, also when rounded
         if factor and self.monotone:
             self.monotone = pairs.non_negative and (factor < 0 or self._never_falls(sums))
+        linear = isinstance(pairs, FeatureColumns) and pairs.linear
+        self.keeps_gains, self.lazy = not linear, linear
         self.reset()
 
     def _never_falls(self, sums: np.ndarray | None) -> bool:
@@ -60,11 +63,17 @@ class Pairwise(Objective):
 
     def reset(self) -> None:
         """Make the selection empty."""
-        self._sums, self._column = np.zeros(self.n), np.empty(self.n)
+        sums: Any = LinearSums if self.lazy else ColumnSums
+        self._sums = sums(self._pairs, self._base, 2 * self._factor)
         self._added = np.zeros(self.n, bool)
 
+    @property
+    def n_evaluations(self) -> int | None:  # type: ignore[override]
+        """Number of marginal gains computed since the last `reset`, unless all gains are kept."""
+        return self._sums.evaluations
+
     def gains(self, candidates: ArrayLike) -> np.ndarray:
-        """Marginal gains of candidates with respect to what was added, float64 (m,): O(m).
+        """Marginal gains of candidates with respect to what was added, float64 (m,).
 
         Parameters
         ----------
@@ -72,29 +81,25 @@ class Pairwise(Objective):
             The gain of one that was added already is 0.
         """
         candidates = check_indices(candidates, self.n, "candidates")
-        gains = self._base[candidates] - 2 * self._factor * self._sums[candidates]
+        gains = self._sums.gains(candidates)
         gains[self._added[candidates]] = 0.0
         return gains
 
     def add(self, element: int) -> None:
-        """Select an element: one column of r."""
+        """Select an element."""
         element = check_count(element, "element", 0, self.n - 1)
         if not self._added[element]:
             self._added[element] = True
-            self._pairs.add_column(element, self._sums, self._column)
+            self._sums.add(element)
 
     def _extend(
         self, taken: np.ndarray, count: int, costs: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Add the best candidate that is not taken, `count` times; see `Objective.extend`."""
-        if costs is not None:
+        if costs is not None or (self._added & ~taken).any():
             return super()._extend(taken, count, costs)
-        elements, gains = np.empty(count, np.int64), np.empty(count)
-        for step in range(count):
-            element, gain = best(self._base, self._sums, 2 * self._factor, self._added, taken)
-            elements[step], gains[step] = element, gain
-            taken[element] = True
-            self.add(element)
+        elements, gains = self._sums.extend(taken, count)
+        self._added[elements] = True
         return elements, gains
 
     def value(self, indices: ArrayLike) -> float:

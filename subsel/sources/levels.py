@@ -94,6 +94,7 @@ class CpuLevels:
         )  # fmt: skip
         if self.first is not None:
             search.upper[:], search.fresh[:] = self.first[self.source.order], True
+            search.counts[lazy.EVALUATED] = self.n
         if not self._exact or isinstance(self.source.store, (Sparse, Columns)):
             return search
         largest = self.source.unit * self.source.span

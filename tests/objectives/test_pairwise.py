@@ -8,6 +8,8 @@ import scipy.sparse
 import subsel
 from subsel import DisparityMin, DisparitySum, GraphCut, SumRedundancy
 from subsel.kernels import reference
+from subsel.objectives import Objective
+from subsel.sources import linear
 
 N, D = 333, 7
 
@@ -64,6 +66,7 @@ def test_features_give_what_their_matrix_gives(X, cls, metric, dtype):
 @pytest.mark.parametrize(("cls", "metric"), CASES)
 def test_bits_do_not_depend_on_threads_layout_or_copies(X, cls, metric, monkeypatch):
     monkeypatch.setattr("subsel.sources.columns._PARALLEL_WORK", 0)
+    monkeypatch.setattr(linear, "_PARALLEL_WORK", 0)
     threads = numba.get_num_threads()
     found = []
     try:
@@ -76,6 +79,47 @@ def test_bits_do_not_depend_on_threads_layout_or_copies(X, cls, metric, monkeypa
     for other in found[1:]:
         np.testing.assert_array_equal(other.indices, found[0].indices)
         np.testing.assert_array_equal(other.gains, found[0].gains)
+
+
+def of_products(sign, **options):
+    """Objectives of products, which are computed lazily, with ties among whole numbers."""
+    rows = np.random.default_rng(1).integers(-5 if sign == "signed" else 0, 6, (700, 5))
+    rows[rows.sum(axis=1) == 0, 0] = 1
+    for metric in ("dot", "cosine"):
+        yield GraphCut.from_features(rows, metric, **options)
+        yield SumRedundancy.from_features(rows.astype(np.float32), metric)
+
+
+@pytest.mark.parametrize("sign", ["positive", "signed"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_lazily_the_same_bits_as_from_every_gain(sign, threads, monkeypatch):
+    monkeypatch.setattr(linear, "threads", lambda: threads)
+    monkeypatch.setattr(linear, "_PARALLEL_WORK", 2000)
+    taken = np.arange(700) % 7 == 3
+    for f, plain in zip(of_products(sign, lam=3), of_products(sign, lam=3), strict=True):
+        assert f.submodular == (sign == "positive")
+        closed, open_ = taken.copy(), taken.copy()
+        for count in (1, 4, 60, 200):
+            found, wanted = f.extend(closed, count), Objective._extend(plain, open_, count, None)
+            np.testing.assert_array_equal(found, wanted)
+            np.testing.assert_array_equal(closed, open_)
+            last = int(np.flatnonzero(~closed)[-1])
+            closed[last] = open_[last] = True
+            f.add(last)
+            plain.add(last)
+            np.testing.assert_array_equal(f.gains([7, 650]), plain.gains([7, 650]))
+        np.testing.assert_array_equal(f.gains(np.arange(700)), plain.gains(np.arange(700)))
+        again, gains = f.extend(taken.copy(), 600)  # also what was added
+        assert (gains[np.isin(again, np.flatnonzero(closed))] == 0).all()
+
+
+def test_few_products_are_computed():
+    X = np.random.default_rng(0).gamma(1.0, size=(5000, 8))
+    for metric in ("dot", "cosine"):
+        chosen = subsel.greedy(GraphCut.from_features(X, metric), 100)
+        assert chosen.n_evaluations < 5000 * 100 / 5
+        f = GraphCut.from_features(X - 1, metric, lam=0.1)  # products of both signs
+        assert subsel.greedy(f, 20).n_evaluations < 5000 * 20 / 3
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])

@@ -192,8 +192,8 @@ def squares(tiles):
 
 
 @kernel
-def best(base, raised, factor, added, taken):
-    """The largest of ``base - factor * raised`` that is not taken, and where; 0 for what is added.
+def best(base, raised, factor, taken):
+    """The largest of ``base - factor * raised`` that is not taken, and where.
 
     The first among equals wins; -1 if everything is taken. One maximum for each lane of a line, and
     no branch, make vector instructions of the first pass.
@@ -204,14 +204,11 @@ def best(base, raised, factor, added, taken):
         begin = np.uint64(first)  # unsigned, or LLVM would not use vectors
         for lane in range(np.uint64(min(LANES, base.size - first))):
             j = begin + lane
-            gain = base[j] - factor * raised[j]
-            gain = 0.0 if added[j] else gain
-            gain = -np.inf if taken[j] else gain
+            gain = -np.inf if taken[j] else base[j] - factor * raised[j]
             tops[lane] = gain if gain > tops[lane] else tops[lane]
     most = tops.max()
     for j in range(base.size):
-        gain = 0.0 if added[j] else base[j] - factor * raised[j]
-        if gain == most and not taken[j]:
+        if base[j] - factor * raised[j] == most and not taken[j]:
             return j, most
     return -1, most
 
