@@ -20,6 +20,7 @@ from subsel.validation import (
     check_distinct,
     check_labels,
     check_number,
+    flatter,
     portion,
 )
 
@@ -119,7 +120,10 @@ def constraint_of(
             raise ValueError("costs need a budget: the largest total cost of the selected rows")
         own = as_host_array(costs, "costs")
         if own.shape != (n,):
-            raise ValueError(f"costs must have one entry per row of X: ({n},), not {own.shape}")
+            raise ValueError(
+                f"costs must have one entry per row of X: ({n},), not "
+                f"{own.shape}{flatter(own.shape, 'costs')}"
+            )
         some.append(Knapsack(own[known], budget, rule=rule))
     count = None
     if costs is None and budget is not None:
@@ -159,7 +163,9 @@ def constraint_of(
     if count is not None and groups is None:
         some.append(Count(count))
     if not some and all(stop is None for stop in stops.values()):
-        check_budget(budget, n, fraction=True)  # raises the error
+        raise TypeError(
+            "budget is needed, or target, coverage, min_distance or at_most, which say when to stop"
+        )
     return reduce(and_, some) if some else None
 
 

@@ -8,6 +8,7 @@ from subsel.objectives.disjoint import side_by_side
 from subsel.sources.features import Conditioned, conditioned, farthest
 from subsel.sources.measures import Measured
 from subsel.sources.scale import Scale, centred, check_metric, choose_scale, is_tiled, spread
+from subsel.sources.sparse_features import nearest
 from subsel.validation import (
     BACKENDS,
     ArrayLike,
@@ -43,10 +44,11 @@ def assign(
 
     Parameters
     ----------
-    X_new : array_like, shape (n, d)
+    X_new : array_like or sparse matrix, shape (n, d)
         Features of the points: finite, any real dtype.
-    representatives : array_like, shape (k, d)
+    representatives : array_like or sparse matrix, shape (k, d)
         Features of the representatives, such as ``X[chosen.indices]``: finite, any real dtype.
+        Sparse features need the metric ``"cosine"`` or ``"dot"``, and are never made dense.
     metric : str or callable, default "euclidean"
         How distance is measured, as in `select`. ``"rbf"`` has gamma = 1 / d.
     backend : {"auto", "cpu"}, default "auto"
@@ -68,7 +70,7 @@ def assign(
     Raises
     ------
     ValueError, TypeError
-        If an array is not 2-D, is empty, sparse or not numeric, or has NaN or inf (the message says
+        If an array is not 2-D, is empty or not numeric, or has NaN or inf (the message says
         where); if `representatives` and `X_new` have different numbers of columns; if another
         argument is not one of the above.
 
@@ -97,6 +99,8 @@ def assign(
             "backend must be 'auto' or 'cpu', not 'cuda': assign works on the CPU only"
         )
     allowed = check_memory(memory)
+    if hasattr(X_new, "tocsr") or hasattr(representatives, "tocsr"):
+        return nearest(X_new, representatives, metric)
     points = _checked(X_new, "X_new")
     others = _checked(representatives, "representatives")
     (n, d), k = points.shape, len(others)

@@ -1,6 +1,7 @@
 """The front door: features in, the most representative rows out."""
 
 import logging
+import reprlib
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
@@ -216,6 +217,11 @@ def select(
     >>> subsel.select(X, 2, given=[0], min_distance=1.0).indices
     array([3])
     """
+    if isinstance(objective, Objective) or callable(objective):
+        raise TypeError(
+            "objective must be a name, such as 'facility_location', not "
+            f"{reprlib.repr(objective)}: pass an objective to subsel.greedy"
+        )
     check_choice(objective, BY_NAME, "objective")
     check_choice(method, METHODS, "method")
     if method == "auto":
@@ -387,7 +393,10 @@ def _represent(
         chosen = search(f, constraint, **common, **stops)
     if refine and len(chosen):
         counted = constraint is None or isinstance(constraint, Count)
+        first = chosen.bound
         chosen = exchanged(f, chosen, budget=None if counted else constraint, **common)
+        if first is not None and chosen.bound is not None:  # both hold
+            chosen = replace(chosen, bound=max(chosen.value, min(first, chosen.bound)))
     chosen = replace(chosen, indices=part[chosen.indices])
     if not isinstance(f, FacilityLocation):
         return chosen

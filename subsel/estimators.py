@@ -12,7 +12,7 @@ try:
         TransformerMixin,
     )
     from sklearn.metrics import pairwise_distances
-    from sklearn.utils import _safe_indexing, check_random_state, gen_batches
+    from sklearn.utils import _safe_indexing, check_random_state
     from sklearn.utils.validation import (
         _check_sample_weight,
         check_consistent_length,
@@ -36,9 +36,6 @@ from subsel.validation import check_budget
 __all__ = ["SubsetSampler", "SubsetSelector"]
 
 _SPARSE_METRICS = ("cosine", "dot")
-
-_BLOCK = 2**22
-"""Number of similarities that are computed together for sparse features."""
 
 
 class _Selecting(ClusterMixin, BaseEstimator):
@@ -114,7 +111,9 @@ class _Selecting(ClusterMixin, BaseEstimator):
         self.sample_indices_ = self.selection_.indices
         self.cluster_centers_ = features[self.sample_indices_]
         assignment = self.selection_.assignment
-        self.labels_ = self._nearest(features) if assignment is None else assignment
+        if assignment is None:
+            assignment, _ = assign(features, self.cluster_centers_, self.metric)
+        self.labels_ = assignment
         return self
 
     def predict(self, X: ArrayLike) -> np.ndarray:
@@ -129,7 +128,7 @@ class _Selecting(ClusterMixin, BaseEstimator):
         ndarray of int64, shape (m,)
         """
         check_is_fitted(self)
-        return self._nearest(self._checked(X, reset=False))
+        return assign(self._checked(X, reset=False), self.cluster_centers_, self.metric)[0]
 
     def fit_resample(
         self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
@@ -183,17 +182,6 @@ class _Selecting(ClusterMixin, BaseEstimator):
         if set(self.budget) != set(names):
             raise ValueError(f"budget must have a count for each class of y, {names[:5]}")
         return labels, {at: self.budget[name] for at, name in enumerate(names)}
-
-    def _nearest(self, X: Any) -> np.ndarray:
-        centers = self.cluster_centers_
-        if not hasattr(X, "tocsr"):
-            dense = centers.toarray() if hasattr(centers, "toarray") else centers
-            return assign(X, dense, self.metric)[0]
-        assignment = np.empty(X.shape[0], np.int64)
-        for rows in gen_batches(len(assignment), max(1, _BLOCK // len(self.sample_indices_))):
-            similarities = _to_each(X[rows], centers, self.metric)
-            assignment[rows] = similarities.argmax(axis=1)
-        return assignment
 
 
 class SubsetSelector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _Selecting):

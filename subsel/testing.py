@@ -51,7 +51,8 @@ def check_objective(
     >>> subsel.testing.check_objective(subsel.FacilityLocation([[1.0, 0.5], [0.0, 2.0]]))
     """
     if not isinstance(f, Objective):
-        raise TypeError(f"f must be a subsel.Objective, not {type(f).__name__}")
+        came = f"the class {f.__name__}: make one" if isinstance(f, type) else type(f).__name__
+        raise TypeError(f"f must be a subsel.Objective, not {came}")
     check_count(trials, "trials", 1)
     tolerance = float(check_number(tolerance, "tolerance", 0, ends="[)"))
     random = check_random_state(random_state)

@@ -258,6 +258,8 @@ def bad_entry(entry: float, where: str, place: str = "", what: str = "similariti
     """The error for an entry that is not finite, or is negative."""
     if math.isfinite(entry):
         wanted = f"{what} must not be negative (shift them, or clip them)"
+        if what == "similarities":
+            wanted += "; for features, use from_features"
     else:
         wanted = "every entry must be finite"
     return ValueError(f"{where} is {entry}{place}; {wanted}")
@@ -467,7 +469,8 @@ def check_values(
     array = as_float_array(values, name).astype(np.float64)
     if array.shape != (n,):
         raise ValueError(
-            f"{name} must have one number for each {of}, ({n},); got the shape {array.shape}"
+            f"{name} must have one number for each {of}, ({n},); got the shape "
+            f"{array.shape}{flatter(array.shape, name)}"
         )
     enough = (array >= low if ends == "[" else array > low) & (array <= high)
     bad = np.flatnonzero(~(np.isfinite(array) & enough))
@@ -477,6 +480,11 @@ def check_values(
         wanted += f" and at most {high:g}" if high < math.inf else ""
         raise ValueError(f"{name}[{bad[0]}] is {array[bad[0]]}; it must be {wanted}")
     return array
+
+
+def flatter(shape: tuple[int, ...], name: str) -> str:
+    """What to pass instead of a matrix of one column or one row, for an error."""
+    return f" (pass np.ravel({name}))" if len(shape) == 2 and 1 in shape else ""
 
 
 def check_candidates(candidates: ArrayLike, n: int) -> np.ndarray:
@@ -516,10 +524,12 @@ def check_labels(labels: Any, n: int | None = None, name: str = "labels") -> np.
     if isinstance(array, list) or (array.dtype.kind in "OT" and array.ndim == 1):
         array = _array_of_labels(list(array), name)
     if n is None and (array.ndim != 1 or not array.size):
-        raise ValueError(f"{name} must be 1-D and not empty, not of shape {array.shape}")
+        cure = flatter(array.shape, name)
+        raise ValueError(f"{name} must be 1-D and not empty, not of shape {array.shape}{cure}")
     if n is not None and (array.ndim != 1 or len(array) != n):
         raise ValueError(
-            f"{name} must have shape ({n},), one entry per row of X, not {array.shape}"
+            f"{name} must have shape ({n},), one entry per row of X, not "
+            f"{array.shape}{flatter(array.shape, name)}"
         )
     if array.dtype.kind not in "iubUS":
         cure = f" (for whole numbers, pass {name}.astype(int))" if array.dtype.kind == "f" else ""

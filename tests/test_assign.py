@@ -119,8 +119,45 @@ def test_what_is_refused(arguments, options, message):
         subsel.assign(*arguments, **options)
 
 
-def test_sparse_and_text_are_refused():
-    with pytest.raises(TypeError, match="X_new is sparse"):
-        subsel.assign(scipy.sparse.csr_array(NEW), KEPT)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("metric", ["cosine", "dot"])
+def test_sparse_features(metric, dtype):
+    X = scipy.sparse.random_array((900, 40), density=0.2, random_state=0, dtype=dtype)
+    X.data -= 0.3
+    X = X.tolil()
+    X[5] = 0  # a text without a word
+    X[::7] = X[[3]]  # equals
+    X = X.tocsr()
+    chosen = subsel.select(X, 20, metric=metric)
+    kept = X[chosen.indices]
+    at, near = subsel.assign(X, kept, metric)
+    assert at.dtype == np.int64
+    np.testing.assert_array_equal(at, chosen.assignment)
+    dense = subsel.assign(X.toarray(), kept.toarray(), metric)
+    tolerance = 1e-9 if dtype == np.float64 else 1e-5
+    np.testing.assert_allclose(near, dense[1], rtol=tolerance, atol=tolerance)
+    later = X[:100].tocoo()
+    for new, others in [(later, kept), (later, kept.toarray()), (later.toarray(), kept.tocsc())]:
+        again = subsel.assign(new, others, metric)
+        np.testing.assert_array_equal(again[0], at[:100])
+        np.testing.assert_allclose(again[1], near[:100], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("new", "kept", "metric", "message"),
+    [
+        (NEW, KEPT, "euclidean", "metric of sparse X_new must be one of 'cosine', 'dot'"),
+        (NEW, KEPT, lambda A, B: A @ B.T, "metric of sparse X_new must be one of"),
+        (NEW, KEPT[:, :4], "dot", "representatives must have the 5 columns that X_new has, not 4"),
+        (NEW * np.nan, KEPT, "dot", r"X_new\[0, 0\] is nan"),
+        (NEW[:0], KEPT, "dot", "X_new must not be empty"),
+    ],
+)
+def test_sparse_features_that_are_refused(new, kept, metric, message):
+    with pytest.raises(ValueError, match=message):
+        subsel.assign(scipy.sparse.csr_array(new), kept, metric)
+
+
+def test_text_is_refused():
     with pytest.raises(TypeError, match="representatives"):
         subsel.assign(NEW, [["a"] * 5])

@@ -141,3 +141,37 @@ def test_a_float_is_a_budget_of_costs(search):
     for budget in (3, 3.0, np.float32(3), np.array(3)):
         assert search(X, budget, costs=np.ones(N)).cost == 3
     assert len(subsel.greedy(F, Knapsack(np.ones(N), 3.0))) == 3
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: subsel.select(X, 2, objective=F), "pass an objective to subsel.greedy"),
+        (lambda: subsel.select(X, 2, objective=type(F)), "pass an objective to subsel.greedy"),
+        (lambda: subsel.greedy(type(F), 2), r"make one, FacilityLocation\(\.\.\.\)"),
+        (lambda: subsel.greedy(len, 2), "f must be an Objective or a matrix of similarities, not"),
+        (lambda: subsel.testing.check_objective(Untouched), "the class Untouched: make one"),
+        (lambda: subsel.select(X), "budget is needed, or target, coverage, min_distance"),
+    ],
+)
+def test_an_objective_where_a_name_is_wanted_and_what_is_none(call, words):
+    with pytest.raises(TypeError, match=words):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: subsel.select(X, 9, costs=COSTS[:, None]), r"\(20, 1\) \(pass np.ravel\(costs"),
+        (lambda: Knapsack(COSTS[None], 9), r"\(1, 20\) \(pass np.ravel\(costs\)"),
+        (lambda: subsel.select(X, 2, weights=COSTS[:, None]), r"pass np.ravel\(weights\)"),
+        (lambda: subsel.select(X, 2, labels=HALVES[:, None]), r"pass np.ravel\(labels\)"),
+        (lambda: subsel.Modular(COSTS[:, None]), r"pass np.ravel\(values\)"),
+        (lambda: Groups(HALVES[:, None], at_most=1), r"pass np.ravel\(labels\)"),
+        (lambda: subsel.Modular([COSTS, COSTS]), r"not of shape \(2, 20\)$"),
+        (lambda: subsel.greedy(-X, 2), "not be negative .*; for features, use from_features"),
+    ],
+)
+def test_columns_and_features_that_are_out_of_place(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()

@@ -8,7 +8,14 @@ from typing import Any
 import numpy as np
 
 from subsel.constraints.base import Constraint, State
-from subsel.validation import ArrayLike, as_float_array, as_scalar, check_choice, check_number
+from subsel.validation import (
+    ArrayLike,
+    as_float_array,
+    as_scalar,
+    check_choice,
+    check_number,
+    flatter,
+)
 
 RULES = ("ratio", "plain", "best")
 
@@ -145,7 +152,10 @@ def _checked(costs: ArrayLike) -> np.ndarray:
     """Checked costs in float64, with their decimal values: 0.1 in float32 becomes 0.1."""
     array = as_float_array(costs, "costs")
     if array.ndim != 1 or not array.size:
-        raise ValueError(f"costs must have one entry for each candidate, not shape {array.shape}")
+        raise ValueError(
+            f"costs must have one entry for each candidate, not shape "
+            f"{array.shape}{flatter(array.shape, 'costs')}"
+        )
     bad = np.flatnonzero(~((array > 0) & (array < np.inf)))
     if bad.size:
         raise ValueError(f"costs[{bad[0]}] is {array[bad[0]]}; costs must be positive and finite")

@@ -11,9 +11,12 @@ from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset,
 
 from subsel.defense.forms import Split, moved, row_of, same, split, tensors_of
 from subsel.defense.parallel import ALONE, Part, Ranks, digest
-from subsel.validation import check_count
+from subsel.tables import is_table
+from subsel.validation import as_host_array, check_count
 
-__all__ = ["Examples", "as_tensors", "batch_sizes", "batches", "check_labels", "named"]
+__all__ = [
+    "Examples", "as_tensor", "as_tensors", "batch_sizes", "batches", "check_labels", "named",
+]  # fmt: skip
 
 # Examples per forward pass. Larger batches do not fit into the processor's cache: with 512 and
 # 1024, `small_cnn` took 1.4 to 1.8 times as long on a CPU.
@@ -33,6 +36,8 @@ class Examples:
         A function from a batch of the dataset to (inputs, labels), as for `split`.
     collate : callable, optional
         Makes a batch of a list of examples, as a DataLoader's ``collate_fn``.
+    name : str
+        What an error calls the source.
     """
 
     def __init__(
@@ -42,14 +47,15 @@ class Examples:
         workers: int = 0,
         how: Split | None = None,
         collate: Callable[[list[Any]], Any] | None = None,
+        name: str = "data",
     ) -> None:
         if isinstance(source, DataLoader):
             raise TypeError("give the dataset, not a DataLoader: its order would be lost")
-        tensors = as_tensors(source)
+        tensors = as_tensors(source, name)
         self.tensors = None if tensors is None else tuple(part.to(device) for part in tensors)
         self.dataset, self.device, self.workers = source, device, workers
         self.how, self.collate = how, collate
-        self.n = _checked_length(source) if tensors is None else len(tensors[0])
+        self.n = _checked_length(source, name) if tensors is None else len(tensors[0])
 
     def __len__(self) -> int:
         return self.n
@@ -202,32 +208,45 @@ def batches(
             )
 
 
-def as_tensors(data: Any) -> tuple[Tensor, Tensor] | None:
-    """Inputs and labels, if `data` is a pair of tensors or arrays."""
+def as_tensors(data: Any, name: str = "data") -> tuple[Tensor, Tensor] | None:
+    """Inputs and labels, if `data` is a pair of tensors, arrays or tables."""
     if isinstance(data, TensorDataset):
         data = data.tensors
     if not isinstance(data, tuple | list) or not data:
         return None
-    if not all(isinstance(part, Tensor | np.ndarray) for part in data):
-        return None
-    if isinstance(data[-1], np.ndarray) and data[-1].dtype.kind in "OSUM":
+    if isinstance(data, tuple) and all(isinstance(part, list) for part in data):
         raise TypeError(
-            f"labels must be integers, got {data[-1].dtype}: give the number of each class, from "
-            "0, such as np.unique(labels, return_inverse=True)[1]"
+            f"{name} must be a pair of arrays, not of lists: pass each as np.array(...)"
         )
-    data = [_as_tensor(part) for part in data]
+    if not all(_is_array(part) for part in data):
+        return None
     if len(data) != 2:
-        raise ValueError(f"data must be a pair (inputs, labels), got {len(data)} tensors")
-    x, y = split(data)
+        raise ValueError(f"{name} must be a pair (inputs, labels), got {len(data)} tensors")
+    inputs, labels = data
+    if not isinstance(labels, Tensor):
+        labels = as_host_array(labels, "labels")
+        if labels.dtype.kind in "OSUM":
+            raise TypeError(
+                f"labels must be integers, got {labels.dtype}: give the number of each class, "
+                "from 0, such as np.unique(labels, return_inverse=True)[1]"
+            )
+    x, y = split([as_tensor(inputs, "inputs"), as_tensor(labels, "labels")])
     if len(x) == 0:
-        raise ValueError("data is empty: at least one example is wanted")
+        raise ValueError(f"{name} is empty: at least one example is wanted")
     return x, y
 
 
-def _as_tensor(part: Tensor | np.ndarray) -> Tensor:
+def _is_array(part: Any) -> bool:
+    known = isinstance(part, Tensor | np.ndarray) or hasattr(part, "tocsr")
+    return known or is_table(part)
+
+
+def as_tensor(part: Any, name: str) -> Tensor:
+    """A tensor as it is; an array or a table in the same memory, if that is writable."""
     if isinstance(part, Tensor):
         return part
-    return torch.from_numpy(part if part.flags.writeable else part.copy())
+    array = as_host_array(part, name)
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 def check_labels(
@@ -244,18 +263,18 @@ def check_labels(
         )
 
 
-def _checked_length(dataset: Any) -> int:
+def _checked_length(dataset: Any, name: str = "data") -> int:
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__"):
         raise TypeError(
-            f"data must be a map-style dataset (__len__ and __getitem__), "
+            f"{name} must be a map-style dataset (__len__ and __getitem__), "
             f"got {type(dataset).__name__}: EPIC has to know which example is which"
         )
     try:
         n = len(dataset)
     except TypeError:
-        raise TypeError(f"data must have a length; {type(dataset).__name__} has none") from None
+        raise TypeError(f"{name} must have a length; {type(dataset).__name__} has none") from None
     if n == 0:
-        raise ValueError("data is empty: it must have at least one example")
+        raise ValueError(f"{name} is empty: it must have at least one example")
     return n
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from subsel.defense.data import as_tensor
 from subsel.defense.evidence import BLOCK, nearest
 from subsel.validation import as_host_array
 
@@ -50,7 +51,7 @@ def distinct(inputs: Any, labels: Any, *, near: float = NEAR) -> np.ndarray:
     >>> distinct(np.array([[0.0], [4.0], [0.1], [8.0]]), np.zeros(4, int)).tolist()
     [0, 1, 3]
     """
-    points = torch.as_tensor(as_host_array(inputs, "inputs"))
+    points = as_tensor(as_host_array(inputs, "inputs"), "inputs")
     if not points.isfinite().all():
         raise ValueError("inputs must be finite, but have NaN or inf")
     return np.flatnonzero(_first_like_it(points, labels, near) == -1)
@@ -74,7 +75,7 @@ def _first_like_it(inputs: Any, labels: Any, near: float) -> np.ndarray:
     if not isinstance(near, int | float | np.number) or isinstance(near, bool) or not near > 0:
         raise ValueError(f"near must be greater than 0, got {near!r}")
     labels = as_host_array(labels, "labels")
-    points = torch.as_tensor(as_host_array(inputs, "inputs"))
+    points = as_tensor(as_host_array(inputs, "inputs"), "inputs")
     if points.ndim < 2:
         raise ValueError(f"inputs must be (n, ...), at least 2-D, got {tuple(points.shape)}")
     points = points.flatten(1).float()

@@ -1,5 +1,6 @@
 """Per-example gradients of the cross-entropy at a classifier's last layer."""
 
+import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import chain
@@ -342,6 +343,9 @@ def device_of(model: nn.Module) -> torch.device:
 
 def check_device(device: torch.device | str | None, model: nn.Module) -> torch.device:
     """The device to compute on, by default the model's. Raises an error if it cannot be used."""
+    if not isinstance(model, nn.Module):
+        made = f": make one, {model.__name__}(...)" if isinstance(model, type) else ""
+        raise TypeError(f"model must be a torch.nn.Module, got {reprlib.repr(model)}{made}")
     if device is None:
         return device_of(model)
     try:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from subsel.defense.data import as_tensor
 from subsel.validation import as_host_array, check_count
 
 __all__ = ["activation_clustering", "deep_knn", "spectral_signatures"]
@@ -116,7 +117,7 @@ def activation_clustering(features: Any, labels: Any, *, seed: int = 0) -> np.nd
 
 
 def _checked(features: Any, labels: Any) -> tuple[Tensor, np.ndarray]:
-    points = torch.as_tensor(as_host_array(features, "features"))
+    points = as_tensor(as_host_array(features, "features"), "features")
     labels = as_host_array(labels, "labels")
     if points.ndim != 2 or len(points) == 0:
         raise ValueError(f"features must be (n, e), got {tuple(points.shape)}")

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from subsel.defense.data import Examples
 from subsel.defense.epic import EPIC
@@ -80,6 +80,11 @@ def check_own(given: dict[str, Any], drops: Any, lr: Any) -> dict[str, bool]:
                 f"{name} must be a function of {wants.get(name, 'logits and labels')}, got "
                 f"{type(value).__name__}"
             )
+        if isinstance(value, type) and issubclass(value, nn.Module):
+            raise TypeError(
+                f"{name} must be a function of logits and labels, got the class: "
+                f"make one, {value.__name__}()"
+            )
     if given["optimizer"] is not None and lr is not None:
         raise ValueError(
             "lr cannot be combined with optimizer=, which sets its own learning rate: leave lr out"
@@ -112,6 +117,8 @@ def check_view(data: Examples, view: Examples) -> None:
 
 def check_defense(defense: EPIC, settings: dict[str, Any]) -> None:
     """Refuse an EPIC that was used before, or that cannot be combined with the settings."""
+    if not isinstance(defense, EPIC):
+        raise TypeError(f"defense must be an EPIC, such as EPIC(subset_size=0.2), got {defense!r}")
     if defense.history:
         raise ValueError("defense has already pruned; give a fresh EPIC, also to resume")
     if defense.readmit is not None and settings["wrt"] != "logits":

@@ -296,6 +296,8 @@ def plot_dropped(result: TrainResult, labels: np.ndarray, classes: Sequence[str]
         label="kept (right)",
     )
     kept.set(ylabel="kept", ylim=(0, len(labels) * 1.05))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.get_major_locator().set_params(integer=True)
     figure.legend(loc="outside right upper", fontsize="small")
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=120)

@@ -256,7 +256,7 @@ def train(
     reading = (where, workers, batch, collate)
     data = Examples(data, *reading)
     view = data if clean_view is None else Examples(clean_view, *reading)
-    held_out = None if test is None else Examples(test, *reading)
+    held_out = None if test is None else Examples(test, *reading, name="test")
     check_view(data, view)
     check_cutmix(cutmix, data)
     if defense is not None:
@@ -327,7 +327,8 @@ def train(
                 )
                 if not math.isfinite(total):
                     raise FloatingPointError(
-                        f"the loss is not finite in epoch {epoch}, at a learning rate of {rate:g}"
+                        f"the loss is not finite in epoch {epoch}, at a learning rate of {rate:g}: "
+                        "the rate is too high, or inputs have NaN or inf"
                     )
                 record = {
                     "epoch": epoch,

@@ -12,6 +12,7 @@ from subsel.validation import (
     check_count,
     check_indices,
     check_values,
+    flatter,
 )
 
 
@@ -59,7 +60,8 @@ class Modular(Objective):
     def __init__(self, values: ArrayLike) -> None:
         values = as_host_array(values, "values")
         if values.ndim != 1 or not len(values):
-            raise ValueError(f"values must be 1-D and not empty, not of shape {values.shape}")
+            cure = flatter(values.shape, "values")
+            raise ValueError(f"values must be 1-D and not empty, not of shape {values.shape}{cure}")
         self.values = check_values(values, "values", len(values))
         self.n = len(values)
         self.monotone = bool((self.values >= 0).all())

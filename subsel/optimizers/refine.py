@@ -152,6 +152,7 @@ def _better(run: Run, elements: list[int], place: int) -> int | None:
 def _in_order(run: Run, elements: np.ndarray, gains: np.ndarray | None) -> Selection:
     """Record the elements as if they had been picked one by one; `gains` are those beside them."""
     run.hold([])
+    run.closed[elements] = True
     run.took(elements, run.taken(elements))
     if gains is not None:
         run.note(np.arange(run.f.n), gains)

@@ -7,6 +7,7 @@ selection at the end.
 
 import math
 import os
+import reprlib
 import threading
 import warnings
 from collections.abc import Iterable
@@ -332,7 +333,8 @@ class Run:
             self.note(candidates, self.evaluated(candidates))
         else:
             upper = upper[candidates]
-            high = np.sort(np.argsort(-upper, kind="stable")[: len(gains)])
+            high = np.isinf(upper)  # never evaluated
+            high[np.argsort(-upper, kind="stable")[: len(gains)]] = True
             upper[high] = self.evaluated(candidates[high])
             self.note(candidates, upper)
 
@@ -441,6 +443,11 @@ _EQUAL = 2.0**-44
 
 def as_objective(f: Objective | ArrayLike) -> Objective:
     """An objective, after a check of its n; a matrix becomes `FacilityLocation`."""
+    if callable(f):
+        made = f": make one, {f.__name__}(...)" if isinstance(f, type) else ""
+        raise TypeError(
+            f"f must be an Objective or a matrix of similarities, not {reprlib.repr(f)}{made}"
+        )
     if not isinstance(f, Objective):
         return FacilityLocation(f)
     count = whole_number(getattr(f, "n", None))

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from subsel.sources.dense import DenseSimilarity
-from subsel.sources.scale import Scale, round_up
+from subsel.sources.scale import Scale, grid, round_up
 from subsel.validation import (
     ArrayLike,
     as_csr,
@@ -46,12 +46,6 @@ class SparseFeatures:
 
     def others(self, items: ArrayLike, name: str) -> Any:
         """Checked features of other items, sparse or dense, with the same number of columns."""
-        from scipy.sparse import csr_array  # takes longer to import than subsel
-
-        if not hasattr(items, "tocsr"):
-            items = as_float_array(items, name)
-            check_matrix_shape(items.shape, name, "(items, d)")
-            items = csr_array(items)
         array, d = checked_rows(items, name), self.array.shape[1]
         if array.shape[1] != d:
             raise ValueError(f"{name} must have the {d} columns that X has, not {array.shape[1]}")
@@ -67,8 +61,7 @@ class SparseFeatures:
         """Similarities of the rows to one another, and each row's largest to rows of others."""
         from scipy.sparse import vstack
 
-        if metric not in ("cosine", "dot"):
-            check_choice(metric, ("cosine", "dot"), "metric of sparse X")
+        check_sparse_metric(metric, "X")
         n, dtype = len(self), self.array.dtype
         size, allowed = n * n * dtype.itemsize, check_memory(memory)
         if size > allowed:
@@ -97,8 +90,41 @@ class SparseFeatures:
         return similarity, largest
 
 
+def nearest(X_new: Any, representatives: Any, metric: Any) -> tuple[np.ndarray, np.ndarray]:
+    """`subsel.assign` where one of the two is sparse: similarities as `select` computes them."""
+    from scipy.sparse import vstack
+
+    check_sparse_metric(metric, "X_new")
+    points, others = checked_rows(X_new, "X_new"), checked_rows(representatives, "representatives")
+    (n, d), found = points.shape, others.shape[1]
+    if found != d:
+        raise ValueError(f"representatives must have the {d} columns that X_new has, not {found}")
+    dtype = np.result_type(points.dtype, others.dtype)
+    whole = vstack([points, others], format="csr").astype(np.float64)
+    whole, scale = _conditioned(whole, metric)
+    up, down = grid(n, scale.span)
+    assignment, nearness = np.empty(n, np.int64), np.empty(n)
+    for rows, products in _products(whole[:n], whole[n:], metric):
+        stored = np.rint(products.astype(dtype).astype(np.float64) * up) * down
+        assignment[rows] = stored.argmax(axis=1)
+        nearness[rows] = stored.max(axis=1)
+    return assignment, nearness + (metric == "cosine")  # which is stored less 1
+
+
+def check_sparse_metric(metric: Any, name: str) -> None:
+    """Refuse a metric for which sparse features would have to become dense."""
+    if metric not in ("cosine", "dot"):
+        check_choice(metric, ("cosine", "dot"), f"metric of sparse {name}")
+
+
 def checked_rows(X: Any, name: str) -> Any:
-    """Sparse features of finite numbers, in compressed rows."""
+    """Features of finite numbers, sparse or dense, in compressed rows."""
+    from scipy.sparse import csr_array  # takes longer to import than subsel
+
+    if not hasattr(X, "tocsr"):
+        X = as_float_array(X, name)
+        check_matrix_shape(X.shape, name, "(n, d)")
+        X = csr_array(X)
     check_matrix_shape(X.shape, name, "(n, d)")
     rows = as_csr(X, name)
     check_stored(rows, name, "features", non_negative=False)

@@ -6,12 +6,13 @@ import sys
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from subsel.defense import EPIC, PRESETS, EpochLogits, last_layer_gradients, train
+from subsel.defense import EPIC, PRESETS, EpochLogits, distinct, last_layer_gradients, train
 from subsel.defense.augment import cutmix, flip_and_crop
 from subsel.defense.data import batch_sizes
 from subsel.defense.models import Normalize, resnet18, small_cnn, tiny_cnn
@@ -155,6 +156,19 @@ def test_own_loop_gives_the_same(ground_set, gradients):
     np.testing.assert_array_equal(result.kept, epic.kept)
     assert same_state(result.model, net.eval())
     assert len(epic.kept) < N
+
+
+def test_tables_train_like_arrays():
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("narwhals")
+    x, y = (part.numpy() for part in make_data())
+    tables = pandas.DataFrame(x.reshape(N, -1)), pandas.Series(y)
+    nets = [nn.Sequential(nn.Unflatten(1, (1, 8, 8)), make_net()) for _ in range(2)]
+    first = quick(nets[0], (x.reshape(N, -1), y), defense=make_epic(), test=tables)
+    other = quick(nets[1], tables, defense=make_epic())
+    assert same_state(first.model, other.model)
+    np.testing.assert_array_equal(first.kept, other.kept)
+    np.testing.assert_array_equal(distinct(*tables), distinct(x, y))
 
 
 @pytest.mark.parametrize("scenario", ["scratch", "transfer", "finetune"])
@@ -589,6 +603,34 @@ class TestRefuses:
             quick(make_net(), (x, y), cutmix=0.5)
         with pytest.raises(ValueError, match='cutmix needs gradients="fresh"'):
             quick(make_net(), (x, y), defense=make_epic(), cutmix=True, gradients="training")
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"defense": True}, "defense must be an EPIC, such as"),
+            ({"defense": EPIC}, "defense must be an EPIC, such as"),
+            ({"model": make_net}, "model must be a torch.nn.Module, got <function"),
+            ({"model": nn.Flatten}, r"model must be .*: make one, Flatten\(\.\.\.\)"),
+            ({"loss": nn.CrossEntropyLoss}, r"make one, CrossEntropyLoss\(\)"),
+            ({"data": ([[1.0], [2.0]], [0, 1])}, r"data must be a pair of arrays, not of lists"),
+            ({"test": ([[1.0], [2.0]], [0, 1])}, r"test must be a pair of arrays, not of lists"),
+            ({"data": (scipy.sparse.eye_array(4), np.arange(4))}, r"inputs\.toarray\(\)"),
+        ],
+    )
+    def test_what_is_something_else(self, change, message):
+        given = {"model": make_net(), "data": make_data(), "defense": make_epic(), **change}
+        with pytest.raises(TypeError, match=message):
+            quick(**given)
+
+    def test_an_empty_test_set_by_its_name(self):
+        x, y = make_data()
+        with pytest.raises(ValueError, match="test is empty"):
+            quick(make_net(), (x, y), test=(x[:0], y[:0]))
+
+    def test_inputs_that_are_not_finite(self):
+        x, y = make_data()
+        with pytest.raises(FloatingPointError, match=r"in epoch 0, .*inputs have NaN or inf"):
+            quick(make_net(), (x * torch.nan, y))
 
     def test_a_loader(self):
         with pytest.raises(TypeError, match="give the dataset, not a DataLoader"):

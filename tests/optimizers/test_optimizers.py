@@ -286,3 +286,11 @@ def test_swaps_of_copies_end():
 def test_refused(search, message):
     with pytest.raises(ValueError, match=message):
         search()
+
+
+@pytest.mark.parametrize("options", [{}, {"min_gain": 2.0}])
+def test_stochastic_greedy_proves_something_of_candidates_that_it_never_drew(options):
+    f = Plain(np.random.default_rng(0).random((30, 3000)))
+    chosen = subsel.stochastic_greedy(f, 2, epsilon=0.5, random_state=0, **options)
+    assert f.asked > 3000 > f.asked - 2 * 3000 * np.log(2)
+    assert chosen.value <= subsel.greedy(f, 2).value <= chosen.bound < np.inf

@@ -1,5 +1,7 @@
 """Swaps of facility location are those of FasterPAM, by its definition, on every store."""
 
+from itertools import combinations
+
 import numba
 import numpy as np
 import pytest
@@ -148,6 +150,24 @@ def test_the_bound_is_that_of_the_budget():
     assert (begun.value, begun.bound) == (2, 2)
     assert subsel.refine(f, begun, budget=tight).bound == 2
     assert subsel.refine(f, begun, max_swaps=1).bound >= 19  # any two
+
+
+def test_the_bound_without_the_search_of_the_objective():
+    """For an objective that finds swaps by gains, the bound is one, and no selection exceeds it."""
+    S = similarities(np.random.default_rng(3))[:, :9]
+    f = subsel.SaturatedCoverage(S)
+    refined = subsel.refine(f, [0, 1, 2])
+    best = max(f.value(some) for some in combinations(range(9), 3))
+    assert refined.value <= best <= refined.bound < np.inf
+
+
+def test_select_keeps_the_smaller_bound():
+    X = np.random.default_rng(0).normal(size=(60, 4))
+    for options in ({}, {"labels": np.arange(60) % 2}, {"objective": "saturated_coverage"}):
+        first, refined = (
+            subsel.select(X, 6, metric="rbf", refine=swaps, **options) for swaps in (False, True)
+        )
+        assert refined.value <= refined.bound <= first.bound
 
 
 def test_only_so_many():
