@@ -159,10 +159,11 @@ class LogDeterminant(Objective):
         Notes
         -----
         Nothing is approximated. For ``"dot"``, ``"cosine"`` and ``"correlation"`` with dense X and
-        at least as many rows as features, each element takes O(n d + d^2) time. Memory is then n +
-        d^2 numbers beside a copy of X, however many elements are selected. Otherwise each element
-        takes one column of K, as for a matrix. The rounding error of a gain is about 2**-52 times
-        `scale` times the largest squared length.
+        at least as many rows as features, each element takes O(d^2) time, and O(n d) at most to
+        bring residuals up to date that might be the largest. Memory is then n + d^2 + k d numbers
+        for k elements, beside a copy of X. Otherwise each element takes one column of K, as for a
+        matrix. The rounding error of a gain is about 2**-52 times `scale` times the largest squared
+        length.
         """
         columns.on_cpu("LogDeterminant", backend, X)
         scale = float(check_number(scale, "scale", 0, 1e100))
@@ -261,29 +262,21 @@ class LogDeterminant(Objective):
         self, taken: np.ndarray, count: int, costs: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Add the best candidate that is not taken, `count` times; see `Objective.extend`."""
+        state = self._states[0]
+        alone = isinstance(state, Spanned) and len(self._states) == 1 and self._extra is None
+        if alone and costs is None and not (self._added & ~taken).any():
+            elements, won = state.extend(taken, count)
+            self._added[elements] = True
+            return elements, won
         elements, won = np.empty(count, np.int64), np.empty(count)
         for step in range(count):
-            some = self._leaders(taken) if costs is None else np.empty(0)
-            if len(some):
-                gains = self._gains(some)
-                at = int(np.argmax(gains))
-                element, won[step] = int(some[at]), gains[at]
-            else:
-                gains = self._gains(slice(None))
-                worth = gains if costs is None else gains / costs
-                element = int(np.argmax(np.where(taken, -np.inf, worth)))
-                won[step] = gains[element]
-            elements[step] = element
+            gains = self._gains(slice(None))
+            worth = gains if costs is None else gains / costs
+            elements[step] = element = int(np.argmax(np.where(taken, -np.inf, worth)))
+            won[step] = gains[element]
             taken[element] = True
             self.add(element)
         return elements, won
-
-    def _leaders(self, taken: np.ndarray) -> np.ndarray:
-        """Candidates that include the one of largest gain, found without logarithms; or none."""
-        state = self._states[0]
-        if not isinstance(state, Spanned) or len(self._states) > 1 or self._extra is not None:
-            return np.empty(0)
-        return state.leaders(taken, self._added)
 
     def value(self, indices: ArrayLike) -> float:
         """F(indices), computed from scratch. This does not change the selection.

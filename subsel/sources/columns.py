@@ -14,7 +14,6 @@ from subsel.kernels.compiling import threads
 from subsel.kernels.cpu import columns as kernels
 from subsel.kernels.cpu import is_symmetric
 from subsel.kernels.cpu.columns import (
-    ADD,
     EQUAL,
     EUCLIDEAN,
     HALF_SQUARE,
@@ -22,7 +21,6 @@ from subsel.kernels.cpu.columns import (
     PRODUCT,
     RBF,
     UNEQUAL,
-    WRITE,
     Rows,
 )
 from subsel.kernels.cpu.vectors import LANES
@@ -322,20 +320,15 @@ class FeatureColumns(RowColumns):
     def add_column(self, element: int, sums: np.ndarray, spare: np.ndarray) -> None:
         """Add a column to `sums` while it is computed."""
         before = sums[element]
-        self.with_row(self.row(element), sums, ADD)
+        self.with_row(self.row(element), sums, add=True)
         if self._ones:
             sums[element] = before + 1.0
 
-    def with_row(
-        self, row: np.ndarray, out: np.ndarray, use: int = WRITE, factor: float = 1.0
-    ) -> np.ndarray:
-        """The numbers x between all candidates and any row (d,), float64.
-
-        `out` becomes x; `subsel.kernels.cpu.columns` explains the other values of `use`.
-        """
+    def with_row(self, row: np.ndarray, out: np.ndarray, add: bool = False) -> np.ndarray:
+        """The numbers between all candidates and any row (d,), into `out`, or added to it."""
         alone = threads() == 1 or self.rows.tiles.size < _PARALLEL_WORK
         run = kernels.column_serial if alone else kernels.column_parallel
-        run(self.rows, row, out, use, factor)
+        run(self.rows, row, out, add)
         return out
 
     def diagonal(self) -> np.ndarray:

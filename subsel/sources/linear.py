@@ -1,9 +1,11 @@
-"""What candidates have in common with the selected ones, for objectives of pairs.
+"""Gains of objectives of pairs: what candidates have in common with the selected ones.
 
-The gain of a candidate is its worth alone, less a factor times the sum of its numbers with the
-selected ones. `ColumnSums` keeps that sum for any numbers, and adds a column for each element.
-`LinearSums` is for inner products, adds a row, and computes gains that might be the largest.
+`ColumnSums` keeps them up to date, and adds a column for each element. `LinearSums` is for inner
+products, and computes those that might be the largest. So do residuals of inner products
+(`subsel.sources.residuals`), by the same class `Lagging`.
 """
+
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +13,7 @@ from subsel.kernels.compiling import threads
 from subsel.kernels.cpu import columns as kernels
 from subsel.kernels.cpu import linear
 from subsel.kernels.cpu.vectors import LANES
+from subsel.pacing import PORTION, portion, portions
 from subsel.sources.columns import Columns, FeatureColumns
 
 _PARALLEL_WORK = 2**19
@@ -57,8 +60,97 @@ class ColumnSums:
         return elements, gains
 
 
-class LinearSums:
-    """The same gains where numbers are inner products of rows.
+class Lagging:
+    """Values of candidates, computed when they are needed: see `subsel.kernels.cpu.linear`.
+
+    Parameters
+    ----------
+    features : FeatureColumns
+        Whose numbers are inner products.
+    """
+
+    def __init__(self, features: FeatureColumns) -> None:
+        self.features, self.n, self.tiles = features, features.n, len(features.rows.tiles)
+        self._search: Any = None
+
+    def _begin(self, search: Any, first: np.ndarray, **fields: Any) -> None:
+        """Nothing is selected, and the values are known."""
+        nothing = np.empty(0)
+        self._search = search(
+            values=self._in_tiles(first, -np.inf), seen=np.zeros(self.tiles, np.int64),
+            counts=np.zeros(2, np.int64), taken=nothing.astype(bool), top=nothing,
+            todo=nothing.astype(np.int64), **fields,
+        )  # fmt: skip
+
+    def _in_tiles(self, values: np.ndarray, padding: Any) -> np.ndarray:
+        """Values of candidates, and padding up to whole tiles."""
+        padded = np.full(self.tiles * LANES, padding)
+        padded[: self.n] = values
+        return padded
+
+    def values(self, candidates: Any = slice(None)) -> np.ndarray:
+        """The values of candidates, by default of all."""
+        missed = self._search.counts[linear.ADDED] - self._search.seen
+        if not isinstance(candidates, slice):
+            wanted = np.zeros(self.tiles, bool)
+            wanted[candidates // LANES] = True
+            missed *= wanted
+        self._settle(np.flatnonzero(missed), missed)
+        return self._search.values[: self.n][candidates]
+
+    def _settle(self, tiles: np.ndarray, missed: np.ndarray) -> None:
+        """Compute the values of some tiles, which missed so many elements."""
+        work = self._work(missed)
+        many = work > self._worth_threads() and threads() > 1
+        run = linear.settle_parallel if many else linear.settle_serial
+        if work * LANES <= PORTION:
+            run(self._search, self.features.rows, tiles)
+            return
+        for part in portions(len(tiles), portion(work * LANES, len(tiles))):
+            run(self._search, self.features.rows, tiles[part])
+
+    def _work(self, missed: np.ndarray) -> int:
+        """How many products by tile settling takes."""
+        return int(missed.sum())
+
+    def _worth_threads(self) -> int:
+        """So many products by tile take as long as starting threads."""
+        return _PARALLEL_WORK // (LANES * self.features.d)
+
+    def add(self, element: int) -> None:
+        """Select a candidate."""
+        linear.include(self._search, self.features.rows, element)
+
+    def advance(self, taken: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Add the candidate of largest value that is not taken, `count` times; also its value."""
+        elements, values = np.empty(count, np.int64), np.empty(count)
+        closed, top = self._in_tiles(taken, np.True_), np.empty(self.tiles)
+        todo = np.empty(self.tiles, np.int64)
+        search = self._search._replace(taken=closed, top=top, todo=todo)
+        too_much = self._worth_threads() if threads() > 1 else PORTION // LANES
+        at = 0
+        while at < count:
+            at = linear.advance(search, self.features.rows, elements, values, at, too_much)
+            if search.counts[linear.TODO]:
+                tiles = todo[: search.counts[linear.TODO]]
+                self._settle(tiles, search.counts[linear.ADDED] - search.seen[tiles])
+            elif at < count:
+                equal = np.flatnonzero((search.values >= values[at]) & ~closed)
+                elements[at] = best = self._best_of(equal)
+                values[at] = search.values[best]
+                closed[best] = True
+                self.add(best)
+                at += 1
+        taken[elements] = True
+        return elements, values
+
+    def _best_of(self, candidates: np.ndarray) -> int:
+        """The best of candidates whose values count as equal."""
+        return int(candidates[0])
+
+
+class LinearSums(Lagging):
+    """The same gains as of `ColumnSums` where numbers are inner products of rows.
 
     Parameters
     ----------
@@ -75,62 +167,24 @@ class LinearSums:
     """
 
     def __init__(self, features: FeatureColumns, base: np.ndarray, factor: float) -> None:
-        self._features, self._n = features, features.n
-        tiles, d, _ = features.rows.tiles.shape
-        padded = np.full(tiles * LANES, -np.inf)
-        padded[: self._n] = base
-        rise, spare = np.zeros(tiles), 0.0
+        super().__init__(features)
+        rise, spare = np.zeros(self.tiles), 0.0
         if factor and not features.non_negative:
             squares = kernels.squares(features.rows.tiles) * features.rows.factor**2
-            lengths = np.sqrt(squares.reshape(tiles, LANES).max(axis=1)) * (1 + 2.0**-20)
+            lengths = np.sqrt(squares.reshape(self.tiles, LANES).max(axis=1)) * (1 + 2.0**-20)
             rise, spare = factor * lengths.max() * lengths, 2.0**-50 * float(np.abs(base).max())
-        nothing = np.empty(0)
-        self._search = linear.Sums(
-            base=padded, factor=factor, total=np.zeros(d), gains=padded.copy(),
-            seen=np.zeros(tiles, np.int64), times=np.ones(tiles, np.int64), rise=rise, spare=spare,
-            counts=np.zeros(2, np.int64), taken=nothing.astype(bool), top=nothing,
-            todo=nothing.astype(np.int64),
+        self._begin(
+            linear.Sums, base, base=self._in_tiles(base, -np.inf), factor=factor, tolerance=0.0,
+            total=np.zeros(features.d), times=np.ones(self.tiles, np.int64), rise=rise, spare=spare,
         )  # fmt: skip
 
     @property
     def evaluations(self) -> int:
         """The number of gains computed; the first ones are `base`."""
         times = self._search.times
-        return int(times.sum()) * LANES - int(times[-1]) * (len(times) * LANES - self._n)
+        return int(times.sum()) * LANES - int(times[-1]) * (self.tiles * LANES - self.n)
 
-    def gains(self, candidates: np.ndarray) -> np.ndarray:
-        """The gains of candidates, and of all others in their tiles."""
-        wanted = np.zeros(len(self._search.seen), bool)
-        wanted[candidates // LANES] = True
-        wanted &= self._search.seen < self._search.counts[linear.ADDED]
-        self._settle(np.flatnonzero(wanted))
-        return self._search.gains[candidates]
+    def _work(self, missed: np.ndarray) -> int:
+        return int(np.count_nonzero(missed))
 
-    def _settle(self, tiles: np.ndarray) -> None:
-        alone = threads() == 1 or len(tiles) < self._worth_threads()
-        run = linear.settle_serial if alone else linear.settle_parallel
-        run(self._features.rows, self._search, tiles)
-
-    def _worth_threads(self) -> int:
-        """So many tiles are worth starting threads for."""
-        return _PARALLEL_WORK // (LANES * self._features.d) + 1
-
-    def add(self, element: int) -> None:
-        """Select a candidate."""
-        linear.include(self._features.rows, self._search, element)
-
-    def extend(self, taken: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Add the best candidate that is not taken, `count` times; see `Objective.extend`."""
-        elements, gains = np.empty(count, np.int64), np.empty(count)
-        tiles = len(self._search.seen)
-        closed = np.ones(tiles * LANES, bool)
-        closed[: self._n] = taken
-        search = self._search._replace(
-            taken=closed, top=np.empty(tiles), todo=np.empty(tiles, np.int64)
-        )
-        too_many = tiles if threads() == 1 else self._worth_threads()
-        rows, at = self._features.rows, 0
-        while (at := linear.advance(rows, search, elements, gains, at, too_many)) < count:
-            self._settle(search.todo[: search.counts[linear.TODO]])
-        taken[elements] = True
-        return elements, gains
+    gains, extend = Lagging.values, Lagging.advance

@@ -15,7 +15,9 @@ import numpy as np
 
 from subsel.kernels.compiling import threads
 from subsel.kernels.cpu import columns as kernels
+from subsel.kernels.cpu import linear
 from subsel.sources.columns import Columns, DenseColumns, FeatureColumns
+from subsel.sources.linear import Lagging
 
 _PARALLEL_WORK = 2**19
 """Numbers to read from which on starting threads costs less than it saves."""
@@ -143,7 +145,7 @@ class Cholesky:
         return math.fsum(logs)
 
 
-class Spanned:
+class Spanned(Lagging):
     """Residuals of L = I + scale X M X', from the d x d matrix M that a selection shrinks.
 
     Parameters
@@ -156,12 +158,13 @@ class Spanned:
 
     Notes
     -----
-    Adding an element takes O(n d + d^2) time. Memory n + d^2 numbers, whatever is selected.
+    Adding an element takes O(d^2) time, and then O(d) for each residual that is asked for, or might
+    be the largest. Memory n + d^2 + k d numbers for k elements.
     """
 
     def __init__(self, features: FeatureColumns, scale: float, start: np.ndarray) -> None:
-        self.features, self.scale, self.start = features, scale, start
-        self.n, self.path = features.n, features.path
+        super().__init__(features)
+        self.scale, self.start, self.path = scale, start, features.path
         d = len(start)
         most = scale * float(features.diagonal().max())
         if not most < 2.0**40:
@@ -170,15 +173,16 @@ class Spanned:
                 "float64 can tell residuals in; lower scale"
             )
         if (start == np.eye(d)).all():
-            self._first = features.diagonal()
+            self._first_values = features.diagonal()
         else:
-            self._first, one, other = np.zeros(self.n), np.empty(self.n), np.empty(self.n)
+            sums, one, other = np.zeros(self.n), np.empty(self.n), np.empty(self.n)
             for k, axis in enumerate(np.eye(d)):
                 features.with_row(axis, one)
                 one *= features.with_row(np.ascontiguousarray(start[k]), other)
-                self._first += one
-        if scale * self._first.min() <= -1:
-            j = int(np.argmin(self._first))
+                sums += one
+            self._first_values = sums
+        if scale * self._first_values.min() <= -1:
+            j = int(np.argmin(self._first_values))
             raise ValueError(
                 f"query and private items explain more of row {j} of X than there is: lower eta or "
                 "nu to at most 1"
@@ -187,7 +191,11 @@ class Spanned:
 
     def reset(self) -> None:
         """Nothing selected."""
-        self._middle, self._left = self.start.copy(), self._first.copy()
+        d = self.features.d
+        self._begin(
+            linear.Residuals, self._first_values, scale=self.scale, middle=self.start.copy(),
+            across=np.empty((0, d)), factors=np.empty(0), tolerance=2.0**-30,
+        )  # fmt: skip
 
     def dependent(self, element: int) -> bool:
         """Always False: the identity in L remains."""
@@ -195,18 +203,33 @@ class Spanned:
 
     def logs(self, candidates: Any = slice(None)) -> np.ndarray:
         """Logarithms of residuals, by default of all."""
-        return np.log1p(self.scale * self._left[candidates])
-
-    def leaders(self, taken: np.ndarray, added: np.ndarray) -> np.ndarray:
-        """The candidates, neither taken nor added, whose logarithms might be the largest."""
-        return kernels.leaders(self._left, taken, added, 1 - 2.0**-30)
+        return np.log1p(self.scale * self.values(candidates))
 
     def add(self, element: int) -> None:
         """Select a candidate."""
-        row = self.features.row(element)
-        across, left = kernels.shrink(self._middle, row, self.scale)
-        factor = self.scale / (1 + self.scale * left)
-        self.features.with_row(across, self._left, kernels.SUBTRACT_SQUARES, factor)
+        self._make_room(1)
+        super().add(element)
+
+    def extend(self, taken: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Add the best candidate that is not taken, `count` times; see `Objective.extend`."""
+        self._make_room(count)
+        elements, left = self.advance(taken, count)
+        return elements, np.log1p(self.scale * left)
+
+    def _make_room(self, count: int) -> None:
+        """Room to note more elements, for as many again if there is none."""
+        across, factors = self._search.across, self._search.factors
+        added = int(self._search.counts[linear.ADDED])
+        if added + count > len(factors):
+            more = added + count
+            self._search = self._search._replace(
+                across=np.concatenate([across, np.empty((more, across.shape[1]))]),
+                factors=np.concatenate([factors, np.empty(more)]),
+            )
+
+    def _best_of(self, candidates: np.ndarray) -> int:
+        # Residuals that nearly are the largest may have the same logarithm, which decides.
+        return int(candidates[np.argmax(self.logs(candidates))])
 
     def restrict(self, candidates: np.ndarray) -> "Spanned":
         """The same with fewer candidates."""

@@ -10,6 +10,8 @@ import scipy.sparse
 import subsel
 from subsel import LogDeterminant
 from subsel.kernels import reference
+from subsel.objectives import Objective
+from subsel.sources import linear
 
 N, D = 300, 12
 
@@ -47,7 +49,7 @@ def test_long_searches_stay_exact(X, metric, dtype):
 
 @pytest.mark.parametrize("metric", ["dot", "rbf"])
 def test_bits_do_not_depend_on_threads_or_layout(X, metric, monkeypatch):
-    for module in ("columns", "residuals"):
+    for module in ("columns", "residuals", "linear"):
         monkeypatch.setattr(f"subsel.sources.{module}._PARALLEL_WORK", 0)
     K = raw(X, metric)
     threads = numba.get_num_threads()
@@ -68,6 +70,30 @@ def test_bits_do_not_depend_on_threads_or_layout(X, metric, monkeypatch):
         for other in others:
             np.testing.assert_array_equal(other.indices, first.indices)
             np.testing.assert_array_equal(other.gains, first.gains)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("metric", ["dot", "cosine"])
+@pytest.mark.parametrize("whole", [False, True])
+def test_lazily_the_same_bits_as_from_every_gain(metric, threads, whole, monkeypatch):
+    monkeypatch.setattr(linear, "threads", lambda: threads)
+    monkeypatch.setattr(linear, "_PARALLEL_WORK", 5000)
+    monkeypatch.setattr(linear, "PORTION", 2000)
+    X = np.random.default_rng(1).normal(size=(700, 5))
+    X = np.rint(X) if whole else X  # with many ties
+    f, plain = (LogDeterminant.from_features(X, metric=metric, scale=0.5) for _ in range(2))
+    closed = np.arange(700) % 7 == 3
+    open_ = closed.copy()
+    for count in (1, 4, 60, 200):
+        found, wanted = f.extend(closed, count), Objective._extend(plain, open_, count, None)
+        np.testing.assert_array_equal(found, wanted)
+        np.testing.assert_array_equal(closed, open_)
+        last = int(np.flatnonzero(~closed)[-1])
+        closed[last] = open_[last] = True
+        f.add(last)
+        plain.add(last)
+        np.testing.assert_array_equal(f.gains([7, 650]), plain.gains([7, 650]))
+    np.testing.assert_array_equal(f.gains(np.arange(700)), plain.gains(np.arange(700)))
 
 
 def test_copies_come_last_and_say_so():

@@ -17,12 +17,6 @@ from subsel.kernels.cpu.vectors import LANES, one_line, tile_products
 
 PRODUCT, EUCLIDEAN, HALF_SQUARE, RBF, MANHATTAN, UNEQUAL, EQUAL = range(7)
 
-WRITE, ADD, SUBTRACT_SQUARES = range(3)
-"""What becomes of a column: it is written, or changes a number that each row has already.
-
-The latter spares a pass over as many numbers as there are rows, and all of it runs on all threads.
-"""
-
 _CHUNK = 16
 """Tiles that one thread goes through together."""
 
@@ -102,38 +96,30 @@ def _numbers(rows, b, v, out):
 
 
 @inner(makes_arrays=True)
-def _column_of_chunk(rows, c, v, out, use, factor):
+def _column_of_chunk(rows, c, v, out, add):
     line = np.empty(LANES)
     for b in range(c * _CHUNK, min((c + 1) * _CHUNK, rows.tiles.shape[0])):
         _numbers(rows, b, v, line)
         first = b * LANES
-        count = min(LANES, out.size - first)
-        if use == WRITE:
-            for j in range(count):
-                out[first + j] = line[j]
-        elif use == ADD:
-            for j in range(count):
-                out[first + j] += line[j]
-        else:
-            for j in range(count):
-                out[first + j] -= line[j] * line[j] * factor
+        for j in range(min(LANES, out.size - first)):
+            out[first + j] = out[first + j] + line[j] if add else line[j]
 
 
 @kernel
-def column_serial(rows, v, out, use, factor):
-    """The numbers x of all rows and of a row `v` (d,), float64, for `out` (n,).
+def column_serial(rows, v, out, add):
+    """The numbers of all rows and of a row `v` (d,), float64, into `out` (n,), or added to it.
 
-    `use` is one of the constants above: `out` becomes x, out + x, or out - x * x * factor.
+    Adding them here spares a pass over as many numbers as there are rows, and uses all threads.
     """
     for c in range(-(-rows.tiles.shape[0] // _CHUNK)):
-        _column_of_chunk(rows, c, v, out, use, factor)
+        _column_of_chunk(rows, c, v, out, add)
 
 
 @kernel(parallel=True)
-def column_parallel(rows, v, out, use, factor):
+def column_parallel(rows, v, out, add):
     """The same on all threads."""
     for c in prange(-(-rows.tiles.shape[0] // _CHUNK)):
-        _column_of_chunk(rows, c, v, out, use, factor)
+        _column_of_chunk(rows, c, v, out, add)
 
 
 @inner(makes_arrays=True)
@@ -211,31 +197,6 @@ def best(base, raised, factor, taken):
         if base[j] - factor * raised[j] == most and not taken[j]:
             return j, most
     return -1, most
-
-
-@kernel
-def leaders(values, taken, added, share):
-    """Places of values, neither taken nor added, of at least `share` times the largest of them.
-
-    The largest is at least 0. One maximum for each lane of a line makes vector instructions of it.
-    """
-    tops, n = one_line(values), values.size
-    tops[:] = 0.0
-    for first in range(0, n, LANES):
-        part, count = values[first : first + LANES], min(LANES, n - first)
-        closed, known = taken[first : first + LANES], added[first : first + LANES]
-        for j in range(count):
-            value = 0.0 if closed[j] | known[j] else part[j]
-            tops[j] = value if value > tops[j] else tops[j]
-    least, count = share * tops.max(), 0
-    for j in range(n):
-        count += values[j] >= least
-    out, at = np.empty(count, np.int64), 0
-    for j in range(n):
-        if values[j] >= least:
-            out[at] = j
-            at += not (taken[j] or added[j])
-    return out[:at]
 
 
 @kernel
