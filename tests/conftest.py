@@ -9,6 +9,16 @@ settings.register_profile("subsel", deadline=None, max_examples=60, derandomize=
 settings.load_profile("subsel")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def few_rows_are_searched_as_many():
+    """A matrix is made of few rows only where a test asks for it; tests have few rows."""
+    from subsel.sources import scale
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scale, "FEW_ROWS", 0)
+        yield
+
+
 def pytest_collection_modifyitems(items):
     """Toys are small: what a defense says of small classes and odd rounds is no error there."""
     for item in items:

@@ -167,10 +167,15 @@ def by_type(stub: Any = None, *, inline: bool = False, makes_arrays: bool = Fals
 class _CompilationNotice(event.Listener):
     """Tells a waiting user, once, that kernels are being compiled; cached kernels are not."""
 
+    def __init__(self) -> None:
+        self._told = False
+
     def on_start(self, event_: Any) -> None:
         """Write the notice when the first kernel of subsel is compiled."""
-        if event_.data["dispatcher"].py_func.__module__.startswith("subsel.kernels"):
-            event.unregister("numba:compile", self)
+        module = event_.data["dispatcher"].py_func.__module__
+        if not self._told and module.startswith("subsel.kernels"):
+            # It stays registered: Numba would pass over the next listener, somebody else's.
+            self._told = True
             said = "compiling for this kind of input, once on this machine; up to half a minute"
             logging.getLogger("subsel").info(said)
             if sys.stderr.isatty():
@@ -227,7 +232,7 @@ class _InterruptsKept(event.Listener):
 
 
 event.register("numba:compile", _InterruptsKept())
-event.register("numba:compile", _CompilationNotice())  # last: it removes itself
+event.register("numba:compile", _CompilationNotice())
 
 
 # --- Threads ----------------------------------------------------------------------------------

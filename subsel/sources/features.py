@@ -244,21 +244,23 @@ class Conditioned:
         rows = read_only(np.pad(self.rows[:], [(0, -n % LANES), (0, 0)]))
         count = len(rows) // LANES
         tiles = read_only(rows.reshape(count, LANES, d).transpose(0, 2, 1))
-        out, sums = np.empty((n, n), rows.dtype), np.zeros((cpu.threads(), n))
-        least, fixed = math.inf, (tiles.reshape(count, d * LANES), rows, self.rule)
+        # A product with each of sixteen features counts as a similarity.
+        pieces = cpu.threads() if n * n // 2 * d >= 16 * base.PARALLEL_WORK else 1
+        out, sums, least = np.empty((n, n), rows.dtype), np.zeros((pieces, n)), np.empty(pieces)
+        smallest, fixed = math.inf, (tiles.reshape(count, d * LANES), rows, self.rule)
         for part in portions(count, portion(n * n // 2, count)):
-            if len(sums) > 1:
-                found = cpu.tile_matrix_parallel(*fixed, part.start, part.stop, out, sums)
+            if pieces == 1:
+                least[0] = cpu.tile_matrix(*fixed, part.start, part.stop, 1, out, sums[0])
             else:
-                found = cpu.tile_matrix(*fixed, part.start, part.stop, 1, out, sums[0])
-            least = min(least, found)
+                cpu.tile_matrix_parallel(*fixed, part.start, part.stop, out, sums, least)
+            smallest = min(smallest, float(least.min()))
         scale = self.scale
         similarity = DenseSimilarity(
             read_only(out[: self.n_points]), span=scale.span, symmetric=self.n_points == n,
             offset=scale.offset, unit=scale.unit,
         )  # fmt: skip
         if self.n_points == n:
-            similarity.known = sums.sum(axis=0), least
+            similarity.known = sums.sum(axis=0), smallest
         return similarity
 
 

@@ -29,6 +29,8 @@ DENSE_FROM_DIMENSION = 33
 """Width of features from which on a matrix in memory is faster than computing again; below it the
 bounds on distance skip more than the matrix saves (docs/performance.md)."""
 
+FEW_ROWS = 1024
+"""Up to so many rows a matrix is as fast in any dimension, and its kernels compile sooner."""
 
 _PORTION = 2**18
 """Numbers that are centred at a time."""
@@ -127,7 +129,7 @@ def matrix_pays(metric: str, d: int) -> bool:
 def matrix_fits(metric: str, n: int, d: int, itemsize: int, memory: int) -> bool:
     """Whether a matrix pays and takes no more than so many bytes."""
     size = n * n * (itemsize + 1)  # 1: see `DenseSimilarity.thinned`
-    return matrix_pays(metric, d) and size <= memory
+    return (n <= FEW_ROWS or matrix_pays(metric, d)) and size <= memory
 
 
 def round_up(x: float) -> float:

@@ -155,6 +155,16 @@ def test_memory_does_not_change_the_selection_of_narrow_features(metric, d, monk
     same(recomputed, in_memory)
 
 
+def test_a_matrix_is_made_of_few_rows_of_any_width(metric, monkeypatch):
+    X = np.random.default_rng(0).standard_cauchy((91, 3)).astype(np.float32)
+    recomputed = [subsel.select(X[:n], 30, metric=metric, memory=0) for n in (90, 91)]
+    monkeypatch.setattr("subsel.sources.scale.FEW_ROWS", 90)
+    chosen = [subsel.select(X[:n], 30, metric=metric) for n in (90, 91)]
+    assert [part.path for part in chosen] == ["dense", "dense" if metric == "dot" else "features"]
+    for part, other in zip(chosen, recomputed, strict=True):
+        same(part, other)
+
+
 def test_the_first_of_many_equal_rows_of_wide_features():
     """Rounding of a wide distance is larger than it looks; bounds on it have to allow for that."""
     X = np.zeros((700, 2048), np.float32)

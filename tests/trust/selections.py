@@ -440,8 +440,9 @@ EARLIER = {
     "subsel.sources.dense._THIN_FROM": [0],
     "subsel.sources.dense._THIN_TO": [2, 32],
     "subsel.sources.scale.DENSE_FROM_DIMENSION": [1],
+    "subsel.sources.scale.FEW_ROWS": [0, 1024],
 }
-"""Sizes from which on other ways are taken, and smaller ones, so that few rows take them too."""
+"""Sizes at which another way is taken, and smaller ones, so that few rows take both."""
 
 
 def trial(seed):

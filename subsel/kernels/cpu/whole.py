@@ -137,9 +137,10 @@ def tile_matrix(tiles, rows, rule, first, stop, step, out, sums):
                 if b > block and width == LANES:
                     add_lines_both_ways(quad, -np.inf, np.inf, i, total, own)
             for i in range(height):
-                line = part[i * LANES : i * LANES + width]
-                out[top + i, left : left + width] = line
+                line, place = part[i * LANES : i * LANES + width], out[top + i, left : left + width]
+                # Numba compiles the assignment of a slice for three times as long as this loop.
                 for j in range(width):
+                    place[j] = line[j]
                     least[j] = line[j] if line[j] < least[j] else least[j]
                 if b == block or width < LANES:
                     for j in range(width):
@@ -158,14 +159,14 @@ def tile_matrix(tiles, rows, rule, first, stop, step, out, sums):
                 for i in range(LANES):
                     for j in range(width):
                         sums[top + i] += part[i * LANES + j]
-    return least.min()
+    smallest = least[0]
+    for j in range(1, LANES):
+        smallest = least[j] if least[j] < smallest else smallest
+    return smallest
 
 
 @kernel(parallel=True)
-def tile_matrix_parallel(tiles, rows, rule, first, stop, out, sums):
-    """The same of ``range(first, stop)``, on as many threads as there are rows in `sums`."""
-    pieces = sums.shape[0]
-    least = np.empty(pieces)
-    for p in prange(pieces):
-        least[p] = tile_matrix(tiles, rows, rule, first + p, stop, pieces, out, sums[p])
-    return least.min()
+def tile_matrix_parallel(tiles, rows, rule, first, stop, out, sums, least):
+    """The same of ``range(first, stop)``, on a thread for each row of `sums`, each with a least."""
+    for p in prange(least.size):
+        least[p] = tile_matrix(tiles, rows, rule, first + p, stop, least.size, out, sums[p])
