@@ -134,31 +134,23 @@ def tile_matrix(tiles, rows, rule, first, stop, step, out, sums):
                 quad = part[i * LANES : (i + 4) * LANES]
                 picked = (top + i, top + i + 1, top + i + 2, top + i + 3)
                 similarities(tiles[b], rows, picked, metric, gamma, up, down, quad)
-                if b > block and width == LANES:
-                    add_lines_both_ways(quad, -np.inf, np.inf, i, total, own)
+                for j in range(width, LANES):  # of padding, which must not count
+                    for q in range(4):
+                        quad[q * LANES + j] = 0.0
+                add_lines_both_ways(quad, -np.inf, np.inf, i, total, own)
             for i in range(height):
                 line, place = part[i * LANES : i * LANES + width], out[top + i, left : left + width]
                 # Numba compiles the assignment of a slice for three times as long as this loop.
                 for j in range(width):
                     place[j] = line[j]
                     least[j] = line[j] if line[j] < least[j] else least[j]
-                if b == block or width < LANES:
-                    for j in range(width):
-                        sums[left + j] += line[j]
-            if b == block:
-                continue
-            for j in range(width):
-                for i in range(LANES):
-                    out[left + j, top + i] = part[i * LANES + j]
-            if width == LANES:
-                for j in range(LANES):
+                for k in range(8):
+                    sums[top + i] += own[8 * i + k]
+            if b > block:
+                for j in range(width):
                     sums[left + j] += total[j]
-                    for k in range(8):
-                        sums[top + j] += own[8 * j + k]
-            else:
-                for i in range(LANES):
-                    for j in range(width):
-                        sums[top + i] += part[i * LANES + j]
+                    for i in range(LANES):
+                        out[left + j, top + i] = part[i * LANES + j]
     smallest = least[0]
     for j in range(1, LANES):
         smallest = least[j] if least[j] < smallest else smallest
