@@ -34,7 +34,7 @@ import subsel
 from benchmarks.poisoning.report import markdown
 from benchmarks.scaling.rows import open_rows
 from benchmarks.selection.inputs import load, made
-from benchmarks.selection.measure import append, conditions, processor, read, source
+from benchmarks.selection.measure import append, conditions, read, source
 from subsel.distributed import engines
 from subsel.distributed.plan import layout
 from subsel.files import written_whole
@@ -367,8 +367,8 @@ def report(scale):
 
     python -m benchmarks.scaling report
 
-{processor()}. Each section says when it was measured, and the load of the machine at that
-time, which is the number of processes that wanted to run on its {os.cpu_count()} cores.
+Each section says when and on which machine it was measured, and what the load was at that time: the
+number of processes that wanted to run on the machine's {os.cpu_count()} cores.
 
 """ + "\n".join(parts)
     with written_whole(PAGE) as part:
@@ -423,7 +423,8 @@ seeds. Coverage, as above, compares with the selection of `select` from all rows
 
 def speed_section(r):
     times = {name: statistics.median(values) for name, values in r["seconds"].items()}
-    rows = [[name, f"{value:.2f}"] for name, value in times.items()]
+    rows = [[name.replace("1 workers", "1 worker"), f"{t:.2f}"] for name, t in times.items()]
+    engine = times["1 workers"] / times["loop"] - 1
     return f"""## Speed
 
 {made_by(r)}
@@ -435,7 +436,7 @@ second process helps on this machine.
 {markdown(["", "seconds"], rows)}
 Two workers are {times["1 workers"] / times["2 workers"]:.2f} times as fast as one (target: at least
 1.7); two loops do {2 * times["loop"] / times["two loops at once"]:.2f} times what one does in the
-same time. The engine adds {times["1 workers"] / times["loop"] - 1:.0%} to the loop (at most 15 %).
+same time. The engine adds {100 * engine:.0f} % to the loop (target: at most 15 %).
 """
 
 

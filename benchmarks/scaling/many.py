@@ -112,7 +112,7 @@ def report():
 
 {one["n"]} × 64 embeddings with noise, k = {one["k"]}, {SEEDS} seeds. Coverage compares what is
 gained after the first pick with what greedy on all rows gains: (F − F₁) / (F* − F₁), F over all
-rows. Seconds are those of the processor.
+rows. Seconds are processor time.
 
 {markdown(["searched", "coverage, mean", "worst", "seconds"], table).rstrip()}"""
     runs = [entry for entry in entries if entry["command"] == "run"]
@@ -125,10 +125,11 @@ rows. Seconds are those of the processor.
 {last["conditions"]}
 
 `subsel.select(X, {last["k"]}, method="auto")` on {last["n"]} × 64 embeddings with noise
-({last["rows_megabytes"]:.0f} MB) took {last["clock"]:.0f} s, {last["seconds"]:.0f} s of the
-processor, and {last["megabytes"]:.0f} MB at the peak beside X. Searched: {last["path"]}.
-The machine's two cores did other work as well. No certificate is known for the result: the bound of
-a search holds for the rows that were searched.
+({last["rows_megabytes"]:.0f} MB) took {last["clock"]:.0f} s, of which {last["seconds"]:.0f} s
+were processor time, and at the peak {last["megabytes"]:.0f} MB of memory beside X. Its `path` is
+"{last["path"]}".
+The machine's two cores did other work as well. No bound is known for the result, because the bound
+of a search holds only for the rows that were searched.
 """
     with written_whole(PAGE) as part:
         part.write_text(text.rstrip() + "\n")

@@ -86,7 +86,7 @@ def main():
 
     python -m benchmarks.selection.certificates
 
-The numbers are `value / bound` of greedy's selection, a proven part of the largest possible F.
+The numbers are `value / bound` of greedy's selection: at least this part of the largest possible F.
 n = {args.n}, k = {args.n // 10}; gradients are of one class. A number far from 1 may mean that
 the bound is loose. A dash means that the objective is not monotone for these rows.
 

@@ -106,9 +106,8 @@ def conditions(threads, *packages):
         except PackageNotFoundError:
             continue
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return (
-        f"{date.today()}; {processor()}, {threads} threads, {memory:.0f} GiB; {', '.join(versions)}"
-    )
+    used = f"{threads} thread{'' if threads == 1 else 's'}"
+    return f"{date.today()}; {processor()}, {used}, {memory:.0f} GiB; {', '.join(versions)}"
 
 
 def processor():

@@ -184,10 +184,11 @@ def page(records, notes):
 
     python -m benchmarks.selection.peers
 
-Each library goes from features (n × 10, euclidean) to indices, with k = n / 10, or f of each
-class, in a separate process. MB is the peak of memory beyond the input. subsel, apricot and
-kmedoids minimize the sum of distances, and differ only in near-ties. submodlib's similarity is
-exp(-distance / 10). apricot compiles at every fit, which takes a second or more of its time.
+Each library goes from features (n × 10, euclidean) to indices, in a separate process. It selects
+k = n / 10 rows, or in EPIC's step a fraction f of each class. MB is the peak of memory beyond the
+input. subsel, apricot and kmedoids minimize the sum of distances, and differ only in near-ties.
+submodlib's similarity is exp(-distance / 10). apricot compiles at every fit, which takes a second
+or more of its time.
 
 {table(records, problems)}
 ![Seconds against n, for each library]({PLOT.name})

@@ -97,9 +97,10 @@ def page(records, machine, peers, notes):
 
     python -m benchmarks.selection.report
 
-Seconds are medians; MB is the peak of memory beyond the input. *Pairs* is the number of computed
-similarities as a part of all (n², or the non-zeros), and *path* is how they were obtained. Rows
-marked as older were measured with another version of the source than the machine's figures below.
+Seconds are medians. MB is the peak of memory beyond the input. *Pairs* is the number of computed
+similarities, divided by the number of all of them (n², or the non-zeros). *Path* says how they were
+obtained. A row that is marked as older was measured with another version of the source than the
+figures of the machine below.
 
 {markdown(head, rows)}
 ## Targets
@@ -110,11 +111,11 @@ marked as older were measured with another version of the source than the machin
 A copy moves {machine["bandwidth"] / 1e9:.1f} GB a second (bytes read and written, all threads);
 sgemm does {machine["flops"] / 1e9:.0f} Gflop a second (a multiply-add is two).
 
-At least, a selection must read the input once and compute one inner product for each unordered
-pair of rows. (For a given matrix it is one operation for each entry, and for a sample the inner
-products of all rows with those selected.) The table has the seconds that this takes at the rates
-above, and their part of our time. It is no lower bound if bounds leave out tiles of rows. Exact
-differences take twice the operations of inner products.
+A selection must at least read the input once, and compute one inner product for each unordered
+pair of rows. (For a given matrix it must do one operation for each entry. For a sample it must
+compute the inner products of all rows with those selected.) The table has the seconds that this
+takes at the rates above, and which part of our time they are. Where bounds leave out tiles of rows,
+these seconds are no lower bound. Exact differences take twice the operations of inner products.
 
 {markdown(limits_head, limits)}"""
 

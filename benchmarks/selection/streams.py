@@ -86,8 +86,8 @@ def main():
 
 The numbers are F of a selection in one pass, divided by F of greedy's selection, over all rows.
 The stream comes in {args.seeds} random orders, of which the table has the worst and the mean,
-and once class by class. `StreamSelector` represents the first 1000 rows of the stream. If the rows
-come class by class, these are no random sample.
+and once class by class. `StreamSelector` represents the first 1000 rows of the stream, which are no
+random sample if the rows come class by class.
 
 {markdown(HEAD, lines)}""")
 

@@ -157,10 +157,11 @@ def main():
     python -m benchmarks.selection.swaps
 
 The table compares `refine` for facility location on distances with `kmedoids.fasterpam`, from the
-same start, with n = 5000. Seconds are the fastest of {REPEATS} runs; those of subsel include the
-bound. *Ratio* is FasterPAM's time as a multiple of subsel's, both from the matrix. The loss is the
-sum of distances. With one thread, FasterPAM tries candidates in the same order as subsel and makes
-the same swaps. With several threads it uses a random order, and ends in another local optimum.
+same start, with n = 5000. Seconds are the fastest of {REPEATS} runs, and those of subsel include
+the time for the bound. *Ratio* is FasterPAM's time as a multiple of subsel's, both from the matrix.
+The loss is the sum of distances. With one thread, FasterPAM tries candidates in the same order as
+subsel and makes the same swaps. With several threads it uses a random order, and ends in another
+local optimum.
 
 {markdown(HEAD, lines)}""")
 
