@@ -258,7 +258,7 @@ def bad_entry(entry: float, where: str, place: str = "", what: str = "similariti
     """The error for an entry that is not finite, or is negative."""
     if math.isfinite(entry):
         wanted = f"{what} must not be negative (shift them, or clip them)"
-        if what == "similarities":
+        if where.startswith("similarity["):  # a matrix that a user gave
             wanted += "; for features, use from_features"
     else:
         wanted = "every entry must be finite"

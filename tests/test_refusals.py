@@ -175,3 +175,18 @@ def test_an_objective_where_a_name_is_wanted_and_what_is_none(call, words):
 def test_columns_and_features_that_are_out_of_place(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def test_a_metric_of_two_rows_is_told_of_blocks():
+    def distance(a, b):
+        return float(a @ b)  # of two rows
+
+    rows = np.random.default_rng(0).random((50, 3))
+    with pytest.raises(ValueError, match="matmul") as caught:
+        subsel.greedy(subsel.DisparityMin.from_features(rows, distance), 2)
+    assert any("blocks of rows, A (" in note for note in caught.value.__notes__)
+
+
+def test_only_a_matrix_of_the_users_is_perhaps_features():
+    with pytest.raises(ValueError, match=r"metric\(A, B\).* clip them\)$"):
+        subsel.select(X, 2, metric=lambda A, B: -A @ B.T)

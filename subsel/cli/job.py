@@ -146,7 +146,7 @@ class Job:
         if "costs" not in columns and budget is not None and not 0 < budget <= n:
             raise InputError(f"--budget must be in 1..{n}, the number of rows, not {budget}")
         began = time.perf_counter()
-        self.tell(f"selecting from {n} rows of {d} numbers")
+        self.tell(f"selecting from {n} rows of {d} number{'' if d == 1 else 's'}")
         if args.scheduler is not None or (args.partitions or 1) > 1:
             chosen = self._in_partitions(X, budget, options)
         else:

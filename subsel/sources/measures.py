@@ -159,7 +159,15 @@ class CalledColumns(RowColumns):
 
     def block(self, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
         """The checked result of the function for two blocks."""
-        numbers = as_float_array(self.function(rows, others), "what metric(A, B) returns")
+        try:
+            found = self.function(rows, others)
+        except Exception as error:
+            error.add_note(
+                f"metric(A, B) got blocks of rows, A {rows.shape} and B {others.shape}; it must "
+                "return a number for each row of A and each of B"
+            )
+            raise
+        numbers = as_float_array(found, "what metric(A, B) returns")
         if numbers.shape != (len(rows), len(others)):
             raise ValueError(
                 f"metric(A, B) must return a number for each row of A and each of B, shape "
