@@ -98,25 +98,26 @@ def _how_to_read(report: "Report") -> list[str]:
             "Signatures), and whether it is in the smaller of two clusters of its class "
             "(Activation Clustering).</p>",
             "<p>Every data set has examples with a high suspicion: rare views, odd images, wrong "
-            "labels. So look at them, and at what they are near to. Several of them beside the "
-            "same example, or beside the same other class, are a sign of an attack.</p>",
+            "labels. Look at these examples, and at what they are near to. Several of them beside "
+            "the same example, or beside the same other class, are a sign of an attack.</p>",
         ]
     first = "Look first at those with a large distance to their class."
     if "loss_now" in report.columns:
         first = (
-            "So look first at what comes first: its label is far less likely now than when it was "
-            "dropped. A harmless example mostly stays likely, because others like it are still "
-            "trained on. A poison often does not, because only poisons taught the model its label."
+            "Look first at the examples at the top: their labels are far less likely now than when "
+            "they were dropped. The label of a harmless example mostly stays likely, because "
+            "others like it are still trained on. That of a poison often does not, because only "
+            "poisons taught it to the model."
         )
     return [
         "<h2>How to read this</h2>",
         "<p>EPIC drops the examples whose gradient stands alone in their class. A targeted poison "
         "is such an example, because it has to pull the model towards another class. But most of "
-        "what EPIC drops is harmless: rare views, odd images, wrong labels. So an example in this "
-        "list is not a poison because it is in the list.</p>",
+        "what EPIC drops is harmless: rare views, odd images, wrong labels. Being in this list "
+        "does not make an example a poison.</p>",
         f"<p>{first} Then look at what they are near to: several of them beside the same "
-        "example, or beside the same other class, are a sign of an attack. Wrong labels show "
-        "themselves too: there the picture belongs to the class that the model predicts.</p>",
+        "example, or beside the same other class, are a sign of an attack. Wrong labels can be "
+        "seen too: then the example belongs to the class that the model predicts.</p>",
     ]
 
 
@@ -212,8 +213,8 @@ def _suspicious(report: "Report") -> list[str]:
         )
     return [
         "<h2>The most suspicious</h2>",
-        "<p>Each with the kept example that the trained model finds most like it, and the most "
-        "like it of its own class.</p>",
+        "<p>Each is shown beside the kept example that the trained model finds most like it, and "
+        "beside the one of its own class that is most like it.</p>",
         f'<div class="sheet">{"".join(cards)}</div>',
     ]
 

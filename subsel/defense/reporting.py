@@ -286,7 +286,7 @@ def _columns(
             for name in facts:
                 columns[name][i] = facts[name][place]
             if (p := columns["probability"][i]) is not None:
-                columns["loss"][i] = float(-np.log(max(p, 1e-30)))
+                columns["loss"][i] = abs(float(np.log(max(p, 1e-30))))  # 0, and not -0
     if seen is not None:
         predicted = seen.logits.argmax(dim=1).tolist()
         columns["predicted"] = [names[c] if c < len(names) else str(c) for c in predicted]

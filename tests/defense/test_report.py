@@ -100,6 +100,15 @@ class TestEvidence:
         assert plain["dropped"] == entry.dropped.tolist()
 
 
+def test_the_loss_of_a_sure_label_is_0_and_not_minus_0():
+    epic = EPIC(N, subset_size=0.3, warmup=0, interval=1)
+    epic.prune(*last_layer_gradients(make_net(), DATA), 0)
+    epic.history[0].evidence["probability"][:] = 1
+    losses = [row["loss"] for row in report(epic, DATA).rows() if row["loss"] is not None]
+    assert losses
+    assert {str(loss) for loss in losses} == {"0.0"}
+
+
 class TestDuplicates:
     def test_groups_and_what_is_left(self):
         rng = np.random.default_rng(0)
