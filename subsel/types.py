@@ -1,10 +1,12 @@
 """The types of arguments, as editors and type checkers see them."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
 
 import numpy as np
-import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 
 class SparseMatrix(Protocol):
@@ -26,8 +28,16 @@ class Table(Protocol):
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object: ...
 
 
-ArrayLike = npt.ArrayLike | SparseMatrix | Exchangeable | Table
-"""What can be read as an array: NumPy's, lists, tensors, tables, sparse matrices."""
+if TYPE_CHECKING:
+    ArrayLike = npt.ArrayLike | SparseMatrix | Exchangeable | Table
+else:
+
+    class ArrayLike:
+        """What can be read as an array: NumPy's, lists, tensors, tables, sparse matrices.
+
+        At run time it is only a name, so that `help` shows this name and not twenty types.
+        """
+
 
 MetricName = Literal[
     "euclidean", "cosine", "dot", "rbf",

@@ -98,3 +98,10 @@ def test_modules_are_attributes_and_dir_shows_public_names():
     assert {"constraints", "defense", "estimators", "plots", "select", "testing"} <= {*dir(subsel)}
     assert not [name for name in dir(subsel) if name in ("Any", "TYPE_CHECKING", "import_module")]
     assert subsel.plots.curve
+
+
+def test_help_names_arrays_by_one_name():
+    for function in (subsel.select, subsel.greedy, subsel.assign, subsel.constraints.Knapsack):
+        shown = str(inspect.signature(function))
+        assert "subsel.types.ArrayLike" in shown
+        assert "numpy._typing" not in shown

@@ -275,6 +275,7 @@ def summarize(
 def plot_dropped(result: TrainResult, labels: np.ndarray, classes: Sequence[str]) -> bytes:
     """Draw a PNG of how many examples were dropped before each epoch, by class, and were left."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
@@ -297,7 +298,7 @@ def plot_dropped(result: TrainResult, labels: np.ndarray, classes: Sequence[str]
     )
     kept.set(ylabel="kept", ylim=(0, len(labels) * 1.05))
     for axis in (axes.xaxis, axes.yaxis):
-        axis.get_major_locator().set_params(integer=True)
+        axis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(loc="outside right upper", fontsize="small")
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=120)
