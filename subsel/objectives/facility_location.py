@@ -302,8 +302,8 @@ class FacilityLocation(Objective):
     def from_neighbors(
         cls,
         indices: ArrayLike,
-        similarities: ArrayLike | None = None,
         *,
+        similarities: ArrayLike | None = None,
         distances: ArrayLike | None = None,
         n_candidates: int | None = None,
         backend: str = "auto",

@@ -227,7 +227,7 @@ def test_one_row_one_column_and_zeros(make, name, value):
     if name == "indices":
 
         def make(indices):
-            return fl.from_neighbors(indices, 0.0 * indices)
+            return fl.from_neighbors(indices, similarities=0.0 * indices)
 
         cases = [value, np.zeros((1, 1), int), value - N]
     for case in cases:

@@ -65,7 +65,7 @@ def test_a_graph_of_neighbours():
         cls.from_neighbors(own, distances=far),
         cls.from_neighbors(at, distances=graph.data.reshape(200, 6)),
         cls.from_neighbors(missing, distances=padded),
-        cls.from_neighbors(own, graph.data.max() - far),
+        cls.from_neighbors(own, similarities=graph.data.max() - far),
     ):
         chosen = subsel.greedy(f, 40)
         np.testing.assert_array_equal(chosen.indices, indices)
@@ -75,14 +75,21 @@ def test_a_graph_of_neighbours():
 
 
 def test_points_without_a_selected_neighbour_are_told_apart():
-    f = subsel.FacilityLocation.from_neighbors([[0, 1], [1, 0], [2, -1]], np.ones((3, 2)))
+    f = subsel.FacilityLocation.from_neighbors(
+        [[0, 1], [1, 0], [2, -1]], similarities=np.ones((3, 2))
+    )
     subsel.greedy(f, 1)
     np.testing.assert_array_equal(f.assignment, [0, 0, -1])
 
 
+def test_distances_cannot_stand_where_similarities_are_expected():
+    with pytest.raises(TypeError, match="positional"):
+        subsel.FacilityLocation.from_neighbors([[0, 1], [1, 0]], [[0.0, 1.0], [0.0, 1.0]])
+
+
 def test_neighbours_among_other_candidates():
     f = subsel.FacilityLocation.from_neighbors(
-        [[0], [6], [6]], [[1.0], [1.0], [0.5]], n_candidates=8
+        [[0], [6], [6]], similarities=[[1.0], [1.0], [0.5]], n_candidates=8
     )
     assert (f.n, f.n_points) == (8, 3)
     np.testing.assert_array_equal(subsel.greedy(f, 2).indices, [6, 0])
@@ -139,21 +146,45 @@ cls = subsel.FacilityLocation
         (lambda: subsel.select(np.ones((2, 3)), 1, metric="precomputed"), "X must be square"),
         (lambda: cls.from_neighbors([[0]]), "give either similarities or distances"),
         (
-            lambda: cls.from_neighbors([[0]], [[1]], distances=[[1]]),
+            lambda: cls.from_neighbors([[0]], similarities=[[1]], distances=[[1]]),
             "give either similarities or dist",
         ),
-        (lambda: cls.from_neighbors([[0.0]], [[1]]), r"indices must be integers \(n, k\), or a sp"),
-        (lambda: cls.from_neighbors([0], [1]), "indices must be integers"),
-        (lambda: cls.from_neighbors([[0], [0, 1]], [[1]]), "indices must be a rectangular"),
-        (lambda: cls.from_neighbors(np.ma.masked_array([[0]]), [[1]]), "indices is a masked array"),
-        (lambda: cls.from_neighbors([[1]], [[1]]), r"indices\[0, 0\] is 1; it must be below 1"),
-        (lambda: cls.from_neighbors([[0, 0]], [[1, 1]]), r"indices\[0\] contains 0 more than once"),
-        (lambda: cls.from_neighbors([[0]], [[1, 2]]), r"similarities must have the shape of ind"),
-        (lambda: cls.from_neighbors([[0]], [[-1.0]]), r"similarities\[0, 0\] is -1.0"),
+        (
+            lambda: cls.from_neighbors([[0.0]], similarities=[[1]]),
+            r"indices must be integers \(n, k\), or a sp",
+        ),
+        (lambda: cls.from_neighbors([0], similarities=[1]), "indices must be integers"),
+        (
+            lambda: cls.from_neighbors([[0], [0, 1]], similarities=[[1]]),
+            "indices must be a rectangular",
+        ),
+        (
+            lambda: cls.from_neighbors(np.ma.masked_array([[0]]), similarities=[[1]]),
+            "indices is a masked array",
+        ),
+        (
+            lambda: cls.from_neighbors([[1]], similarities=[[1]]),
+            r"indices\[0, 0\] is 1; it must be below 1",
+        ),
+        (
+            lambda: cls.from_neighbors([[0, 0]], similarities=[[1, 1]]),
+            r"indices\[0\] contains 0 more than once",
+        ),
+        (
+            lambda: cls.from_neighbors([[0]], similarities=[[1, 2]]),
+            r"similarities must have the shape of ind",
+        ),
+        (lambda: cls.from_neighbors([[0]], similarities=[[-1.0]]), r"similarities\[0, 0\] is -1.0"),
         (lambda: cls.from_neighbors([[0]], distances=[[np.inf]]), r"distances\[0, 0\] is inf"),
-        (lambda: cls.from_neighbors([[0]], [["a"]]), "similarities must be numeric"),
-        (lambda: cls.from_neighbors([[0]], [[1]], n_candidates=0), "n_candidates must be in 1"),
-        (lambda: cls.from_neighbors(sp.eye_array(2).tocsr(), [[1]]), "a graph has its distances"),
+        (lambda: cls.from_neighbors([[0]], similarities=[["a"]]), "similarities must be numeric"),
+        (
+            lambda: cls.from_neighbors([[0]], similarities=[[1]], n_candidates=0),
+            "n_candidates must be in 1",
+        ),
+        (
+            lambda: cls.from_neighbors(sp.eye_array(2).tocsr(), similarities=[[1]]),
+            "a graph has its distances",
+        ),
     ],
 )
 def test_refused(call, message):
