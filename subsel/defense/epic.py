@@ -1,6 +1,7 @@
 """EPIC: every few epochs, drop the examples that stand alone in gradient space."""
 
 import math
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
@@ -472,9 +473,12 @@ class EPIC:
 
         Raises
         ------
-        ValueError
-            If it was saved with other settings, or for a training set of another size.
+        TypeError, ValueError
+            If it is no such state, or was saved with other settings, or for a training set of
+            another size.
         """
+        if not isinstance(state, Mapping) or not state.keys() >= {"settings", "kept", "labels"}:
+            raise TypeError(f"state must be what state_dict returned, not {reprlib.repr(state)}")
         saved, own = state["settings"], self._settings()
         changed = [
             f"{name}={saved.get(name)!r}, now {own.get(name)!r}"

@@ -338,16 +338,17 @@ def softmax_residual(logits: Tensor, labels: Tensor) -> Tensor:
 
 def device_of(model: nn.Module) -> torch.device:
     """The device of the model's first parameter, or the CPU."""
+    if not isinstance(model, nn.Module):
+        made = f": make one, {model.__name__}(...)" if isinstance(model, type) else ""
+        raise TypeError(f"model must be a torch.nn.Module, got {reprlib.repr(model)}{made}")
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
 def check_device(device: torch.device | str | None, model: nn.Module) -> torch.device:
     """The device to compute on, by default the model's. Raises an error if it cannot be used."""
-    if not isinstance(model, nn.Module):
-        made = f": make one, {model.__name__}(...)" if isinstance(model, type) else ""
-        raise TypeError(f"model must be a torch.nn.Module, got {reprlib.repr(model)}{made}")
+    own = device_of(model)
     if device is None:
-        return device_of(model)
+        return own
     try:
         where = torch.device(device)
     except (RuntimeError, TypeError):

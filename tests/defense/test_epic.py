@@ -446,6 +446,11 @@ class TestRefuses:
         with pytest.raises(ValueError, match="after the last round's, 3; got 3"):
             epic.prune(*unbalanced(0), 3)
 
+    @pytest.mark.parametrize("state", [{}, None, {"settings": {}}, "epic.pt"])
+    def test_a_state_of_something_else(self, state):
+        with pytest.raises(TypeError, match="state must be what state_dict returned, not"):
+            EPIC(9, warmup=0, interval=1).load_state_dict(state)
+
     def test_a_state_with_other_settings_or_of_another_size(self):
         state = EPIC(9, subset_size=0.3, warmup=0, interval=1).state_dict()
         with pytest.raises(ValueError, match=r"saved with subset_size=0\.3, now 0\.2"):

@@ -117,6 +117,8 @@ class TestKeptSampler:
     def test_refuses(self):
         with pytest.raises(ValueError, match="n is not known yet"):
             KeptSampler(EPIC(warmup=1, interval=1))
+        with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got <function"):
+            Rounds(EPIC(N, warmup=0, interval=1), (X, Y)).before(make_net, 0)
         with pytest.raises(TypeError, match="epic must be an EPIC, got None"):
             KeptSampler(None)
         with pytest.raises(ValueError, match=r"weights must be numbers \(180,\), got \(3,\)"):
