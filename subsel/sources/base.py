@@ -135,6 +135,11 @@ class Similarity:
         """
         return None
 
+    @property
+    def _summed(self) -> int:
+        """How many similarities `sums` looks at: one of each pair."""
+        return self.n * (self.n_points + 1) // 2
+
     def _sum_all(self, search: Search) -> None:
         """Take all first gains from sums, where these are less work and all points are alike."""
         if search.counts[cpu.ADDED] or (search.settled >= 0).any() or limited(search):
@@ -145,7 +150,7 @@ class Similarity:
             return
         np.subtract(sums, self.n_points * low, out=search.gains[: self.n])
         search.settled[:] = search.counts[cpu.RUNS]
-        search.counts[cpu.SEEN] += self.n * (self.n_points + 1) // 2
+        search.counts[cpu.SEEN] += self._summed
 
     def settle(self, search: Search, blocks: np.ndarray) -> None:
         """Bring the gains of blocks of candidates up to date, on all threads if it pays."""
@@ -166,7 +171,11 @@ class Similarity:
                 search.todo[:count] = blocks[part]
                 cpu.advance(self.store, search, _NO_ELEMENTS, _NO_GAINS, 0, 0)
             else:
-                cpu.settle_parallel(self.store, search, blocks[part])
+                self._settle_on_threads(search, blocks[part])
+
+    def _settle_on_threads(self, search: Search, blocks: np.ndarray) -> None:
+        """Bring the gains of some blocks up to date."""
+        cpu.settle_parallel(self.store, search, blocks)
 
     @property
     def _too_much(self) -> int:

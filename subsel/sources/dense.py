@@ -16,6 +16,10 @@ _THIN_AT, _THIN_FROM, _THIN_TO = 64, 2**22, 32
 """A matrix of so many entries is thinned out once there are so many elements (a power of two, and
 at each doubling again), if what is left is at most one entry in so many."""
 
+_WIDEST = 2**14
+"""Candidates in a block: so many that rows are read in long stretches, and their gains are in the
+second-level cache."""
+
 _PIECE = 2**20
 """Entries that are thinned out together."""
 
@@ -26,6 +30,8 @@ class DenseSimilarity(Similarity):
     path = "dense"
     known: tuple[np.ndarray, float] | None = None
     """The sum of each candidate's entries and the least entry, where they are known already."""
+    given = False
+    """Whether a user gave the matrix, and not features, of which each pair is computed once."""
 
     def __init__(
         self, matrix: np.ndarray, *, span: float, symmetric: bool, offset: float = 0.0,
@@ -33,9 +39,7 @@ class DenseSimilarity(Similarity):
     ) -> None:  # fmt: skip
         self.matrix = matrix
         self.n_points, self.n = matrix.shape
-        # Wide blocks, so that the processor can read ahead, but enough of them for all threads.
-        blocks = 4 * -(-self.n // 2**14) if self.n > 2048 else 1
-        self.width = -(-self.n // blocks)
+        self.width = -(-self.n // -(-self.n // _WIDEST))
         self.offset, self.unit, self.span = offset, unit, span
         self.store = Dense(matrix, symmetric, *grid(self.n_points, span))
 
@@ -47,20 +51,32 @@ class DenseSimilarity(Similarity):
     @classmethod
     def from_matrix(cls, matrix: np.ndarray, name: str) -> "DenseSimilarity":
         """Check a user's matrix. In F order it is transposed if symmetric, else copied."""
-        largest = check_entries(matrix, name, non_negative=True)
-        symmetric = False
+        rows, symmetric = matrix, False
         if not matrix.flags.c_contiguous and matrix.flags.f_contiguous:
             transpose = read_only(matrix.T)
             symmetric = matrix.shape[0] == matrix.shape[1] and cpu.is_symmetric(transpose)
-            matrix = transpose if symmetric else matrix
-        similarity = cls(read_only(matrix), span=largest, symmetric=symmetric)
-        similarity.unassigned = -1
+            rows = transpose if symmetric else matrix
+        rows = read_only(rows)
+        least, largest, sums = _scanned(rows)
+        if not (least >= 0 and np.isfinite(sums).all()):
+            check_entries(matrix, name, non_negative=True)  # says what is wrong, and where
+        similarity = cls(rows, span=largest, symmetric=symmetric)
+        similarity.unassigned, similarity.given = -1, True
+        similarity.known = sums, least
         return similarity
 
     @property
     def mirrored(self) -> bool:  # type: ignore[override]
         """Whether the matrix is known to be symmetric."""
         return self.store.by_candidate
+
+    def _settle_on_threads(self, search: Search, blocks: np.ndarray) -> None:
+        for block in blocks:
+            cpu.settle_rows_parallel(self.store, search, block, cpu.threads())
+
+    @property
+    def _summed(self) -> int:
+        return self.matrix.size if self.given else super()._summed
 
     def sums(self, low: float) -> np.ndarray | None:
         """The sum of each column, where it is known and no entry is below `low`."""
@@ -109,8 +125,7 @@ class DenseSimilarity(Similarity):
                 count = cpu.write_above(*fixed, starts[1:], columns, data)
                 left[piece] = columns[:count].copy(), data[:count].copy()
 
-        with ThreadPoolExecutor(cpu.threads()) as pool:
-            list(pool.map(write, range(len(left))))
+        _on_threads(write, len(left))
         np.cumsum(starts, out=starts)
         if starts[-1] > most:
             return self
@@ -132,7 +147,50 @@ class DenseSimilarity(Similarity):
         part = DenseSimilarity(
             columns, span=self.span, symmetric=False, offset=self.offset, unit=self.unit
         )
-        part.unassigned = self.unassigned
+        part.unassigned, part.given = self.unassigned, self.given
         if self.known:
             part.known = self.known[0][candidates], self.known[1]
         return part
+
+
+def _scanned(matrix: np.ndarray) -> tuple[float, float, np.ndarray]:
+    """The least and the largest entry, and the sum of each column. O(n), and one pass mostly.
+
+    A sum is not finite if an entry of the column is not. Sums are on the grid that the largest
+    entry gives. If that grid is another one than the diagonal and the first rows suggest, a second
+    pass is needed.
+    """
+    n_points, n = matrix.shape
+    guess = float(max(matrix.diagonal().max(), matrix[: -(-_PIECE // (4 * n))].max()))
+    # With 1 in place of a number that has no grid, the second pass finds out about it.
+    scale = grid(n_points, guess if 1e-250 < guess < 1e250 else 1.0)
+    while True:
+        least, largest, sums = _scan(matrix, scale[1])
+        if not (least >= 0 and np.isfinite(sums).all()) or grid(n_points, largest) == scale:
+            return least, largest, sums
+        scale = grid(n_points, largest)
+
+
+def _scan(matrix: np.ndarray, down: float) -> tuple[float, float, np.ndarray]:
+    """The same with sums on a given grid, on all threads."""
+    parts = min(4 * cpu.threads(), -(-matrix.size // _PIECE))
+    step = -(-len(matrix) // (parts * cpu.ROWS)) * cpu.ROWS
+    starts = range(0, len(matrix), step)
+    sums, ends = np.zeros((len(starts), matrix.shape[1])), np.empty((len(starts), 2))
+
+    def scan(part: int) -> None:
+        stop = min(starts[part] + step, len(matrix))
+        ends[part] = cpu.scan(matrix, starts[part], stop, down, sums[part])
+
+    _on_threads(scan, len(starts))
+    return float(ends[:, 0].min()), float(ends[:, 1].max()), sums.sum(axis=0)
+
+
+def _on_threads(function: Any, count: int) -> None:
+    """Call ``function(i)`` for i in ``range(count)``, on as many threads as kernels may use."""
+    if min(count, cpu.threads()) == 1:
+        for i in range(count):
+            function(i)
+        return
+    with ThreadPoolExecutor(cpu.threads()) as pool:
+        list(pool.map(function, range(count)))

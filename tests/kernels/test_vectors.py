@@ -10,7 +10,9 @@ from numba.extending import intrinsic
 from subsel.kernels import cpu
 from subsel.kernels.compiling import fma
 from subsel.kernels.cpu import vectors
+from subsel.kernels.cpu.lanes import rounding
 from subsel.kernels.cpu.vectors import COSINE, DOT, EUCLIDEAN, LANES, RBF
+from subsel.sources.scale import grid
 
 
 @intrinsic
@@ -168,3 +170,56 @@ def test_larger_entries_are_written_side_by_side(dtype, n):
     np.testing.assert_array_equal(columns[:count], places)
     np.testing.assert_array_equal(data[:count], matrix[rows, places])
     assert (columns[count:] == -1).all()
+
+
+@njit
+def run_add_rows(matrix, points, low, high, start, round_off, sign, sums):
+    vectors.add_rows(matrix, points, low, high, 0, start, round_off, sign, sums)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("n", "start"), [(1, 0), (40, 3), (100, 0), (4 * LANES, LANES)])
+def test_rows_are_added_up_within_limits(dtype, n, start):
+    random = np.random.default_rng(n)
+    up, down = grid(30, 1.0)
+    matrix = random.random((30, n)).astype(dtype)
+    points = random.integers(30, size=cpu.ROWS)
+    low = np.rint(random.random(cpu.ROWS) * 2**9) / 2**10
+    high = np.where(random.random(cpu.ROWS) < 0.5, low + 2**-3, np.inf)
+    first = np.rint(random.random(n - start) * up) * down
+    for sign in (-1.0, 1.0):
+        sums, twins = first.copy(), first.copy()
+        arguments = matrix, points, low, high, start, rounding(down), sign
+        run_add_rows(*arguments, sums)
+        vectors._add_rows(*arguments[:4], 0, *arguments[4:], twins)
+        entries = np.clip(matrix[points, start:].astype(float), low[:, None], high[:, None])
+        entries = np.rint(entries * up) * down - low[:, None]
+        np.testing.assert_array_equal(sums, first + sign * entries.sum(axis=0))
+        np.testing.assert_array_equal(twins, sums)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n", [1, 40, 3 * LANES + 5])
+@pytest.mark.parametrize("bad", [None, np.nan, np.inf, -1.0])
+def test_a_scan_finds_sums_and_what_is_no_similarity(dtype, n, bad):
+    up, down = grid(40, 1.0)
+    matrix = np.random.default_rng(n).random((40, n)).astype(dtype)
+    for i in (5, 38):  # among rows that are taken together, and after the last of those
+        spoilt, sums = matrix.copy(), np.zeros(n)
+        if bad is not None:
+            spoilt[i, n // 2] = bad
+        least, most = cpu.scan(spoilt, 3, 40, down, sums)
+        with np.errstate(invalid="ignore"):
+            np.testing.assert_array_equal(
+                sums, (np.rint(spoilt[3:].astype(float) * up) * down).sum(axis=0)
+            )
+        assert (least, most) == (np.nanmin(spoilt[3:]), np.nanmax(spoilt[3:]))
+        low, high, twins = (
+            np.full(LANES, np.inf, dtype),
+            np.full(LANES, -np.inf, dtype),
+            np.zeros(n),
+        )
+        vectors._scan_rows(spoilt, 3, rounding(down), twins, low, high)
+        expected = spoilt[3 : 3 + cpu.ROWS].astype(float)
+        np.testing.assert_array_equal(twins, (np.rint(expected * up) * down).sum(axis=0))
+        assert (low.min(), high.max()) == (np.nanmin(expected), np.nanmax(expected))

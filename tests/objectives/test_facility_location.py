@@ -103,6 +103,7 @@ def test_lazy_greedy_evaluates_fewer_gains_than_greedy():
 @pytest.fixture(params=["dense", "thinned", "sparse", "features"])
 def several_blocks(request, monkeypatch):
     """An objective whose candidates fill several blocks, with many ties, and its similarities."""
+    monkeypatch.setattr("subsel.sources.dense._WIDEST", 650)
     if request.param == "thinned":
         monkeypatch.setattr("subsel.sources.dense._THIN_AT", 4)
         monkeypatch.setattr("subsel.sources.dense._THIN_FROM", 0)
@@ -156,6 +157,7 @@ def test_a_matrix_is_thinned_out_once_little_of_it_counts(monkeypatch, features)
 
 
 def test_thinning_out_with_blocks_that_never_had_to_be_settled(monkeypatch):
+    monkeypatch.setattr("subsel.sources.dense._WIDEST", 650)
     monkeypatch.setattr("subsel.sources.dense._THIN_AT", 4)
     monkeypatch.setattr("subsel.sources.dense._THIN_FROM", 0)
     S = np.random.default_rng(0).random((90, 2600))

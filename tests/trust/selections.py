@@ -436,6 +436,7 @@ TRIALS = {
 EARLIER = {
     "subsel.sources.base.PARALLEL_WORK": [0, 2**12],
     "subsel.sources.base._LOG": [1, 2],
+    "subsel.sources.dense._WIDEST": [16, 100],
     "subsel.sources.dense._THIN_AT": [2, 4],
     "subsel.sources.dense._THIN_FROM": [0],
     "subsel.sources.dense._THIN_TO": [2, 32],

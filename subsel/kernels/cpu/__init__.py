@@ -26,6 +26,7 @@ from subsel.kernels.cpu.search import (
     advance,
     represent,
     settle_parallel,
+    settle_rows_parallel,
 )
 from subsel.kernels.cpu.stores import Columns, Dense, Sparse, Tiled
 from subsel.kernels.cpu.swaps import (
@@ -37,9 +38,10 @@ from subsel.kernels.cpu.swaps import (
     judge_swaps,
     scan_swaps,
 )
-from subsel.kernels.cpu.vectors import COSINE, DOT, EUCLIDEAN, LANES, RBF
+from subsel.kernels.cpu.vectors import COSINE, DOT, EUCLIDEAN, LANES, RBF, ROWS
 from subsel.kernels.cpu.whole import (
     is_symmetric,
+    scan,
     sum_pairs,
     sum_pairs_parallel,
     tile_matrix,
@@ -58,6 +60,7 @@ __all__ = [
     "LOOKED",
     "QUIET",
     "RBF",
+    "ROWS",
     "RUNS",
     "SEEN",
     "SWAPPED",
@@ -82,9 +85,11 @@ __all__ = [
     "radius",
     "ranges",
     "represent",
+    "scan",
     "scan_swaps",
     "select_in_classes",
     "settle_parallel",
+    "settle_rows_parallel",
     "single_thread",
     "spatial_order",
     "sum_pairs",

@@ -37,12 +37,12 @@ from subsel.kernels.cpu.stores import (
     sweep,
     weighted_sweep,
 )
-from subsel.kernels.cpu.vectors import COSINE, EUCLIDEAN, LANES, one_line, scratch
+from subsel.kernels.cpu.vectors import COSINE, EUCLIDEAN, LANES, ROWS, one_line, scratch
 
 _CHUNK = 256
 """Points handed to a sweep at once: what is known of them stays in the first-level cache."""
 
-_a_chunk = scratch(_CHUNK + 4)
+_a_chunk = scratch(_CHUNK + max(4, ROWS))
 
 _WORTH_BOUNDS = 8
 """Points of one group from which on bounds for each are worth computing."""
@@ -179,24 +179,24 @@ def _note_nothing(search, store, block, spare):
 
 
 @by_type(inline=True)
-def sweep_within(search, store, block, points, low, high, m, sign):
+def sweep_within(search, store, block, points, low, high, m, sign, gains):
     """A sweep in which terms count as the limits say; see `subsel.kernels.cpu.stores`."""
 
 
 @sweep_within.of(Search)
-def _plain_sweep(search, store, block, points, low, high, m, sign):
-    return sweep(store, block, points, low, high, m, sign, search.gains)
+def _plain_sweep(search, store, block, points, low, high, m, sign, gains):
+    return sweep(store, block, points, low, high, m, sign, gains)
 
 
 @sweep_within.of(GeneralSearch)
-def _limited_sweep(search, store, block, points, low, high, m, sign):
+def _limited_sweep(search, store, block, points, low, high, m, sign, gains):
     if not search.weights.size:
-        return sweep(store, block, points, low, high, m, sign, search.gains)
-    weights = _a_chunk(search.gains)
+        return sweep(store, block, points, low, high, m, sign, gains)
+    weights = _a_chunk(gains)
     for a in range(m):
         weights[a] = search.weights[points[a]]
     grid = search.up, search.down
-    return weighted_sweep(store, block, points, weights, low, high, m, sign, grid, search.gains)
+    return weighted_sweep(store, block, points, weights, low, high, m, sign, grid, gains)
 
 
 @by_type
@@ -204,15 +204,14 @@ def settle(store, search, block, spare):
     """Bring the gains of one or more blocks up to date; return how many similarities it took."""
 
 
-@settle.of(Dense)
 @settle.of(Tiled)
-def _settle_block(store, search, block, spare):
-    best = search.best
+def _settle_tile(store, search, block, spare):
+    best, gains = search.best, search.gains
     afresh = search.settled[block] < 0
     start = block * search.width
-    stop = min(start + search.width, search.order.size)
+    span = start, min(start + search.width, search.order.size)
     if afresh:
-        search.gains[start : start + search.width] = 0.0
+        gains[start : start + search.width] = 0.0
     first_run = 0 if afresh else search.settled[block]
     last_run = search.reach.size if afresh else search.counts[RUNS]
     first_entry = search.run_start[first_run]
@@ -237,7 +236,7 @@ def _settle_block(store, search, block, spare):
             point_gaps(store, block, group, near)
         for left in range(begin, end, LANES):
             if m + LANES > _CHUNK:
-                seen += sweep_within(search, store, (start, stop), points, low, high, m, sign)
+                seen += sweep_within(search, store, span, points, low, high, m, sign, gains)
                 m = np.int64(0)
             for entry in range(left, min(left + LANES, end)):
                 if afresh:
@@ -255,10 +254,75 @@ def _settle_block(store, search, block, spare):
                 # mispredicted.
                 points[m], low[m], high[m] = i, before, after
                 m += needed
-    seen += sweep_within(search, store, (start, stop), points, low, high, m, sign)
+    seen += sweep_within(search, store, span, points, low, high, m, sign, gains)
     search.settled[block] = search.counts[RUNS]
     _find_lead(search, block)
     return seen
+
+
+@inner
+def _sweep_rows(store, search, block, part, parts, gains):
+    """Do one of several equal parts of what it takes to settle a block of a dense matrix.
+
+    `gains` are those of the block's candidates, or what they change by. Returns similarities seen.
+    """
+    best = search.best
+    start = block * search.width
+    span = start, min(start + search.width, search.order.size)
+    afresh = search.settled[block] < 0
+    first_entry = 0 if afresh else search.run_start[search.settled[block]]
+    entries = (best.size if afresh else search.counts[LOGGED]) - first_entry
+    sign = 1.0 if afresh else -1.0
+    points, low, high = _a_chunk(search.order), _a_chunk(gains), _a_chunk(gains)
+    m = np.int64(0)
+    seen = 0
+    for at in range(entries * part // parts, entries * (part + 1) // parts):
+        if m == _CHUNK // ROWS * ROWS:
+            seen += sweep_within(search, store, span, points, low, high, m, sign, gains)
+            m = np.int64(0)
+        entry = first_entry + at
+        if afresh:
+            i = entry
+            before, after = best[i], most_of(search, i)
+            needed = before < after
+        else:
+            # For a point that changed several times, the first entry stands for all.
+            i = search.changed[entry]
+            before, after = search.before[entry], best[i]
+            needed = search.previous[entry] < first_entry
+        points[m], low[m], high[m] = i, before, after
+        m += needed
+    return seen + sweep_within(search, store, span, points, low, high, m, sign, gains)
+
+
+@settle.of(Dense)
+def _settle_columns(store, search, block, spare):
+    start = block * search.width
+    gains = search.gains[start : start + search.width]
+    if search.settled[block] < 0:
+        gains[:] = 0.0
+    seen = _sweep_rows(store, search, block, 0, 1, gains)
+    search.settled[block] = search.counts[RUNS]
+    _find_lead(search, block)
+    return seen
+
+
+@kernel(parallel=True)
+def settle_rows_parallel(store, search, block, parts):
+    """Bring the gains of one block of a dense matrix up to date: each thread takes whole rows."""
+    start = block * search.width
+    gains = search.gains[start : start + search.width]
+    changes = np.zeros((parts, gains.size))
+    seen = 0
+    for part in prange(parts):
+        seen += _sweep_rows(store, search, block, part, parts, changes[part])
+    if search.settled[block] < 0:
+        gains[:] = 0.0
+    for part in range(parts):
+        gains += changes[part]
+    search.settled[block] = search.counts[RUNS]
+    _find_lead(search, block)
+    search.counts[SEEN] += seen
 
 
 @settle.of(Sparse)

@@ -10,7 +10,8 @@ For each there are two kernels, chosen by the type of the store:
     every candidate `j` of a block. With ``low = best``, ``high = inf`` and ``sign = +1`` this is
     the marginal gain from scratch; with ``low`` the similarity before, ``high`` the one after and
     ``sign = -1`` it subtracts from the gains what has been covered meanwhile. The clamped
-    similarity is one of the numbers given, so it needs no more digits than they have.
+    similarity is one of the numbers given, so it needs no more digits than they have. For features,
+    `gains` are those of all candidates, and for a dense matrix those of the block.
 """
 
 from typing import NamedTuple
@@ -22,12 +23,13 @@ from subsel.kernels.cpu.lanes import (
     clamp,
     features_at,
     quantize,
+    rounding,
     similarities,
     squared_gaps,
     squared_reach,
 )
 from subsel.kernels.cpu.log import ADDED, SEEN, capped, end_run, improve, unmet
-from subsel.kernels.cpu.vectors import LANES, add_lines, four_lines, one_line
+from subsel.kernels.cpu.vectors import LANES, ROWS, add_lines, add_rows, four_lines, one_line
 
 
 class Dense(NamedTuple):
@@ -176,37 +178,12 @@ def _tiled_cover(store, slot, search, spare):
 
 @sweep.of(Dense)
 def _dense_sweep(store, block, points, low, high, m, sign, gains):
-    matrix = store.matrix
-    # Adding and subtracting 1.5 * 2**52 steps of the grid rounds to it, in fewer operations
-    # than `quantize`; no similarity is larger than a quarter of that.
-    round_off = 1.5 * 2.0**52 * store.down
-    start, stop = block
-    # Slices, for indices that start at 0: LLVM does not vectorize where one might be negative.
-    out = gains[start:stop]
-    number = matrix.dtype.type
-    a = 0
-    while a + 4 <= m:
-        row0, row1 = matrix[points[a], start:stop], matrix[points[a + 1], start:stop]
-        row2, row3 = matrix[points[a + 2], start:stop], matrix[points[a + 3], start:stop]
-        low0, low1 = number(low[a]), number(low[a + 1])
-        low2, low3 = number(low[a + 2]), number(low[a + 3])
-        high0, high1 = number(high[a]), number(high[a + 1])
-        high2, high3 = number(high[a + 2]), number(high[a + 3])
-        base = low[a] + low[a + 1] + low[a + 2] + low[a + 3]
-        for j in range(out.size):
-            total = (np.float64(clamp(row0[j], low0, high0)) + round_off) - round_off
-            total += (np.float64(clamp(row1[j], low1, high1)) + round_off) - round_off
-            total += (np.float64(clamp(row2[j], low2, high2)) + round_off) - round_off
-            total += (np.float64(clamp(row3[j], low3, high3)) + round_off) - round_off
-            out[j] += sign * (total - base)
-        a += 4
-    while a < m:
-        row, low0, high0 = matrix[points[a], start:stop], number(low[a]), number(high[a])
-        for j in range(out.size):
-            s = (np.float64(clamp(row[j], low0, high0)) + round_off) - round_off
-            out[j] += sign * (s - low[a])
-        a += 1
-    return m * (stop - start)
+    round_off = rounding(store.down)
+    # The padding of the last rows adds nothing.
+    points[m : m + ROWS - 1], low[m : m + ROWS - 1], high[m : m + ROWS - 1] = points[0], 0.0, 0.0
+    for a in range(0, m, ROWS):
+        add_rows(store.matrix, points, low, high, a, block[0], round_off, sign, gains)
+    return m * gains.size
 
 
 @sweep.of(Tiled)
@@ -236,7 +213,7 @@ def _tiled_sweep(store, block, points, low, high, m, sign, gains):
 def _dense_weighted_sweep(store, block, points, weights, low, high, m, sign, grid, gains):
     start, stop = block
     up, down = grid
-    out = gains[start:stop]
+    out = gains[: stop - start]  # a slice, whose indices start at 0, as LLVM wants it for vectors
     number = store.matrix.dtype.type
     for a in range(m):
         row, low0, high0 = store.matrix[points[a], start:stop], number(low[a]), number(high[a])
@@ -275,24 +252,12 @@ def _tiled_weighted_sweep(store, block, points, weights, low, high, m, sign, gri
     return m * store.members[b]
 
 
-@group_gaps.of(Dense)
-@group_gaps.of(Sparse)
-def _unbounded_group_gaps(store, block, out):
-    out[:] = 0
-
-
 @group_gaps.of(Tiled)
 def _tiled_group_gaps(store, block, out):
     least, largest = store.least[block], store.largest[block]
     first, step = np.int64(0), np.int64(1)  # no literals, for which Numba would compile it again
     lows, highs = store.point_least, store.point_largest
     squared_gaps(least, largest, first, step, lows, highs, store.shrink, out)
-
-
-@point_gaps.of(Dense)
-@point_gaps.of(Sparse)
-def _unbounded_point_gaps(store, block, group, out):
-    pass
 
 
 @point_gaps.of(Tiled)

@@ -4,16 +4,38 @@ import numpy as np
 from numba import prange
 
 from subsel.kernels.compiling import kernel
-from subsel.kernels.cpu.lanes import similarities
+from subsel.kernels.cpu.lanes import rounding, similarities
 from subsel.kernels.cpu.vectors import (
     LANES,
+    ROWS,
     add_lines_both_ways,
     eight_lines,
     four_lines,
     one_line,
     one_tile,
+    scan_rows,
     write_larger,
 )
+
+
+@kernel
+def scan(matrix, first, stop, down, sums):
+    """Add some rows to the sums of the columns; returns their least and their largest entry.
+
+    Entries are rounded to the grid of `down`. The sum of a column is not finite if an entry is not.
+    """
+    round_off = rounding(down)
+    least, most = one_line(matrix), one_line(matrix)
+    least[:], most[:] = np.inf, -np.inf
+    whole = first + (stop - first) // ROWS * ROWS
+    for i in range(first, whole, ROWS):
+        scan_rows(matrix, i, round_off, sums, least, most)
+    for i in range(whole, stop):
+        row = matrix[i]
+        for j in range(row.size):
+            least[0], most[0] = min(least[0], row[j]), max(most[0], row[j])
+            sums[j] += np.float64(row[j]) + round_off - round_off
+    return least.min(), most.max()
 
 
 @kernel
