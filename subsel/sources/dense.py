@@ -134,6 +134,8 @@ class DenseSimilarity(Similarity):
         self._empty_log(search)
         columns, data = (np.concatenate(parts) for parts in zip(*left, strict=True))
         left.clear()
+        if len(columns) < 2**31:  # else scipy would copy the columns to the type of `starts`
+            starts = starts.astype(np.int32)
         rows = csr_array((data, columns, starts), self.matrix.shape)
         return SparseSimilarity(rows, rows.tocsc(), self.span)
 

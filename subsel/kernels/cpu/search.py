@@ -37,10 +37,13 @@ from subsel.kernels.cpu.stores import (
     sweep,
     weighted_sweep,
 )
-from subsel.kernels.cpu.vectors import COSINE, EUCLIDEAN, LANES, ROWS, one_line, scratch
+from subsel.kernels.cpu.vectors import COSINE, EUCLIDEAN, LANES, ROWS, fetch, one_line, scratch
 
 _CHUNK = 256
 """Points handed to a sweep at once: what is known of them stays in the first-level cache."""
+
+_AHEAD, _FETCHED = 4, 64
+"""So many changed points ahead, so many entries of a sparse row are fetched from memory."""
 
 _a_chunk = scratch(_CHUNK + max(4, ROWS))
 
@@ -90,15 +93,18 @@ def add(store, slot, search):
 @inner
 def _find_lead(search, block):
     """The best candidate of a block that is not taken, the lowest of equals."""
-    gains, order = search.gains, search.order
+    order = search.order
     start = block * search.width
+    stop = min(start + search.width, order.size)
+    gains, taken = search.gains[start:stop], search.taken[start:stop]
     top = -np.inf
     lead = start
-    for slot in range(start, min(start + search.width, order.size)):
-        worth = per_cost(search, slot, gains[slot])
-        if not search.taken[slot] and (worth > top or (worth == top and order[slot] < order[lead])):
+    for j in range(gains.size):
+        worth = per_cost(search, start + j, gains[j])
+        # Few are as good as the best so far, so nothing else of the others is looked at.
+        if worth >= top and not taken[j] and (worth > top or order[start + j] < order[lead]):
             top = worth
-            lead = slot
+            lead = start + j
     search.top[block] = top
     search.lead[block] = lead
 
@@ -338,21 +344,28 @@ def _settle_all(store, search, block, spare):
     else:
         first_entry, last_entry = search.run_start[search.settled[0]], search.counts[LOGGED]
     seen = 0
+    per = 1 / search.width  # to multiply with: half a column more keeps rounding off the next block
     for entry in range(first_entry, last_entry):
         i = entry if afresh else search.changed[entry]
         if not afresh and search.previous[entry] >= first_entry:
             continue
+        ahead = min(entry + _AHEAD, last_entry - 1)
+        ahead = store.row_starts[ahead if afresh else search.changed[ahead]]
+        for at in range(ahead, ahead + _FETCHED, 16):
+            fetch(store.row_columns, at)
+            fetch(store.row_data, at)
         low = best[i] if afresh else search.before[entry]
         high = most_of(search, i) if afresh else best[i]
         base = weighed(search, i, low)
         start, stop = store.row_starts[i], store.row_starts[i + 1]
-        for p in range(start, stop):
-            s = quantize(np.float64(store.row_data[p]), store.up, store.down)
-            if s > low:
-                j = store.row_columns[p]
-                gain = weighed(search, i, min(s, high)) - base
-                gains[j] += gain if afresh else -gain
-                touched[j // search.width] = 1
+        columns, entries = store.row_columns[start:stop], store.row_data[start:stop]
+        # No branch skips what adds 0, as half of such branches would be mispredicted.
+        for p in range(columns.size):
+            s = quantize(np.float64(entries[p]), store.up, store.down)
+            j = np.uint64(columns[p])
+            gain = weighed(search, i, min(max(s, low), high)) - base
+            gains[j] += gain if afresh else -gain
+            touched[np.uint64((np.float64(j) + 0.5) * per)] = 1
         seen += stop - start
     search.settled[:] = search.counts[RUNS]
     for block in range(search.top.size):

@@ -29,7 +29,10 @@ from subsel.kernels.cpu.lanes import (
     squared_reach,
 )
 from subsel.kernels.cpu.log import ADDED, SEEN, capped, end_run, improve, unmet
-from subsel.kernels.cpu.vectors import LANES, ROWS, add_lines, add_rows, four_lines, one_line
+from subsel.kernels.cpu.vectors import LANES, ROWS, add_lines, add_rows, fetch, four_lines, one_line
+
+_AHEAD = 64
+"""So many rows ahead, an entry of a column is fetched from memory."""
 
 
 class Dense(NamedTuple):
@@ -126,7 +129,10 @@ def store_reach(store, s):
 @cover.of(Dense)
 def _dense_cover(store, slot, search, spare):
     matrix = store.matrix
-    for i in range(matrix.shape[0]):
+    n_points = matrix.shape[0]
+    for i in range(n_points):
+        if not store.by_candidate:
+            fetch(matrix, min(i + _AHEAD, n_points - 1) * matrix.shape[1] + slot)
         s = matrix[slot, i] if store.by_candidate else matrix[i, slot]
         s = capped(search, i, quantize(np.float64(s), store.up, store.down))
         if s > search.best[i]:

@@ -4,6 +4,7 @@ LLVM splits the vectors on machines with shorter ones. Each function has a twin 
 which gives the same bits and replaces it without the JIT.
 """
 
+import contextlib
 import functools
 from typing import Any
 
@@ -59,6 +60,23 @@ def rint(typingctx: Any, x: Any) -> Any:
         return builder.call(builder.module.declare_intrinsic("llvm.rint", [args[0].type]), args)
 
     return x(x), codegen
+
+
+@intrinsic(lambda array, at: None)
+def fetch(typingctx, array, at):
+    """Begin to load the line of the cache that an entry of an array is in, for use soon after."""
+
+    def codegen(context, builder, signature, args):
+        data = context.make_array(array)(context, builder, args[0]).data
+        byte = ir.IntType(8).as_pointer()
+        place = builder.bitcast(builder.gep(data, [args[1]]), byte)
+        function = builder.module.declare_intrinsic(
+            "llvm.prefetch", [byte], ir.FunctionType(ir.VoidType(), [byte, _INT, _INT, _INT])
+        )
+        builder.call(function, [place, _INT(0), _INT(3), _INT(1)])  # to read, keep, data
+        return context.get_dummy_value()
+
+    return types.void(array, at), codegen
 
 
 def _lanewise(subtract: bool) -> Any:
@@ -483,8 +501,8 @@ def _over_rows(context, builder, number, rows, out, round_off, see, add):
 def _write_larger(matrix: Any, i: int, low: Any, columns: Any, data: Any, at: int) -> int:
     """Write the entries of row `i` that exceed `low`, and their columns, from place `at` on.
 
-    Only of the first columns, a multiple of LANES. Returns the next place. With AVX-512, a vector
-    is written without its other entries by one instruction.
+    Only of the first columns, a multiple of LANES. Returns the next place. With AVX-512, whole
+    vectors are written, their larger entries first; what follows is overwritten by the next one.
     """
     row = matrix[i, : matrix.shape[1] // LANES * LANES]
     found = np.flatnonzero(row > low)
@@ -513,15 +531,35 @@ def write_larger(typingctx, matrix, i, low, columns, data, at):
         next_ = cgutils.alloca_once_value(builder, args[5])
         offsets = ir.Constant(places, list(range(lanes)))
 
+        bits = ir.IntType(lanes)
+        # Compressed to memory, a vector takes AMD's processors more than a hundred cycles.
+        in_registers = "+avx512vl" in context.codegen().magic_tuple()[2]
+
         def store(what, larger, data):
             """Write a vector's larger entries side by side."""
             there = builder.gep(data, [builder.load(next_)])
-            letter = "i" if what.type == places else "f"
-            name = f"llvm.masked.compressstore.v{lanes}{letter}"
-            name += str(columns.dtype.bitwidth if what.type == places else 8 * size)
-            kind = ir.FunctionType(ir.VoidType(), [what.type, there.type, mask])
+            name = "llvm.x86.avx512.mask.compress" if in_registers else "llvm.masked.compressstore"
+            if what.type == places:
+                name += f".v{lanes}i{columns.dtype.bitwidth}"
+            else:
+                name += f".v{lanes}f{8 * size}"
+            ends = (what.type, what.type) if in_registers else (ir.VoidType(), there.type)
+            kind = ir.FunctionType(ends[0], [what.type, ends[1], mask])
             function = cgutils.get_or_insert_function(builder.module, kind, name)
-            builder.call(function, [what, there, larger])
+            if in_registers:
+                side_by_side = builder.call(function, [what, what, larger])
+                there = builder.bitcast(there, what.type.as_pointer())
+                builder.store(side_by_side, there, align=4)
+            else:
+                builder.call(function, [what, there, larger])
+
+        def write(first, parts):
+            for left, x, larger in parts:
+                store(x, larger, values.data)
+                column = builder.trunc(builder.add(first, index(left)), place)
+                store(builder.add(_spread(builder, column, lanes), offsets), larger, into.data)
+                count = builder.ctpop(builder.bitcast(larger, bits))
+                builder.store(builder.add(builder.load(next_), builder.zext(count, index)), next_)
 
         with cgutils.for_range(builder, builder.udiv(width, index(LANES))) as loop:
             first = builder.mul(loop.index, index(LANES))
@@ -531,19 +569,10 @@ def write_larger(typingctx, matrix, i, low, columns, data, at):
                 x = builder.load(there, align=size)
                 parts.append((left, x, builder.fcmp_ordered(">", x, least)))
             any_ = functools.reduce(builder.or_, [larger for _, _, larger in parts])
-            bits = ir.IntType(lanes)
-            with builder.if_then(
-                builder.icmp_unsigned("!=", builder.bitcast(any_, bits), bits(0)), likely=False
-            ):
-                for left, x, larger in parts:
-                    column = builder.trunc(builder.add(first, index(left)), place)
-                    store(x, larger, values.data)
-                    column = builder.add(_spread(builder, column, lanes), offsets)
-                    store(column, larger, into.data)
-                    count = builder.ctpop(builder.bitcast(larger, bits))
-                    builder.store(
-                        builder.add(builder.load(next_), builder.zext(count, index)), next_
-                    )
+            any_ = builder.icmp_unsigned("!=", builder.bitcast(any_, bits), bits(0))
+            # Half of such branches would be mispredicted, so what is cheap is always written.
+            with contextlib.nullcontext() if in_registers else builder.if_then(any_, likely=False):
+                write(first, parts)
         return builder.load(next_)
 
     return types.intp(matrix, i, low, columns, data, at), codegen
