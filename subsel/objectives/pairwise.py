@@ -43,28 +43,32 @@ class Pairwise(Objective):
     ) -> None:
         self._pairs, self._alone, self._factor = pairs, alone, float(factor)
         self.n, self.path = pairs.n, pairs.path
-        self._base = alone - factor * pairs.diagonal()
+        base = alone - factor * pairs.diagonal()
         self.submodular = factor == 0 or (factor > 0 and pairs.non_negative)
-        self.monotone = bool((self._base >= 0).all())
+        self.monotone = bool((base >= 0).all())
         if self.submodular:
             self.rounding = 0.0  # sums of r never fall, also when rounded
         if factor and self.monotone:
-            self.monotone = pairs.non_negative and (factor < 0 or self._never_falls(sums))
+            self.monotone = pairs.non_negative and (factor < 0 or self._never_falls(base, sums))
         linear = isinstance(pairs, FeatureColumns) and pairs.linear
         self.keeps_gains, self.lazy = not linear, linear
-        self.reset()
+        self._start(base)
 
-    def _never_falls(self, sums: np.ndarray | None) -> bool:
+    def _start(self, base: np.ndarray) -> None:
+        sums: Any = LinearSums if self.lazy else ColumnSums
+        self._sums = sums(self._pairs, base, 2 * self._factor)
+        self._added = np.zeros(self.n, bool)
+
+    def _never_falls(self, base: np.ndarray, sums: np.ndarray | None) -> bool:
         """Whether no gain beside all other elements is negative. These are the smallest gains."""
         sums = self._pairs.sums() if sums is None else sums
         others = sums - self._pairs.diagonal()
-        least = self._base - 2 * self._factor * others
+        least = base - 2 * self._factor * others
         return bool((least >= -(2.0**-44) * np.abs(self._alone).max()).all())
 
     def reset(self) -> None:
         """Make the selection empty."""
-        sums: Any = LinearSums if self.lazy else ColumnSums
-        self._sums = sums(self._pairs, self._base, 2 * self._factor)
+        self._sums = self._sums.afresh()
         self._added = np.zeros(self.n, bool)
 
     @property
@@ -127,6 +131,6 @@ class Pairwise(Objective):
         candidates = check_candidates(candidates, self.n)
         part = copy.copy(self)
         part.n, part._pairs = len(candidates), self._pairs.restrict(candidates)
-        part._alone, part._base = self._alone[candidates], self._base[candidates]
-        part.reset()
+        part._alone = self._alone[candidates]
+        part._start(self._sums.base[candidates])
         return part

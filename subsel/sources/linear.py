@@ -5,6 +5,7 @@ products, and computes those that might be the largest. So do residuals of inner
 (`subsel.sources.residuals`), by the same class `Lagging`.
 """
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -38,12 +39,16 @@ class ColumnSums:
     evaluations = None
 
     def __init__(self, pairs: Columns, base: np.ndarray, factor: float) -> None:
-        self._pairs, self._base, self._factor = pairs, base, factor
+        self._pairs, self.base, self._factor = pairs, base, factor
         self._sums, self._column = np.zeros(pairs.n), np.empty(pairs.n)
+
+    def afresh(self) -> "ColumnSums":
+        """The same with nothing selected."""
+        return ColumnSums(self._pairs, self.base, self._factor)
 
     def gains(self, candidates: np.ndarray) -> np.ndarray:
         """The gains of candidates."""
-        return self._base[candidates] - self._factor * self._sums[candidates]
+        return self.base[candidates] - self._factor * self._sums[candidates]
 
     def add(self, element: int) -> None:
         """Select a candidate."""
@@ -53,7 +58,7 @@ class ColumnSums:
         """Add the best candidate that is not taken, `count` times; see `Objective.extend`."""
         elements, gains = np.empty(count, np.int64), np.empty(count)
         for step in range(count):
-            element, gain = kernels.best(self._base, self._sums, self._factor, taken)
+            element, gain = kernels.best(self.base, self._sums, self._factor, taken)
             elements[step], gains[step] = element, gain
             taken[element] = True
             self.add(element)
@@ -173,10 +178,22 @@ class LinearSums(Lagging):
             squares = kernels.squares(features.rows.tiles) * features.rows.factor**2
             lengths = np.sqrt(squares.reshape(self.tiles, LANES).max(axis=1)) * (1 + 2.0**-20)
             rise, spare = factor * lengths.max() * lengths, 2.0**-50 * float(np.abs(base).max())
+        padded = self._in_tiles(base, -np.inf)
+        self.base, self._fixed = padded[: self.n], (padded, factor, rise, spare)
+        self._start()
+
+    def _start(self) -> None:
+        base, factor, rise, spare = self._fixed
         self._begin(
-            linear.Sums, base, base=self._in_tiles(base, -np.inf), factor=factor, tolerance=0.0,
-            total=np.zeros(features.d), times=np.ones(self.tiles, np.int64), rise=rise, spare=spare,
+            linear.Sums, self.base, base=base, factor=factor, rise=rise, spare=spare, tolerance=0.0,
+            total=np.zeros(self.features.d), times=np.ones(self.tiles, np.int64),
         )  # fmt: skip
+
+    def afresh(self) -> "LinearSums":
+        """The same with nothing selected."""
+        other = copy.copy(self)
+        other._start()
+        return other
 
     @property
     def evaluations(self) -> int:
