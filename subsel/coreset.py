@@ -351,7 +351,9 @@ def _features(X: ArrayLike, metric: Any, backend: str) -> Any:
     """Checked features, or distances, for facility location."""
     if metric != "precomputed":
         sources.check_metric(metric)
-        return sources.features(X, backend)
+        features = sources.features(X, backend)
+        sources.warn_of_pairs(features)
+        return features
     features = sources.distances(X, backend, "X")
     if features.array.shape[1] != len(features):
         raise ValueError(

@@ -15,7 +15,7 @@ from subsel.sources.amounts import Amounts
 from subsel.sources.classes import in_classes, small_classes
 from subsel.sources.columns import DISTANCES
 from subsel.sources.dense import DenseSimilarity
-from subsel.sources.distances import Distances, graph_of, warn_of_distances
+from subsel.sources.distances import Distances, graph_of, warn_of_distances, warn_of_pairs
 from subsel.sources.features import Conditioned, Features
 from subsel.sources.scale import METRICS, Scale, check_metric
 from subsel.sources.sparse import SparseSimilarity
@@ -49,6 +49,7 @@ __all__ = [
     "require_gpu",
     "small_classes",
     "warn_of_distances",
+    "warn_of_pairs",
 ]
 
 

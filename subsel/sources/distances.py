@@ -89,6 +89,31 @@ def warn_of_distances(
         )
 
 
+def warn_of_pairs(features: Any, stacklevel: int = 4) -> None:
+    """Warn if features look like a matrix of distances, or of similarities, between the rows.
+
+    They do if they are symmetric with one number on the diagonal, and most other numbers are not 0:
+    positive beside a diagonal of 0, or else below the diagonal. Fewer than 8 rows may look like this
+    by chance.
+    """
+    X = getattr(features, "array", None)
+    if not isinstance(X, np.ndarray) or len(X) < 8 or X.shape[0] != X.shape[1]:
+        return
+    n, own = len(X), X[0, 0]
+    if (X.diagonal() != own).any():
+        return
+    beside = np.count_nonzero(X if own == 0 else (X != 0) & (own > X))
+    if beside > n * (n - 1) / 2 and (own or X.min() == 0) and np.array_equal(X, X.T):
+        what, cure = "similarities", "subsel.greedy in place of select"
+        if own == 0:
+            what, cure = "distances", 'metric="precomputed"'
+        warnings.warn(
+            f"X is symmetric and has {own:g} on its diagonal, as a matrix of {what} has, but its "
+            f"rows are taken for features; if these are {what}, use {cure}",
+            stacklevel=stacklevel,
+        )
+
+
 def graph_of(indices: Any, values: Any, n_candidates: int | None, name: str) -> Any:
     """A sparse matrix (n, n_candidates) of the neighbours of each row, with a value for each.
 

@@ -74,6 +74,22 @@ def test_a_graph_of_neighbours():
     np.testing.assert_array_equal(found.indices, indices)
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_pairs_that_are_taken_for_features_are_noticed(dtype):
+    D = distances(30).astype(dtype)
+    S = np.exp(-D)
+    with pytest.warns(UserWarning, match='0 on its diagonal.* distances, use metric="precomputed"'):
+        subsel.select(D, 3)
+    with pytest.warns(UserWarning, match="1 on its diagonal.* similarities, use subsel.greedy"):
+        subsel.select(S, 3)
+    lopsided = S.copy()
+    lopsided[3, 4] += 0.1
+    copies, one_hot, sums = np.ones((30, 30)), np.eye(30), D + np.diag(np.arange(30.0))
+    for X in (S[:, :20], lopsided, copies, one_hot, sums, -D, S[:7, :7]):
+        subsel.select(X.astype(dtype), 2)
+    subsel.select(D, 3, metric="precomputed")
+
+
 def test_points_without_a_selected_neighbour_are_told_apart():
     f = subsel.FacilityLocation.from_neighbors(
         [[0, 1], [1, 0], [2, -1]], similarities=np.ones((3, 2))
