@@ -194,6 +194,11 @@ def select(
         budget outside its range, or smaller than the number of classes; labels of another length;
         arguments that do not go together.
 
+    Warns
+    -----
+    UserWarning
+        If X looks like a matrix of similarities or distances, because its rows are features here.
+
     Notes
     -----
     Time at most O(sum of n_c^2 d ln k_c) over classes c; memory O(n d) beside the matrices that

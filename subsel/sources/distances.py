@@ -93,7 +93,7 @@ def warn_of_pairs(features: Any, stacklevel: int = 4) -> None:
     """Warn if features look like a matrix of distances, or of similarities, between the rows.
 
     They do if they are symmetric with one number on the diagonal, and most other numbers are not 0:
-    positive beside a diagonal of 0, or else below the diagonal. Fewer than 8 rows may look like this
+    positive beside a diagonal of 0, or else below the diagonal. Fewer than 8 rows may do so
     by chance.
     """
     X = getattr(features, "array", None)
