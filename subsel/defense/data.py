@@ -28,7 +28,7 @@ class Examples:
 
     Parameters
     ----------
-    source : map-style dataset of (input, label), or a pair of tensors or arrays
+    source : map-style dataset of (input, label), or a pair of tensors, arrays or tables
     device : torch.device
     workers : int
         The number of processes that read a dataset.

@@ -59,7 +59,7 @@ def last_layer_gradients(
         A map-style dataset of (input, label), of dicts with an entry "labels" or "label" (the
         model is called with the others as keywords), or of triples with the example's place; a
         DataLoader, of which only the dataset, batch size, ``collate_fn`` and the settings of its
-        workers are used, never its order; or a pair of tensors or arrays (inputs (n, ...),
+        workers are used, never its order; or a pair of tensors, arrays or tables (inputs (n, ...),
         labels (n,)).  Labels are integers in 0..C-1.  The dataset must give the same examples
         each time: no augmentation.  A few of them are read a second time to make sure.
     wrt

@@ -105,8 +105,8 @@ def train(
         BatchNorm do not require gradients, its statistics do not change either.
     data
         A map-style dataset of (input, label), or of the other forms that `last_layer_gradients`
-        takes, or a pair of tensors or arrays (inputs, labels).  It must give the same examples each
-        time: use `augment` for augmentation, or give a `clean_view`.
+        takes, or a pair of tensors, arrays or tables (inputs, labels). It must give the same
+        examples each time: use `augment` for augmentation, or give a `clean_view`.
     epochs : int
         The number of epochs. It is needed unless a preset gives it.
     defense : EPIC, optional
