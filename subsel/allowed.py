@@ -164,7 +164,8 @@ def constraint_of(
         some.append(Count(count))
     if not some and all(stop is None for stop in stops.values()):
         raise TypeError(
-            "budget is needed, or target, coverage, min_distance or at_most, which say when to stop"
+            f"budget must be a count in 1..{n} or a fraction in (0, 1), not {budget}; it can be "
+            "left out only where target, coverage, min_distance or at_most says when to stop"
         )
     return reduce(and_, some) if some else None
 

@@ -151,7 +151,7 @@ def test_a_float_is_a_budget_of_costs(search):
         (lambda: subsel.greedy(type(F), 2), r"make one, FacilityLocation\(\.\.\.\)"),
         (lambda: subsel.greedy(len, 2), "f must be an Objective or a matrix of similarities, not"),
         (lambda: subsel.testing.check_objective(Untouched), "the class Untouched: make one"),
-        (lambda: subsel.select(X), "budget is needed, or target, coverage, min_distance"),
+        (lambda: subsel.select(X), "left out only where target, coverage"),
     ],
 )
 def test_an_objective_where_a_name_is_wanted_and_what_is_none(call, words):

@@ -168,7 +168,7 @@ def test_distances_as_they_are():
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({}, TypeError, "budget is needed, or target"),
+        ({}, TypeError, "budget must be a count"),
         ({"budget": 3, "objective": "best"}, ValueError, "objective must be one of 'facility_loc"),
         ({"budget": 3, "given": [1], "exclude": [1, 2]}, ValueError, "row 1 must not be both in"),
         ({"budget": 3, "given": [1, 1]}, ValueError, "given contains 1 more than once"),

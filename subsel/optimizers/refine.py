@@ -59,7 +59,7 @@ def refine(
     Raises
     ------
     TypeError, ValueError, RuntimeError
-        As `greedy` does, and if the selection is none of the above.
+        As `greedy` does, and if the selection is none of the above or `budget` does not allow it.
 
     Notes
     -----
@@ -101,6 +101,8 @@ def refine(
     )  # fmt: skip
     if len(bad := begun[search.closed[begun]]):
         raise ValueError(f"selection has {bad[0]}, which is given or excluded")
+    if budget is not None:
+        search.check_allowed(begun, "selection")
     with search as run:
         found = run.exchange(begun, max_swaps)
         if found is None:

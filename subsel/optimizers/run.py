@@ -235,6 +235,20 @@ class Run:
         state.close(closed)
         return closed
 
+    def check_allowed(self, elements: np.ndarray, name: str) -> None:
+        """Refuse elements that the constraint does not allow together."""
+        closed, state = self._never.copy(), self._constraint.start(self._never, self._given)
+        state.close(closed)
+        for at, element in enumerate(elements):
+            if closed[element] or state.safe() == 0:
+                raise ValueError(
+                    f"{name} must keep to budget, {self._constraint}, which does not allow "
+                    f"{element} beside the {at} before it"
+                )
+            closed[element] = True
+            state.add(elements[at : at + 1])
+            state.close(closed)
+
     def candidates(self) -> np.ndarray:
         """The candidates that may be picked, ascending."""
         return np.flatnonzero(~self.closed)

@@ -170,6 +170,25 @@ def test_select_keeps_the_smaller_bound():
         assert refined.value <= refined.bound <= first.bound
 
 
+@pytest.mark.parametrize(
+    ("budget", "at"),
+    [
+        (2, 2),
+        (subsel.constraints.Knapsack(np.ones(30), 2), 2),
+        (subsel.constraints.Groups(np.arange(30) % 3, at_most=2), 2),
+        (subsel.constraints.Groups(np.arange(30) % 3, at_least=1, count=3), 1),
+        (subsel.constraints.MinDistance(np.arange(30.0)[:, None], 4), 1),
+    ],
+)
+def test_a_start_that_the_budget_does_not_allow(budget, at):
+    S = np.random.default_rng(0).random((50, 30))
+    bad = [0, 3, 6][at]
+    with pytest.raises(ValueError, match=f"does not allow {bad} beside the {at} before it"):
+        subsel.refine(S, [0, 3, 6], budget=budget)
+    allowed = subsel.greedy(S, budget, min_gain=-1)
+    assert subsel.refine(S, allowed, budget=budget).value >= allowed.value
+
+
 def test_only_so_many():
     random = np.random.default_rng(0)
     f = subsel.FacilityLocation(similarities(random))
