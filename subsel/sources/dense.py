@@ -1,5 +1,8 @@
 """Similarities in a dense matrix."""
 
+import functools
+from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -71,8 +74,14 @@ class DenseSimilarity(Similarity):
         return self.store.by_candidate
 
     def _settle_on_threads(self, search: Search, blocks: np.ndarray) -> None:
+        parts = 4 * cpu.threads()
         for block in blocks:
-            cpu.settle_rows_parallel(self.store, search, block, cpu.threads())
+            changes = np.zeros((cpu.threads(), min(self.width, self.n - block * self.width)))
+
+            def sweep(part: int, own: np.ndarray, block: int = block) -> int:
+                return cpu.sweep_rows(self.store, search, block, part, parts, own)
+
+            cpu.settle_with(search, block, changes, sum(_on_threads(sweep, parts, changes)))
 
     @property
     def _summed(self) -> int:
@@ -115,7 +124,7 @@ class DenseSimilarity(Similarity):
         step, most = max(1, _PIECE // self.n), self.matrix.size // _THIN_TO
         left: list[Any] = [None] * -(-self.n_points // step)
 
-        def write(piece: int) -> None:
+        def write(piece: int, _: Any) -> None:
             first = piece * step
             stop = min(first + step, self.n_points)
             if starts[1:].sum() <= most:
@@ -125,7 +134,7 @@ class DenseSimilarity(Similarity):
                 count = cpu.write_above(*fixed, starts[1:], columns, data)
                 left[piece] = columns[:count].copy(), data[:count].copy()
 
-        _on_threads(write, len(left))
+        _on_threads(write, len(left), range(cpu.threads()))
         np.cumsum(starts, out=starts)
         if starts[-1] > most:
             return self
@@ -175,24 +184,46 @@ def _scanned(matrix: np.ndarray) -> tuple[float, float, np.ndarray]:
 
 def _scan(matrix: np.ndarray, down: float) -> tuple[float, float, np.ndarray]:
     """The same with sums on a given grid, on all threads."""
-    parts = min(4 * cpu.threads(), -(-matrix.size // _PIECE))
-    step = -(-len(matrix) // (parts * cpu.ROWS)) * cpu.ROWS
+    step = max(1, _PIECE // matrix.shape[1] // cpu.ROWS) * cpu.ROWS
     starts = range(0, len(matrix), step)
-    sums, ends = np.zeros((len(starts), matrix.shape[1])), np.empty((len(starts), 2))
+    sums = np.zeros((min(cpu.threads(), len(starts)), matrix.shape[1]))
 
-    def scan(part: int) -> None:
+    def scan(part: int, own: np.ndarray) -> tuple[float, float]:
         stop = min(starts[part] + step, len(matrix))
-        ends[part] = cpu.scan(matrix, starts[part], stop, down, sums[part])
+        return cpu.scan(matrix, starts[part], stop, down, own)
 
-    _on_threads(scan, len(starts))
-    return float(ends[:, 0].min()), float(ends[:, 1].max()), sums.sum(axis=0)
+    least, largest = zip(*_on_threads(scan, len(starts), sums), strict=True)
+    return float(min(least)), float(max(largest)), sums.sum(axis=0)
 
 
-def _on_threads(function: Any, count: int) -> None:
-    """Call ``function(i)`` for i in ``range(count)``, on as many threads as kernels may use."""
-    if min(count, cpu.threads()) == 1:
-        for i in range(count):
-            function(i)
-        return
-    with ThreadPoolExecutor(cpu.threads()) as pool:
-        list(pool.map(function, range(count)))
+def _on_threads(function: Callable, count: int, rooms: Sequence) -> list:
+    """The results of ``function(i, room)`` for i in ``range(count)``, on a thread for each room.
+
+    A thread takes the next i whenever it has time. So one that the system gives no time to takes
+    none and is not waited for, unlike those of Numba's parallel loops: these would take many times
+    as long beside other work.
+    """
+    left, results = deque(range(count)), []
+
+    def work(room: Any) -> None:
+        while True:
+            try:
+                i = left.popleft()
+            except IndexError:
+                return
+            results.append(function(i, room))
+
+    others = [_pool(len(rooms) - 1).submit(work, room) for room in rooms[1:count]]
+    try:
+        work(rooms[0])
+    finally:  # after Ctrl-C nothing else is begun
+        left.clear()
+        for other in others:
+            if not other.cancel():
+                other.result()
+    return results
+
+
+@functools.cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads)

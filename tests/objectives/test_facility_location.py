@@ -1,6 +1,7 @@
 """Facility location in every storage and with every optimizer, against the NumPy specification."""
 
 import itertools
+import time
 from copy import deepcopy
 from math import e
 
@@ -13,6 +14,8 @@ from hypothesis.extra.numpy import arrays
 
 import subsel
 from subsel.kernels import reference
+from subsel.sources.dense import _on_threads
+from subsel.sources.scale import grid
 
 STORAGES = {
     "C float32": lambda S: np.ascontiguousarray(S, np.float32),
@@ -154,6 +157,54 @@ def test_a_matrix_is_thinned_out_once_little_of_it_counts(monkeypatch, features)
     np.testing.assert_array_equal(f.assignment, assignment)
     assert f.value(selection.indices) == pytest.approx(selection.value, rel=1e-12)
     np.testing.assert_array_equal(f.gains(selection.indices), 0)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_threads_that_share_a_dense_matrix(monkeypatch, threads, weighted):
+    random = np.random.default_rng(5)
+    S = random.random((200, 150)).astype(np.float32)
+    form = {"weights": random.random(200)} if weighted else {}
+    wanted = subsel.greedy(subsel.FacilityLocation(S, **form), 80)
+    monkeypatch.setattr("subsel.sources.base.PARALLEL_WORK", 0)
+    monkeypatch.setattr("subsel.sources.base.threads", lambda: threads)
+    monkeypatch.setattr("subsel.kernels.cpu.threads", lambda: threads)
+    for name, value in {"_PIECE": 1000, "_WIDEST": 100, "_THIN_FROM": 0, "_THIN_AT": 16}.items():
+        monkeypatch.setattr(f"subsel.sources.dense.{name}", value)
+    f = subsel.FacilityLocation(S, **form)
+    found = subsel.greedy(f, 80)
+    assert f._source.path == "sparse"
+    np.testing.assert_array_equal(found.indices, wanted.indices)
+    np.testing.assert_array_equal(found.gains, wanted.gains)
+    if not weighted:
+        np.testing.assert_array_equal(f.assignment, f.assign(found.indices)[0])
+
+
+@pytest.mark.parametrize("shape", [(40, 60), (60, 40)])
+@pytest.mark.parametrize("scale", [1e-30, 1, 1e30])
+def test_the_largest_entry_may_be_anywhere(monkeypatch, shape, scale):
+    """The first sums are on the grid that a few entries suggest, and may have to be repeated."""
+    monkeypatch.setattr("subsel.sources.dense._PIECE", 4)
+    S = np.random.default_rng(6).random(shape) * scale
+    S[-1, 0] = 1000 * scale
+    indices, gains = reference.greedy(S, 10)
+    found = subsel.greedy(S, 10)
+    np.testing.assert_array_equal(found.indices, indices)
+    np.testing.assert_allclose(found.gains, gains, rtol=1e-9)
+    up, down = grid(len(S), S.max())
+    first = subsel.FacilityLocation(S).gains(range(shape[1]))
+    np.testing.assert_array_equal(first, (np.rint(S * up) * down).sum(axis=0))
+
+
+def test_an_error_on_another_thread_is_raised():
+    def fails(part, room):
+        time.sleep(0.01)
+        if room == 1:
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        _on_threads(fails, 20, range(2))
+    assert sorted(_on_threads(lambda part, room: part, 20, range(3))) == list(range(20))
 
 
 def test_thinning_out_with_blocks_that_never_had_to_be_settled(monkeypatch):

@@ -26,7 +26,8 @@ from subsel.kernels.cpu.search import (
     advance,
     represent,
     settle_parallel,
-    settle_rows_parallel,
+    settle_with,
+    sweep_rows,
 )
 from subsel.kernels.cpu.stores import Columns, Dense, Sparse, Tiled
 from subsel.kernels.cpu.swaps import (
@@ -89,11 +90,12 @@ __all__ = [
     "scan_swaps",
     "select_in_classes",
     "settle_parallel",
-    "settle_rows_parallel",
+    "settle_with",
     "single_thread",
     "spatial_order",
     "sum_pairs",
     "sum_pairs_parallel",
+    "sweep_rows",
     "threads",
     "tile_matrix",
     "tile_matrix_parallel",

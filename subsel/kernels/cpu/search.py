@@ -313,22 +313,28 @@ def _settle_columns(store, search, block, spare):
     return seen
 
 
-@kernel(parallel=True)
-def settle_rows_parallel(store, search, block, parts):
-    """Bring the gains of one block of a dense matrix up to date: each thread takes whole rows."""
+@kernel
+def sweep_rows(store, search, block, part, parts, changes):
+    """Add to `changes` what one of several equal parts of settling a block changes its gains by.
+
+    For a dense matrix. Nothing else is changed, so parts may be done by several threads at once.
+    """
+    return _sweep_rows(store, search, block, part, parts, changes)
+
+
+@kernel
+def settle_with(search, block, changes, seen):
+    """Bring the gains of a block up to date by what all parts of `sweep_rows` have found."""
     start = block * search.width
     gains = search.gains[start : start + search.width]
-    changes = np.zeros((parts, gains.size))
-    seen = 0
-    for part in prange(parts):
-        seen += _sweep_rows(store, search, block, part, parts, changes[part])
     if search.settled[block] < 0:
         gains[:] = 0.0
-    for part in range(parts):
-        gains += changes[part]
+    for row in range(changes.shape[0]):
+        for j in range(changes.shape[1]):
+            gains[j] += changes[row, j]
     search.settled[block] = search.counts[RUNS]
-    _find_lead(search, block)
     search.counts[SEEN] += seen
+    _find_lead(search, block)
 
 
 @settle.of(Sparse)
