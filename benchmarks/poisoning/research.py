@@ -17,10 +17,13 @@ README = FOLDER.parents[1] / "README.md"
 QUESTIONS = {
     "transfer-same": "transfer.md",
     "transfer-other": "transfer.md",
+    "collision-same": "transfer.md",
     "fine-tuning": "fine-tuning.md",
     "scratch-paper": "from-scratch.md",
+    "scratch-code": "from-scratch.md",
     "late-acting": "late-acting.md",
     "late-acting-chosen-on": "late-acting.md",
+    "late-acting-100": "late-acting.md",
     "adaptive-bases": "adaptive.md",
     "adaptive-alike": "adaptive.md",
 }
