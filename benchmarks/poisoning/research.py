@@ -23,6 +23,7 @@ QUESTIONS = {
     "scratch-code": "from-scratch.md",
     "late-acting": "late-acting.md",
     "late-acting-chosen-on": "late-acting.md",
+    "late-acting-neighbours": "late-acting.md",
     "late-acting-100": "late-acting.md",
     "adaptive-bases": "adaptive.md",
     "adaptive-alike": "adaptive.md",

@@ -218,6 +218,17 @@ def test_friendly_noise_is_large_and_hardly_noticed(labs):
     assert divergence(loud, clean) < divergence(random, clean)
 
 
+def test_what_epic_drops_among_some_is_told_by_its_place_among_all(trials, monkeypatch):
+    # Few epochs, in which re-admission would come before anything is dropped.
+    monkeypatch.setattr(deep_knn, "with_readmission", lambda victim: victim.epic(0.2, "active"))
+    victim = trials["transfer"].victim
+    some = deep_knn.deep_knn_at(victim, 0.3).kept
+    outcome = deep_knn.deep_knn_and_readmission(victim, 0.3)
+    dropped = np.concatenate([entry.dropped for entry in outcome.rounds])
+    assert 0 < len(dropped) < len(some) < len(victim.labels)
+    np.testing.assert_array_equal(np.union1d(outcome.kept, dropped), some)
+
+
 @pytest.mark.parametrize("quick", [False, True])
 def test_a_fresh_start_is_the_librarys(trials, quick):
     victim = trials["transfer"].victim

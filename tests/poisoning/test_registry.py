@@ -75,6 +75,7 @@ def test_a_missing_package_is_said(monkeypatch):
 
 NAMES = [
     "Deep k-NN, given the number of poisons",
+    "Deep k-NN at 0.85, EPIC with re-admission",
     "Spectral Signatures, given the number of poisons",
     "Activation Clustering",
     "batch-level noisy SGD",
