@@ -192,10 +192,15 @@ def child(name, library, n, k, patience):
     if library != "subsel" and patience:  # the system ends it then
         resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(start + patience),) * 2)
     taken = []
-    for _ in range(RUNS_EACH if library == "subsel" else 1):
+
+    def once():
         start = time.process_time()
-        indices, elapsed, memory = timed(lambda: run(name, X, k))
+        found = run(name, X, k)
         taken.append(time.process_time() - start)
+        return found
+
+    for _ in range(RUNS_EACH if library == "subsel" else 1):
+        indices, elapsed, memory = timed(once)
     seconds = float(np.median(taken))
     found = [int(i) for i in indices]
     print(json.dumps({"seconds": seconds, "elapsed": elapsed, "memory": memory, "indices": found}))

@@ -274,7 +274,7 @@ class FeatureColumns(RowColumns):
         if metric in _UNIT:
             kind = HALF_SQUARE if distances else PRODUCT
             features = centred(features) if metric == "correlation" else features
-            tiles = _tiles(_scaled(features))
+            tiles = _scaled_tiles(features)
             lengths = np.sqrt(kernels.squares(tiles))
             factor = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > 0)
         else:
@@ -282,7 +282,7 @@ class FeatureColumns(RowColumns):
                 "dot": PRODUCT, "rbf": RBF, "euclidean": EUCLIDEAN, "manhattan": MANHATTAN,
                 "hamming": UNEQUAL if distances else EQUAL,
             }  # fmt: skip
-            kind, tiles = kinds[metric], _tiles(features)
+            kind, tiles = kinds[metric], read_only(_tiles(features, d))
             factor = np.zeros(len(tiles) * LANES)
             factor[:n] = 1.0
         rows = Rows(tiles, read_only(factor), kind, 1 / d if gamma is None else gamma)
@@ -360,7 +360,7 @@ class FeatureColumns(RowColumns):
     def restrict(self, candidates: np.ndarray) -> "FeatureColumns":
         """The numbers between some of the candidates."""
         features = self.rows.tiles[candidates // LANES, :, candidates % LANES]
-        tiles = _tiles(features)
+        tiles = read_only(_tiles(features, self.d))
         factor = np.zeros(len(tiles) * LANES)
         factor[: len(candidates)] = self.rows.factor[candidates]
         rows = self.rows._replace(tiles=tiles, factor=read_only(factor))
@@ -453,24 +453,28 @@ def _equal(one: Any, other: Any) -> bool:
     )
 
 
-def _scaled(features: np.ndarray) -> np.ndarray:
+def _scaled_tiles(features: np.ndarray) -> np.ndarray:
     """Rows scaled near 1 by powers of two, and one more column, which is 1 for rows of zeros.
 
     That column makes a row of zeros orthogonal to all rows except the other rows of zeros.
     """
-    extent = np.maximum(features.max(axis=1), -features.min(axis=1))
-    exponent = np.frexp(extent)[1].astype(np.int32)
-    zero = (extent == 0).astype(features.dtype)
-    return np.column_stack([np.ldexp(features, -exponent[:, None]), zero])
-
-
-def _tiles(features: np.ndarray) -> np.ndarray:
-    """Features (n, d) in tiles (count, d, LANES), zeros behind the last row."""
     n, d = features.shape
-    count = -(-n // LANES)
-    tiles = np.zeros((count, d, LANES), features.dtype)
-    whole = n // LANES
-    tiles[:whole] = features[: whole * LANES].reshape(whole, LANES, d).transpose(0, 2, 1)
-    if whole < count:
-        tiles[whole, :, : n - whole * LANES] = features[whole * LANES :].T
+    tiles = _tiles(features, d + 1)
+    extent = np.maximum(tiles.max(axis=1), -tiles.min(axis=1))
+    exponent = np.frexp(extent)[1].astype(np.int32)
+    np.ldexp(tiles, -exponent[:, None], out=tiles)
+    zero = extent.ravel() == 0
+    zero[n:] = False
+    tiles[:, d] = zero.reshape(extent.shape)
     return read_only(tiles)
+
+
+def _tiles(features: np.ndarray, width: int) -> np.ndarray:
+    """Features (n, d) in tiles (count, width, LANES), zeros behind the last row and column."""
+    n, d = features.shape
+    count, whole = -(-n // LANES), n // LANES
+    tiles = np.zeros((count, width, LANES), features.dtype)
+    tiles[:whole, :d] = features[: whole * LANES].reshape(whole, LANES, d).transpose(0, 2, 1)
+    if whole < count:
+        tiles[whole, :d, : n - whole * LANES] = features[whole * LANES :].T
+    return tiles
