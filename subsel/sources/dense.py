@@ -196,7 +196,7 @@ def _scan(matrix: np.ndarray, down: float) -> tuple[float, float, np.ndarray]:
     return float(min(least)), float(max(largest)), sums.sum(axis=0)
 
 
-def _on_threads(function: Callable, count: int, rooms: Sequence) -> list:
+def _on_threads(function: Callable, count: int, rooms: Sequence | np.ndarray) -> list:
     """The results of ``function(i, room)`` for i in ``range(count)``, on a thread for each room.
 
     A thread takes the next i whenever it has time. So one that the system gives no time to takes
