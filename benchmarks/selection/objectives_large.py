@@ -146,30 +146,30 @@ def items(X):
 # of 4 bytes, for k elements.
 MEMORY = {
     "FacilityLocation, euclidean": (
-        subsel.FacilityLocation.from_features, lambda d, k: 8 * d + 130
+        subsel.FacilityLocation.from_features, lambda d, k: 8 * d + 180
     ),
     "FacilityLocation, query and private": (
         lambda X: subsel.FacilityLocation.from_features(X, query=items(X), private=-items(X)),
-        lambda d, k: 16 * d + 210,
+        lambda d, k: 16 * d + 240,
     ),
     "SaturatedCoverage, euclidean": (
-        subsel.SaturatedCoverage.from_features, lambda d, k: 8 * d + 130
+        subsel.SaturatedCoverage.from_features, lambda d, k: 8 * d + 180
     ),
-    "GraphCut, cosine": (subsel.GraphCut.from_features, lambda d, k: 8 * d + 60),
+    "GraphCut, cosine": (subsel.GraphCut.from_features, lambda d, k: 8 * d + 70),
     "GraphCut, rbf": (
-        lambda X: subsel.GraphCut.from_features(X, "rbf"), lambda d, k: 8 * d + 60
+        lambda X: subsel.GraphCut.from_features(X, "rbf"), lambda d, k: 8 * d + 70
     ),
-    "SumRedundancy, cosine": (subsel.SumRedundancy.from_features, lambda d, k: 8 * d + 60),
-    "DisparitySum, euclidean": (subsel.DisparitySum.from_features, lambda d, k: 8 * d + 60),
-    "DisparityMin, euclidean": (subsel.DisparityMin.from_features, lambda d, k: 8 * d + 60),
-    "LogDeterminant, dot": (subsel.LogDeterminant.from_features, lambda d, k: 8 * d + 60),
+    "SumRedundancy, cosine": (subsel.SumRedundancy.from_features, lambda d, k: 8 * d + 70),
+    "DisparitySum, euclidean": (subsel.DisparitySum.from_features, lambda d, k: 8 * d + 70),
+    "DisparityMin, euclidean": (subsel.DisparityMin.from_features, lambda d, k: 8 * d + 70),
+    "LogDeterminant, dot": (subsel.LogDeterminant.from_features, lambda d, k: 8 * d + 70),
     "LogDeterminant, rbf": (
         lambda X: subsel.LogDeterminant.from_features(X, metric="rbf"),
-        lambda d, k: 8 * d + 60 + 8 * (k + 63),
+        lambda d, k: 8 * d + 70 + 8 * (k + 63),
     ),
     "LogDeterminant, query and private": (
         lambda X: subsel.LogDeterminant.from_features(X, query=items(X), private=-items(X)),
-        lambda d, k: 8 * d + 90,
+        lambda d, k: 8 * d + 100,
     ),
 }  # fmt: skip
 
