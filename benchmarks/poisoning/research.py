@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.poisoning import paper
 from benchmarks.poisoning.plots import save
 from benchmarks.poisoning.records import read_records
 from benchmarks.poisoning.report import by_defense, markdown, success, wilson
@@ -39,6 +40,24 @@ IN_SHORT = {
     "fresh start 0.4 0.05": "`train_afresh` (not in the paper)",
 }
 
+# What stands beside which published row: a title, the question, its EPIC, and the paper's.
+BESIDE = (
+    ("transfer, Bullseye Polytope", "transfer-same", "EPIC 0.2 active", paper.BULLSEYE_TRANSFER),
+    ("transfer, Feature Collision", "collision-same", "EPIC 0.2 active", paper.COLLISION_TRANSFER),
+    ("fine-tuning, Bullseye Polytope", "fine-tuning", "EPIC 0.6 active", paper.BULLSEYE_FINETUNE),
+    *(
+        (
+            f"from scratch, Gradient Matching, EPIC {size}",
+            "scratch-paper",
+            f"EPIC {size} active",
+            {"none": paper.TABLE_2_40["none"], "EPIC": paper.TABLE_2_40[f"EPIC {size} active"]},
+        )
+        for size in (0.1, 0.2)
+    ),
+)
+
+KEYS = ("success", "accuracy")
+
 
 def write_pages(folder: Path, readme: Path | None = None) -> list[Path]:
     """Bring tables and figures of all pages up to date; the files that were written.
@@ -66,7 +85,10 @@ def write_pages(folder: Path, readme: Path | None = None) -> list[Path]:
             figure.parent.mkdir(exist_ok=True)
             save(drawn(records), figure)
             written.append(figure)
-    short = [(folder / "cost.md", "cost", cost(folder))]
+    short = [
+        (folder / "cost.md", "cost", cost(folder)),
+        (folder / "index.md", "beside the paper", beside_the_paper(folder)),
+    ]
     if readme is not None:
         short.append((readme, "in short", in_short(folder)))
     for path, name, found in short:
@@ -88,6 +110,31 @@ def in_short(folder: Path) -> str:
         for name, title in IN_SHORT.items()
     ]
     return markdown(head, rows)
+
+
+def beside_the_paper(folder: Path) -> str:
+    """Success and accuracy undefended and with EPIC, in the paper's tables 1 and 2, and here."""
+    rows = []
+    for title, question, epic, quoted in BESIDE:
+        groups = by_defense(pooled(folder / "records" / question)[0])
+        published = [(quoted[name].success, quoted[name].accuracy) for name in ("none", "EPIC")]
+        measured = [
+            [100 * float(np.mean([line[key] for line in groups[name]])) for key in KEYS]
+            for name in ("none", epic)
+            if name in groups
+        ]
+        row = [title]
+        for at in range(2):
+            row += [f"{pair[at]:.1f}".removesuffix(".0") for pair in published]
+            row += [f"{pair[at]:.1f}".removesuffix(".0") for pair in measured] or ["–", "–"]
+        rows.append(row)
+    head = [
+        name
+        for what in ("success", "accuracy")
+        for where in ("paper", "here")
+        for name in (f"{what}, {where}", "with EPIC")
+    ]
+    return markdown(["in percent", *head], rows)
 
 
 def cells_of(lines: list[dict], bare: dict[str, float]) -> list[str]:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks.poisoning.__main__ import main
-from benchmarks.poisoning.research import filled, in_short
+from benchmarks.poisoning.research import beside_the_paper, filled, in_short
 
 
 def record(target, defense, success, accuracy, settled=None):
@@ -28,6 +28,7 @@ def test_pages_pool_the_seeds(tmp_path, capsys):
         ("transfer.md", ["transfer-same", "transfer-other"]),
         ("late-acting.md", ["late-acting"]),
         ("cost.md", ["cost"]),
+        ("index.md", ["beside the paper"]),
     ):
         places = "".join(f"<!-- table: {name} -->\nold\n<!-- end -->\n" for name in questions)
         shown = "![](figures/late-acting.png)\n"
@@ -74,8 +75,34 @@ def test_pages_pool_the_seeds(tmp_path, capsys):
         "0.50",
         "0.25",
     ]
+    assert "| transfer, Bullseye Polytope " in (tmp_path / "index.md").read_text()
     assert "old" in (tmp_path / "transfer.md").read_text()  # of which there are no records
     assert (tmp_path / "figures" / "late-acting.png").exists()
+
+
+def test_what_the_paper_found_stands_beside(tmp_path):
+    folder = tmp_path / "records" / "transfer-same" / "seed-1"
+    folder.mkdir(parents=True)
+    lines = [
+        record(target, defense, hit, accuracy)
+        for target, hit in ((0, True), (1, False))
+        for defense, accuracy in (("none", 0.9), ("EPIC 0.2 active", 0.885))
+    ]
+    (folder / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rows = [line.strip("| ").split("|") for line in beside_the_paper(tmp_path).splitlines()]
+    cells = {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows}
+    # Undefended and with EPIC: the paper's success, ours, its accuracy, ours.
+    assert cells["transfer, Bullseye Polytope"] == [
+        "86",
+        "1",
+        "50",
+        "50",
+        "94.7",
+        "94.8",
+        "90",
+        "88.5",
+    ]
+    assert cells["transfer, Feature Collision"][2:4] == ["–", "–"]
 
 
 def test_a_page_without_a_place_for_the_table_is_refused():
