@@ -1,5 +1,6 @@
 """Settings that hold for every test."""
 
+import signal
 import sys
 
 import pytest
@@ -7,6 +8,11 @@ from hypothesis import settings
 
 settings.register_profile("subsel", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("subsel")
+
+
+def pytest_configure():
+    """Tests press Ctrl-C, which a shell makes its background jobs ignore."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")
