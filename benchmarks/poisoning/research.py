@@ -28,6 +28,7 @@ QUESTIONS = {
     "late-acting-100": "late-acting.md",
     "adaptive-bases": "adaptive.md",
     "adaptive-alike": "adaptive.md",
+    "adaptive-alike-neighbours": "adaptive.md",
 }
 # What README says of transfer, and how it calls the defenses there.
 IN_SHORT = {
