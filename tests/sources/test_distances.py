@@ -98,9 +98,15 @@ def test_points_without_a_selected_neighbour_are_told_apart():
     np.testing.assert_array_equal(f.assignment, [0, 0, -1])
 
 
-def test_distances_cannot_stand_where_similarities_are_expected():
-    with pytest.raises(TypeError, match="positional"):
-        subsel.FacilityLocation.from_neighbors([[0, 1], [1, 0]], [[0.0, 1.0], [0.0, 1.0]])
+def test_distances_where_similarities_are_expected_are_warned_of():
+    indices = (np.arange(9)[:, None] + [0, 1, 2]) % 9
+    far = np.tile([0.0, 1.0, 2.0], (9, 1))
+    with pytest.warns(UserWarning, match="similarities rise along each row.*pass them as distance"):
+        subsel.FacilityLocation.from_neighbors(indices, far)
+    # In any other order they may well be similarities.
+    near = subsel.FacilityLocation.from_neighbors(indices, 2 - far)
+    same = subsel.FacilityLocation.from_neighbors(indices, similarities=2 - far)
+    assert subsel.greedy(near, 3).indices.tolist() == subsel.greedy(same, 3).indices.tolist()
 
 
 def test_neighbours_among_other_candidates():
