@@ -22,6 +22,7 @@ QUESTIONS = {
     "fine-tuning": "fine-tuning.md",
     "scratch-paper": "from-scratch.md",
     "scratch-code": "from-scratch.md",
+    "scratch-augmented": "from-scratch.md",
     "late-acting": "late-acting.md",
     "late-acting-chosen-on": "late-acting.md",
     "late-acting-neighbours": "late-acting.md",
