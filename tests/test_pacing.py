@@ -84,7 +84,7 @@ def test_long_passes_are_interrupted(module, kernel, search, threads, monkeypatc
         monkeypatch.setattr(place, "threads", lambda: threads)
     monkeypatch.setattr(base, "PARALLEL_WORK", 0)
     monkeypatch.setattr(levels, "_PARALLEL_WORK", 0)
-    monkeypatch.setattr(pairs, "_PARALLEL_WORK", 0)
+    monkeypatch.setattr(pairs, "PARALLEL_WORK", 0)
     monkeypatch.setattr(pacing, "PORTION", 64)
     if kernel != "represent":
         kernel += "_parallel" if threads > 1 else "_serial"

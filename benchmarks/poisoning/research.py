@@ -58,8 +58,6 @@ BESIDE = (
     ),
 )
 
-KEYS = ("success", "accuracy")
-
 
 def write_pages(folder: Path, readme: Path | None = None) -> list[Path]:
     """Bring tables and figures of all pages up to date; the files that were written.
@@ -121,7 +119,10 @@ def beside_the_paper(folder: Path) -> str:
         groups = by_defense(pooled(folder / "records" / question)[0])
         published = [(quoted[name].success, quoted[name].accuracy) for name in ("none", "EPIC")]
         measured = [
-            [100 * float(np.mean([line[key] for line in groups[name]])) for key in KEYS]
+            [
+                100 * float(np.mean([line[key] for line in groups[name]]))
+                for key in ("success", "accuracy")
+            ]
             for name in ("none", epic)
             if name in groups
         ]

@@ -1,7 +1,6 @@
 """Facility location: every point is represented by the most similar selected element."""
 
 import copy
-import warnings
 from functools import cached_property
 from typing import Any
 
@@ -374,12 +373,7 @@ class FacilityLocation(Objective):
             n_candidates = check_count(n_candidates, "n_candidates", 1, 2**48)
         if distances is None:
             graph = sources.graph_of(indices, similarities, n_candidates, "similarities")
-            if _rise(np.asarray(similarities)):
-                warnings.warn(
-                    "similarities rise along each row, as distances to ever farther neighbours do; "
-                    "if these are distances, pass them as distances=",
-                    stacklevel=2,
-                )
+            sources.warn_of_rising(similarities)
             return cls.of(sources.matrix(graph, backend, "similarities"))
         graph = sources.graph_of(indices, distances, n_candidates, "distances")
         source = sources.distances(graph, backend, "distances")
@@ -553,9 +547,3 @@ def _check_place(backend: str, data: ArrayLike, *parts: ArrayLike | None) -> Non
     guided = any(part is not None for part in parts)
     if check_backend(backend, data) == "cuda" and guided:
         raise ValueError("weights, query and private work on the CPU only: use backend='cpu'")
-
-
-def _rise(numbers: np.ndarray) -> bool:
-    """Whether numbers of neighbours rise along each row, and there are enough rows to tell."""
-    steps = np.diff(numbers, axis=1)
-    return len(numbers) >= 8 and bool((steps >= 0).all() and (steps > 0).any(axis=1).all())

@@ -15,7 +15,13 @@ from subsel.sources.amounts import Amounts
 from subsel.sources.classes import in_classes, small_classes
 from subsel.sources.columns import DISTANCES
 from subsel.sources.dense import DenseSimilarity
-from subsel.sources.distances import Distances, graph_of, warn_of_distances, warn_of_pairs
+from subsel.sources.distances import (
+    Distances,
+    graph_of,
+    warn_of_distances,
+    warn_of_pairs,
+    warn_of_rising,
+)
 from subsel.sources.features import Conditioned, Features
 from subsel.sources.scale import METRICS, Scale, check_metric
 from subsel.sources.sparse import SparseSimilarity
@@ -50,6 +56,7 @@ __all__ = [
     "small_classes",
     "warn_of_distances",
     "warn_of_pairs",
+    "warn_of_rising",
 ]
 
 

@@ -38,7 +38,7 @@ from subsel.validation import (
     read_only,
 )
 
-_PARALLEL_WORK = 2**19
+PARALLEL_WORK = 2**19
 """Numbers to read from which on starting threads costs less than it saves."""
 
 _LARGEST = 1e70
@@ -326,7 +326,7 @@ class FeatureColumns(RowColumns):
 
     def with_row(self, row: np.ndarray, out: np.ndarray, add: bool = False) -> np.ndarray:
         """The numbers between all candidates and any row (d,), into `out`, or added to it."""
-        alone = threads() == 1 or self.rows.tiles.size < _PARALLEL_WORK
+        alone = threads() == 1 or self.rows.tiles.size < PARALLEL_WORK
         run = kernels.column_serial if alone else kernels.column_parallel
         run(self.rows, row, out, add)
         return out
@@ -347,7 +347,7 @@ class FeatureColumns(RowColumns):
         if self.linear:
             return self.with_row(kernels.total(others.rows), out)
         work = self.rows.tiles.size * others.n
-        alone = threads() == 1 or work < _PARALLEL_WORK
+        alone = threads() == 1 or work < PARALLEL_WORK
         run = kernels.sums_serial if alone else kernels.sums_parallel
         count = len(self.rows.tiles)
         for part in portions(count, portion(self.n * others.n, count)):

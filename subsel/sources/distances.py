@@ -114,6 +114,20 @@ def warn_of_pairs(features: Any, stacklevel: int = 4) -> None:
         )
 
 
+def warn_of_rising(similarities: Any, stacklevel: int = 3) -> None:
+    """Warn if similarities of neighbours rise along each row, as distances do.
+
+    Fewer than 8 rows may do so by chance.
+    """
+    steps = np.diff(as_float_array(similarities, "similarities"), axis=1)
+    if len(steps) >= 8 and (steps >= 0).all() and (steps > 0).any(axis=1).all():
+        warnings.warn(
+            "similarities rise along each row, as distances to ever farther neighbours do; if "
+            "these are distances, pass them as distances=",
+            stacklevel=stacklevel,
+        )
+
+
 def graph_of(indices: Any, values: Any, n_candidates: int | None, name: str) -> Any:
     """A sparse matrix (n, n_candidates) of the neighbours of each row, with a value for each.
 

@@ -15,10 +15,7 @@ from subsel.kernels.cpu import columns as kernels
 from subsel.kernels.cpu import linear
 from subsel.kernels.cpu.vectors import LANES
 from subsel.pacing import PORTION, portion, portions
-from subsel.sources.columns import Columns, FeatureColumns
-
-_PARALLEL_WORK = 2**19
-"""Numbers to read from which on starting threads costs less than it saves."""
+from subsel.sources.columns import PARALLEL_WORK, Columns, FeatureColumns
 
 
 class ColumnSums:
@@ -120,7 +117,7 @@ class Lagging:
 
     def _worth_threads(self) -> int:
         """So many products by tile take as long as starting threads."""
-        return _PARALLEL_WORK // (LANES * self.features.d)
+        return PARALLEL_WORK // (LANES * self.features.d)
 
     def add(self, element: int) -> None:
         """Select a candidate."""

@@ -16,11 +16,8 @@ import numpy as np
 from subsel.kernels.compiling import threads
 from subsel.kernels.cpu import columns as kernels
 from subsel.kernels.cpu import linear
-from subsel.sources.columns import Columns, DenseColumns, FeatureColumns
+from subsel.sources.columns import PARALLEL_WORK, Columns, DenseColumns, FeatureColumns
 from subsel.sources.linear import Lagging
-
-_PARALLEL_WORK = 2**19
-"""Numbers to read from which on starting threads costs less than it saves."""
 
 _BLOCK = 64
 """Elements whose rows of the factor lie in one array."""
@@ -246,7 +243,7 @@ class Spanned(Lagging):
 def _subtract(rows: np.ndarray, weights: np.ndarray, out: np.ndarray) -> None:
     """Subtract rows (m, n), each times its weight, from `out`."""
     if len(rows):
-        alone = threads() == 1 or rows.size < _PARALLEL_WORK
+        alone = threads() == 1 or rows.size < PARALLEL_WORK
         run = kernels.subtract_serial if alone else kernels.subtract_parallel
         run(rows, np.ascontiguousarray(weights), out)
 

@@ -66,7 +66,7 @@ def test_rows_that_fill_no_word(width):
 
 @pytest.mark.parametrize("metric", ["manhattan", "hamming", "jaccard", "correlation"])
 def test_neither_threads_nor_layout_change_a_bit(X, B, metric, monkeypatch):
-    monkeypatch.setattr("subsel.sources.columns._PARALLEL_WORK", 0)
+    monkeypatch.setattr("subsel.sources.columns.PARALLEL_WORK", 0)
     monkeypatch.setattr("subsel.sources.measures._PARALLEL_WORK", 0)
     own = 1.0 * B if metric == "jaccard" else X
     threads, found = numba.get_num_threads(), []

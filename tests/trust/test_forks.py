@@ -24,7 +24,7 @@ import subsel
 from subsel.sources import base, columns, levels, residuals
 # As if everything were large: all threads of the parent take part.
 base.PARALLEL_WORK = 0
-levels._PARALLEL_WORK = columns._PARALLEL_WORK = residuals._PARALLEL_WORK = 0
+levels._PARALLEL_WORK = columns.PARALLEL_WORK = residuals.PARALLEL_WORK = 0
 warnings.simplefilter("ignore", DeprecationWarning)
 X = np.random.default_rng(0).normal(size=(600, 5)).astype(np.float32)
 S = np.abs(X @ X.T)

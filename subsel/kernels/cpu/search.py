@@ -11,7 +11,7 @@ summation, on the number of threads, on skipped zeros or on the subtraction of o
 import numpy as np
 from numba import prange
 
-from subsel.kernels.compiling import by_type, inner, kernel
+from subsel.kernels.compiling import by_type, inlined, inner, kernel
 from subsel.kernels.cpu.lanes import quantize, room
 from subsel.kernels.cpu.log import (
     ADDED,
@@ -210,6 +210,24 @@ def settle(store, search, block, spare):
     """Bring the gains of one or more blocks up to date; return how many similarities it took."""
 
 
+@inlined
+def _changed(search, entry, afresh, first_entry):
+    """A point, its similarity before and after, and whether it counts.
+
+    `entry` is one of the log, or, if gains start afresh, the point.
+    """
+    if afresh:
+        i = entry
+        before, after = search.best[i], most_of(search, i)
+        needed = before < after
+    else:
+        # For a point that changed several times, the first entry stands for all.
+        i = search.changed[entry]
+        before, after = search.before[entry], search.best[i]
+        needed = search.previous[entry] < first_entry
+    return i, before, after, needed
+
+
 @settle.of(Tiled)
 def _settle_tile(store, search, block, spare):
     best, gains = search.best, search.gains
@@ -245,15 +263,7 @@ def _settle_tile(store, search, block, spare):
                 seen += sweep_within(search, store, span, points, low, high, m, sign, gains)
                 m = np.int64(0)
             for entry in range(left, min(left + LANES, end)):
-                if afresh:
-                    i = entry
-                    before, after = best[i], most_of(search, i)
-                    needed = before < after
-                else:
-                    # For a point that changed several times, the first entry stands for all.
-                    i = search.changed[entry]
-                    before, after = search.before[entry], best[i]
-                    needed = search.previous[entry] < first_entry
+                i, before, after, needed = _changed(search, entry, afresh, first_entry)
                 if bounded:
                     needed &= near[i % LANES] < store_reach(store, before)
                 # Always written, and kept only if needed: this avoids a branch that could be
@@ -286,16 +296,7 @@ def _sweep_rows(store, search, block, part, parts, gains):
         if m == _CHUNK // ROWS * ROWS:
             seen += sweep_within(search, store, span, points, low, high, m, sign, gains)
             m = np.int64(0)
-        entry = first_entry + at
-        if afresh:
-            i = entry
-            before, after = best[i], most_of(search, i)
-            needed = before < after
-        else:
-            # For a point that changed several times, the first entry stands for all.
-            i = search.changed[entry]
-            before, after = search.before[entry], best[i]
-            needed = search.previous[entry] < first_entry
+        i, before, after, needed = _changed(search, first_entry + at, afresh, first_entry)
         points[m], low[m], high[m] = i, before, after
         m += needed
     return seen + sweep_within(search, store, span, points, low, high, m, sign, gains)
